@@ -1,0 +1,84 @@
+# The embedded digits, source domain: digits 0-7, dark ink on bright clouds, 192 x 192; made on first use by the tools
+# (mgdet_plugin.datasets.ensure_digits). All ten classes are in the head: the target domain brings 8 and 9.
+dataset_type = 'CocoDataset'
+data_root = 'data/mgdet_digits/source/'
+img_scale = (192, 192)  # (width, height), multiples of 32
+metainfo = dict(
+    classes=('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'),
+    palette=[(220, 20, 60), (0, 120, 220), (0, 150, 80), (250, 130, 0), (130, 60, 200), (0, 160, 170), (200, 0, 150),
+             (120, 90, 20), (90, 90, 255), (255, 80, 80)])
+
+# Light and without flips: a mirrored digit is another sign.
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='DropDegenerateBoxes'),
+    dict(type='Letterbox', scale=img_scale),
+    dict(
+        type='RandomAffine',
+        max_rotate_degree=2.0,
+        max_translate_ratio=0.1,
+        scaling_ratio_range=(0.8, 1.2),
+        max_shear_degree=0.0,
+        border_val=(128, 128, 128)),  # the letterbox's grey
+    # keep_empty=False keeps images that lost all their boxes (mmdet's name says the opposite)
+    dict(type='FilterAnnotations', min_gt_bbox_wh=(4, 4), keep_empty=False),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param')),
+]
+# Boxes are loaded before the letterbox, so the validation loss sees them where the maps are. Inference runs the same
+# pipeline: without annotations LoadAnnotations yields no boxes.
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='DropDegenerateBoxes'),
+    dict(type='Letterbox', scale=img_scale),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param')),
+]
+
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='train.json',
+        data_prefix=dict(img='train/'),
+        pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=16,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='val.json',
+        data_prefix=dict(img='val/'),
+        test_mode=True,
+        pipeline=test_pipeline))
+test_dataloader = dict(
+    batch_size=16,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='test.json',
+        data_prefix=dict(img='test/'),
+        test_mode=True,
+        pipeline=test_pipeline))
+
+val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'val.json', metric='bbox', format_only=False)
+test_evaluator = dict(type='CocoMetric', ann_file=data_root + 'test.json', metric='bbox', format_only=False)
