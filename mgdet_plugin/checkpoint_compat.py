@@ -1,0 +1,261 @@
+"""Checkpoints of mmengine that torch reads back by default, and whose reading runs no code.
+
+``torch.load`` defaults to ``weights_only=True``: it builds plain types and tensors and refuses every other class.
+mmengine 0.10.7 writes ``HistoryBuffer`` objects, numpy arrays and numpy scalars, so nothing it saves can be resumed.
+:mod:`mgdet_plugin.compat` applies the three ``patch_*`` functions to mmengine's modules:
+
+* **saving** turns the whole checkpoint into plain types, readable without this package;
+* **loading** rebuilds the log history from them;
+* **checkpoints saved without this package** load through an allow-list of the few names they hold. Not one of those
+  names leads to code of numpy or to ``getattr``: each is bound to a function or class of this module that accepts the
+  data such a file really holds and nothing else. Real ``numpy.dtype`` and ``ndarray`` state would not do: a forged
+  dtype turns bytes of the file into object pointers;
+* **configs stored in a checkpoint** are Python source that mmengine executes. One that is more than literals is
+  dropped, and ``meta['config']``, which only repeats a check of the number of GPUs on resume, always is.
+"""
+from __future__ import annotations
+
+import ast
+import sys
+import warnings
+from collections import Counter, OrderedDict
+from functools import wraps
+from pathlib import PurePath
+from pickle import UnpicklingError
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+_PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, bytearray, torch.Size, torch.dtype, torch.device)
+_NOT_PLAIN = object()
+_HISTORY_FIELDS = ('log_history', 'count_history', 'max_length')
+_NUMERIC_CODES = frozenset(['b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8', 'c8', 'c16'])
+_STATISTICS = ('min', 'max', 'current', 'mean')
+_LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.keyword, ast.UnaryOp, ast.USub, ast.UAdd,
+             ast.Load)
+
+
+def to_plain(value: Any, where: str = 'checkpoint') -> Any:
+    """Copy a nested value into types that ``torch.load`` reads by default.
+
+    Tensors are not copied. Arrays become tensors (as lists, a long log history would take minutes to read), numpy
+    scalars Python numbers, a ``HistoryBuffer`` a dict of its data. An entry that has no plain form (a function, an
+    object) is left out with a warning, since one such entry makes the whole file unreadable.
+
+    Args:
+        value: What is to be saved.
+        where: Its place in the checkpoint, for the warning.
+    """
+    plain = _convert(value, where)
+    return None if plain is _NOT_PLAIN else plain
+
+
+def _convert(value: Any, where: str) -> Any:
+    if type(value) in _PLAIN_TYPES or isinstance(value, torch.Tensor):
+        return bytearray() if type(value) is bytes and not value else value  # torch refuses the call in b''
+    if isinstance(value, dict):
+        return _convert_dict(value, where)
+    if isinstance(value, (list, tuple)):
+        items = (to_plain(item, f'{where}[{index}]') for index, item in enumerate(value))
+        return list(items) if isinstance(value, list) else tuple(items)
+    if isinstance(value, (set, frozenset)):
+        return {to_plain(item, where) for item in value}
+    if isinstance(value, np.ndarray):
+        return _convert_array(value, where)
+    if isinstance(value, np.generic):  # before float, which np.float64 is
+        return _convert(value.item(), where) if value.dtype.kind in 'biufcSU' else _leave_out(value, where)
+    if isinstance(value, PurePath):
+        return str(value)
+    for base in (int, float, str):  # subclasses such as IntEnum
+        if isinstance(value, base):
+            return base.__str__(value) if base is str else base(value)
+    return _history_to_plain(value) if _is_history(value) else _leave_out(value, where)
+
+
+def _convert_dict(value: dict[Any, Any], where: str) -> dict[Any, Any]:
+    items = [(to_plain(key), _convert(item, f'{where}[{key!r}]')) for key, item in value.items()]
+    kept = [(key, item) for key, item in items if item is not _NOT_PLAIN]
+    if not isinstance(value, OrderedDict):
+        return Counter(dict(kept)) if isinstance(value, Counter) else dict(kept)  # a scheduler's milestones
+    ordered = OrderedDict(kept)
+    vars(ordered).update(to_plain(vars(value), where))  # a module's state dict carries its `_metadata` here
+    return ordered
+
+
+def _convert_array(value: np.ndarray, where: str) -> Any:
+    if value.dtype.kind not in 'biufc':
+        return to_plain(value.tolist(), where)
+    return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder('=')))
+
+
+def _leave_out(value: Any, where: str) -> Any:
+    warnings.warn(f'{where} is a {type(value).__name__}, which torch.load refuses by default: left out of the '
+                  'checkpoint', stacklevel=2)
+    return _NOT_PLAIN
+
+
+def _is_history(value: Any) -> bool:
+    from mmengine.logging.history_buffer import HistoryBuffer
+    return isinstance(value, HistoryBuffer)
+
+
+def _history_to_plain(buffer: Any) -> dict[str, Any]:
+    log_history, count_history = buffer.data
+    values = (_convert_array(log_history, 'log_history'), _convert_array(count_history, 'count_history'),
+              buffer.max_length)
+    return dict(zip(_HISTORY_FIELDS, values, strict=True))
+
+
+def _history_from_plain(value: Any) -> Any:
+    """Return the ``HistoryBuffer`` of a dict that :func:`to_plain` made of one, anything else as it is."""
+    if not isinstance(value, dict) or set(value) != set(_HISTORY_FIELDS):
+        return value
+    from mmengine.logging.history_buffer import HistoryBuffer
+    return HistoryBuffer(np.asarray(value['log_history'].cpu()), np.asarray(value['count_history'].cpu()),
+                         value['max_length'])
+
+
+class _StoredDtype:
+    """What ``numpy.dtype`` means in a file: one of the numeric types, and its byte order."""
+
+    def __init__(self, code: str, _align: bool = False, _copy: bool = False) -> None:
+        if code not in _NUMERIC_CODES:
+            raise UnpicklingError(f'array type must be numeric, got {code!r}')
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])  # the rest describes fields and flags, which a number has not
+
+
+class _StoredArray(np.ndarray):
+    """What ``numpy.ndarray`` means in a file: an array filled from checked parts of the stored state."""
+
+    def __new__(cls) -> _StoredArray:
+        return super().__new__(cls, (0,), np.int8)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _version, shape, stored, fortran, data = state
+        values = np.frombuffer(data, _checked(stored)).reshape(shape, order='F' if fortran else 'C')
+        own: Any = values.copy().__reduce__()
+        super().__setstate__(own[2])
+
+    def __reduce__(self) -> Any:
+        return np.array(self).__reduce__()
+
+
+def _checked(stored: Any) -> np.dtype[Any]:
+    if not isinstance(stored, _StoredDtype):
+        raise UnpicklingError(f'array type must be a dtype, got {type(stored).__name__}')
+    return stored.dtype
+
+
+def _new_array(*_arguments: object) -> _StoredArray:
+    """What ``numpy``'s ``_reconstruct`` means in a file: an empty array, whose state follows."""
+    return _StoredArray()
+
+
+def _new_scalar(stored: Any, data: bytes) -> Any:
+    """What ``numpy``'s ``scalar`` means in a file: one number of a checked type."""
+    return np.frombuffer(data, _checked(stored), count=1)[0]
+
+
+def _statistic_name(owner: object, name: str) -> str:
+    """What ``getattr`` means in a file: the name of a statistic of ``HistoryBuffer``, looked up nowhere."""
+    if not (isinstance(owner, type) and owner.__name__ == 'HistoryBuffer' and name in _STATISTICS):
+        raise UnpicklingError(f'getattr is not allowed in a checkpoint, got {name!r} of {owner!r}')
+    return name
+
+
+def _set_history_state(self: Any, state: dict[str, Any]) -> None:
+    """Take a stored ``HistoryBuffer``'s data, but not its functions, which are the class's own."""
+    self._set_default_statistics()
+    self.max_length = int(state['max_length'])
+    self._log_history = np.array(state['_log_history'])
+    self._count_history = np.array(state['_count_history'])
+
+
+def patch_history_buffer(module: ModuleType) -> None:
+    """Let ``torch.load`` read the log history of checkpoints saved without this package."""
+    module.HistoryBuffer.__setstate__ = _set_history_state
+    numpy_names = [(function, f'numpy.{core}.multiarray.{name}') for core in ('core', '_core')
+                   for function, name in ((_new_array, '_reconstruct'), (_new_scalar, 'scalar'))]
+    torch.serialization.add_safe_globals([
+        bytes, module.HistoryBuffer, (_statistic_name, 'builtins.getattr'), (_StoredArray, 'numpy.ndarray'),
+        (_StoredDtype, 'numpy.dtype'), *numpy_names
+    ])
+
+
+def patch_message_hub(module: ModuleType) -> None:
+    """Let a message hub load the plain form of its log history."""
+    load = module.MessageHub.load_state_dict
+
+    @wraps(load)
+    def load_state_dict(self: Any, state_dict: Any) -> None:
+        if isinstance(state_dict, dict) and 'log_scalars' in state_dict:
+            scalars = {key: _history_from_plain(value) for key, value in state_dict['log_scalars'].items()}
+            state_dict = {**state_dict, 'log_scalars': scalars}
+        load(self, state_dict)
+
+    module.MessageHub.load_state_dict = load_state_dict
+
+
+def patch_checkpoint_io(module: ModuleType) -> None:
+    """Save plain types, and drop executable configs from what is loaded."""
+    save, load = module.save_checkpoint, module.CheckpointLoader.load_checkpoint.__func__
+
+    @wraps(save)
+    def save_checkpoint(checkpoint: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        save(to_plain(checkpoint), *args, **kwargs)
+
+    @wraps(load)
+    def load_checkpoint(cls: type, *args: Any, **kwargs: Any) -> Any:
+        checkpoint = load(cls, *args, **kwargs)
+        drop_code(checkpoint)
+        return checkpoint
+
+    module.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
+    # mmengine's other modules took the function by name, those imported later take the new one
+    for importer in [module, *sys.modules.values()]:
+        if vars(importer).get('save_checkpoint') is save:
+            vars(importer)['save_checkpoint'] = save_checkpoint
+
+
+def drop_code(checkpoint: Any) -> None:
+    """Remove, in place, the configs of a loaded checkpoint that mmengine would run as code.
+
+    ``Runner.resume`` executes ``meta['config']``; an inferencer built from a checkpoint alone executes ``cfg`` of
+    the message hub's runtime info or of ``meta``. A ``cfg`` as mmengine writes it consists of literals and stays.
+    """
+    meta = _dict_at(checkpoint, 'meta')
+    meta.pop('config', None)
+    for holder in (meta, _dict_at(_dict_at(checkpoint, 'message_hub'), 'runtime_info')):
+        if 'cfg' in holder and not _is_literal_config(holder['cfg']):
+            del holder['cfg']
+            warnings.warn('the config stored in the checkpoint holds code: left out', stacklevel=2)
+
+
+def _dict_at(holder: Any, key: str) -> dict[str, Any]:
+    value = holder.get(key) if isinstance(holder, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _is_literal_config(text: Any) -> bool:
+    """Tell whether a config's source only assigns literals and ``dict(...)`` to names, and inherits from no file."""
+    if not isinstance(text, str):
+        return False
+    try:
+        statements = ast.parse(text).body
+    except (SyntaxError, ValueError):
+        return False
+    return all(isinstance(statement, ast.Assign) and all(
+        isinstance(target, ast.Name) and target.id != '_base_' for target in statement.targets)
+               and _is_literal(statement.value) for statement in statements)
+
+
+def _is_literal(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        plain_dict = isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args
+        return plain_dict and all(_is_literal(keyword.value) for keyword in node.keywords)
+    return isinstance(node, _LITERALS) and all(_is_literal(child) for child in ast.iter_child_nodes(node))
