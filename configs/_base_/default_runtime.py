@@ -1,0 +1,27 @@
+custom_imports = dict(
+    imports=['mgdet_plugin.models', 'mgdet_plugin.datasets', 'mgdet_plugin.engine'], allow_failed_imports=False)
+default_scope = 'mmdet'
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=1, save_best='coco/bbox_mAP', rule='greater', max_keep_ckpts=3),
+    best_checkpoint=dict(type='BestCheckpointHook'),  # work_dir/best.pth, what the next stage loads
+    class_weights=dict(type='ClassWeightsHook'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='DetVisualizationHook'))
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
+log_level = 'INFO'
+load_from = None
+resume = False
+# A stage changes what is trained, so under DDP some parameters have no gradient.
+find_unused_parameters = True

@@ -1,0 +1,146 @@
+"""What a tool checks before it builds a run, and how it hands over to mmdet's own scripts."""
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import mmdet
+from mmdet.registry import TRANSFORMS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import find_latest_checkpoint
+
+from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dataset_cfgs
+from mgdet_plugin.engine.checkpoint_check import check_weights
+from mgdet_plugin.errors import UserError
+
+DEMO_FLAG = '--demo'
+DEMO_SOURCE = 'mgdet_nano_source.py'
+
+
+def mmdet_script(name: str) -> str:
+    """Path of one of the scripts mmdet ships, by its place under ``tools`` ('analysis_tools/get_flops').
+
+    Raises:
+        UserError: If mmdet ships none of that name.
+    """
+    folder = Path(mmdet.__file__).parent / '.mim' / 'tools'
+    path = folder / (name if name.endswith('.py') else f'{name}.py')
+    if folder.resolve() not in path.resolve().parents or not path.is_file():
+        names = sorted(str(each.relative_to(folder).with_suffix('')) for each in folder.rglob('*.py'))
+        raise UserError(f"mmdet ships no tool '{name}'; it ships {', '.join(names)}")
+    return str(path)
+
+
+def run_mmdet_script(name: str, arguments: Sequence[str]) -> None:
+    """Run a script of mmdet in this process, with the plugin loaded, as if called with the arguments."""
+    path = mmdet_script(name)
+    sys.argv = [path, *arguments]
+    runpy.run_path(path, run_name='__main__')
+
+
+def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespace, Config]:
+    """Arguments of mmdet's train or test script and the config they make.
+
+    Args:
+        name: 'train' or 'test'.
+        arguments: The command line without the program's name.
+
+    Returns:
+        The parsed arguments and the config with its options merged.
+
+    Raises:
+        UserError: If the config is missing.
+    """
+    script = runpy.run_path(mmdet_script(name), run_name=name)
+    sys.argv = [f'tools/{name}.py', *arguments]
+    args = script['parse_args']()
+    if not os.path.isfile(args.config):
+        raise UserError(f'the config {args.config} is not there; configs lie in configs/')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
+    return args, cfg
+
+
+def prepare_train(arguments: Sequence[str]) -> None:
+    """Check what training needs: datasets and weights, or the checkpoint to resume from.
+
+    Raises:
+        UserError: If something is missing or does not fit.
+    """
+    args, cfg = parse_like_mmdet('train', arguments)
+    if args.resume == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
+        cfg.load_from = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
+    elif args.resume:
+        cfg.load_from = args.resume
+    _prepare(cfg, ('train', 'val'))
+
+
+def prepare_test(arguments: Sequence[str]) -> None:
+    """Check what testing needs: the dataset and the checkpoint.
+
+    Raises:
+        UserError: If something is missing or does not fit.
+    """
+    args, cfg = parse_like_mmdet('test', arguments)
+    cfg.load_from = args.checkpoint
+    _prepare(cfg, ('test', ))
+
+
+def _prepare(cfg: Config, splits: Sequence[str]) -> None:
+    """All checks, before the run's folder is made."""
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    ensure_embedded_data(cfg)
+    for split in splits:
+        for leaf in iter_dataset_cfgs(cfg[f'{split}_dataloader']['dataset']):
+            for step in leaf.get('pipeline') or []:
+                TRANSFORMS.build(step)  # a transform refuses what it cannot do
+    for report in check_datasets(cfg, splits):
+        for line in report.lines():
+            print(line, file=sys.stderr)
+    check_weights(cfg)
+
+
+def use_demo(arguments: Sequence[str], train: bool) -> list[str]:
+    """Take ``--demo`` out of a command line and, where it stood, put the small model's config in the config's place.
+
+    The small model starts from weights of its own; where they are not there yet, training makes them first, from
+    nothing on the embedded source domain.
+
+    Args:
+        arguments: The command line without the program's name.
+        train: Whether weights are needed to start from.
+
+    Returns:
+        The command line for the small model.
+
+    Raises:
+        UserError: If the config has no small sibling.
+    """
+    rest = [argument for argument in arguments if argument != DEMO_FLAG]
+    if len(rest) == len(arguments):
+        return rest
+    index = next((i for i, argument in enumerate(rest) if argument.endswith('.py')), None)
+    if index is None:
+        raise UserError(f'{DEMO_FLAG} needs a config, for example configs/mgdet_model5_stage1.py')
+    config = Path(rest[index])
+    demo = config.with_name(config.name.replace('mgdet_model5', 'mgdet_nano').replace('mgdet_backbone',
+                                                                                   'mgdet_nano_backbone'))
+    if not demo.is_file() or 'mgdet_nano' not in demo.name:
+        raise UserError(f'{config} has no small model to demonstrate it with; there is '
+                        f'{", ".join(sorted(each.name for each in config.parent.glob("mgdet_nano_*.py")))}')
+    rest[index] = str(demo)
+    weights = Config.fromfile(demo).get('load_from')
+    if train and weights and not os.path.exists(weights) and not any(
+            each.startswith(('--resume', 'load_from=')) for each in rest):
+        source = demo.with_name(DEMO_SOURCE)
+        print(f'{weights} is not there yet: training it first, from nothing, with {source}', file=sys.stderr)
+        subprocess.run([sys.executable, sys.argv[0], str(source), '--work-dir', os.path.dirname(weights)], check=True)
+    return rest

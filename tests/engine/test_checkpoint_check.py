@@ -1,0 +1,112 @@
+"""What stands in place of weights is refused with one line that says what to do."""
+import os
+import pickle
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mgdet_plugin.engine.checkpoint_check import check_weights
+from mgdet_plugin.errors import UserError
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def cfg():
+    return Config.fromfile(ROOT / 'configs/mgdet_nano_stage1.py')
+
+
+@pytest.fixture
+def state(cfg):
+    init_default_scope('mmdet')
+    return MODELS.build(cfg.model).state_dict()
+
+
+def check(cfg, path, content=None):
+    if content is not None:
+        torch.save(content, path)
+    cfg.load_from = str(path)
+    check_weights(cfg)
+
+
+def test_sound_weights_pass(cfg, state, tmp_path):
+    check(cfg, tmp_path / 'a.pth', dict(state_dict=state, meta={}))
+    check(cfg, tmp_path / 'b.pth', {f'module.{key}': value for key, value in state.items()})
+
+
+def test_nothing_to_load_and_remote_addresses_pass(cfg):
+    for value in (None, '', 'https://host/weights.pth'):
+        cfg.load_from = value
+        check_weights(cfg)
+
+
+def test_missing_file_names_import_and_demo(cfg, tmp_path):
+    with pytest.raises(UserError, match=r'are not there.*import_keras\.py.*--demo'):
+        check(cfg, tmp_path / 'model5.pth')
+
+
+@pytest.mark.parametrize('name', ['model5.h5', 'model5.weights.h5', 'model5.keras'])
+def test_keras_file_names_the_import_command(cfg, tmp_path, name):
+    with pytest.raises(UserError, match=rf'import_keras\.py \S*{name} \S*model5\.pth --config'):
+        check(cfg, tmp_path / name)
+
+
+@pytest.mark.parametrize('content', [b'', b'not a checkpoint', b'PK\x03\x04 cut off'])
+def test_no_checkpoint(cfg, tmp_path, content):
+    (tmp_path / 'a.pth').write_bytes(content)
+    with pytest.raises(UserError, match='no checkpoint that torch can load safely'):
+        check(cfg, tmp_path / 'a.pth')
+
+
+class Evil:
+    """Runs a command when unpickled without care."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.path}', )
+
+
+def test_code_in_a_checkpoint_is_never_run(cfg, tmp_path):
+    for save in (lambda: torch.save(Evil(tmp_path / 'ran'), tmp_path / 'a.pth'),
+                 lambda: (tmp_path / 'a.pth').write_bytes(pickle.dumps(Evil(tmp_path / 'ran')))):
+        save()
+        with pytest.raises(UserError, match='no checkpoint'):
+            check(cfg, tmp_path / 'a.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('content', [[1, 2], dict(state_dict=3), dict(state_dict=dict(a=1))])
+def test_no_state_dict(cfg, tmp_path, content):
+    with pytest.raises(UserError, match='no state_dict of tensors'):
+        check(cfg, tmp_path / 'a.pth', content)
+
+
+def test_missing_and_unexpected_keys_are_named(cfg, state, tmp_path):
+    state['extra'] = state.pop('neck.up_convs.0.conv.weight')
+    with pytest.raises(UserError, match=r'1 missing \(neck.up_convs.0.conv.weight\), 1 unexpected \(extra\)'):
+        check(cfg, tmp_path / 'a.pth', state)
+
+
+def test_backbone_alone_is_refused(cfg, state, tmp_path):
+    part = {key: value for key, value in state.items() if key.startswith('backbone')}
+    with pytest.raises(UserError, match=r'missing \(neck\.blocks.* and \d+ more\)'):
+        check(cfg, tmp_path / 'a.pth', part)
+
+
+def test_mismatched_shapes_are_named(cfg, state, tmp_path):
+    key = 'neck.up_convs.0.conv.weight'
+    state[key] = state[key][:3]
+    with pytest.raises(UserError, match=r'1 of another shape \(neck\.up_convs\.0\.conv\.weight \(3, 64, 1, 1\) in'):
+        check(cfg, tmp_path / 'a.pth', state)
+
+
+def test_another_class_count_says_both(cfg, state, tmp_path):
+    for key in list(state):
+        if 'predict_convs' in key:
+            state[key] = torch.cat((state[key], state[key][:2]))
+    with pytest.raises(UserError, match=r'trained on 12 classes, the config has 10.*--classes 10'):
+        check(cfg, tmp_path / 'a.pth', state)
