@@ -37,7 +37,7 @@ $(VENV)/.ops: $(VENV)/.runtime
 demo: $(VENV)/.runtime
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
 	$(BIN)/python tools/test.py $(DEMO_CONFIG) $(DEMO_DIR)/best.pth --work-dir $(DEMO_DIR)/test
-	$(BIN)/python tools/draw.py $(DEMO_CONFIG) $(DEMO_DIR)/best.pth $(DEMO_DIR)/detections.png
+	$(BIN)/python tools/draw.py $(DEMO_CONFIG) $(DEMO_DIR)/best.pth $(DEMO_DIR)/detections.png --score-thr 0.2
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -17,6 +17,7 @@ from copy import deepcopy
 from functools import cache
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
@@ -148,6 +149,19 @@ def write(source: Tree, path: Path, as_text: bool = False) -> Path:
         archive.writestr('metadata.json', '{"keras_version": "3.15.1"}')
         archive.writestr('config.json', '{}')
         archive.writestr('model.weights.h5', inner.getvalue())
+    return path
+
+
+@cache
+def tiny_bytes(name: str) -> bytes:
+    """Content of the file `tiny` describes, for the many tests that only read it."""
+    with TemporaryDirectory() as folder:
+        return write(tiny(name), Path(folder) / name).read_bytes()
+
+
+def write_tiny(name: str, path: Path) -> Path:
+    """Write the file `tiny` describes."""
+    path.write_bytes(tiny_bytes(name))
     return path
 
 

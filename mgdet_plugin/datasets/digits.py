@@ -221,7 +221,7 @@ _LOOKS: dict[str, tuple[Callable[[np.random.RandomState], np.ndarray], tuple[int
 
 def _draw(domain: str, samples: dict[int, list[np.ndarray]],
           rng: np.random.RandomState) -> tuple[np.ndarray, list[tuple[int, _Box]]]:
-    """One image, (192, 192, 3) uint8, and its digits with boxes xywh; 1 to 5 digits, as many as find room."""
+    """One image, (192, 192, 3) uint8, and its digits with boxes xywh; 4 to 9 digits, as many as find room."""
     texture, ink_range = _LOOKS[domain]
     canvas = texture(rng)
     placed: list[tuple[int, _Box]] = []

@@ -32,6 +32,7 @@ from tests.keras_files import (
     tree,
     with_optimizer,
     write,
+    write_tiny,
 )
 
 KEPT_ROWS = 5 + 3
@@ -40,7 +41,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return write(tiny('keras3_model5_full.h5'), tmp_path / 'model.h5')
+    return write_tiny('keras3_model5_full.h5', tmp_path / 'model.h5')
 
 
 def run(src: Path, out: Path, **options: Any) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def test_the_model_of_the_config_loads_it_strictly(tmp_path, source):
 
 @pytest.mark.parametrize('name', BACKBONE_TREES + MODEL_TREES[-1:])
 def test_backbone_comes_out_of_backbone_and_model_files(tmp_path, name):
-    src = write(tiny(name), tmp_path / name)
+    src = write_tiny(name, tmp_path / name)
     report = run(src, tmp_path / 'out.pth', part='backbone')
     expected = {key: value for key, value in expected_state().items() if key.startswith('backbone.')}
     assert_same(torch.load(tmp_path / 'out.pth')['state_dict'], expected)
@@ -115,7 +116,7 @@ def test_backbone_comes_out_of_backbone_and_model_files(tmp_path, name):
 
 
 def test_backbone_initialises_a_detector_by_prefix(tmp_path):
-    src = write(tiny(BACKBONE_TREES[0]), tmp_path / 'darknet53.h5')
+    src = write_tiny(BACKBONE_TREES[0], tmp_path / 'darknet53.h5')
     run(src, tmp_path / 'out.pth', part='backbone')
     config = load_config(None, TINY_OPTIONS)
     config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'out.pth'), prefix='backbone.')
@@ -143,7 +144,7 @@ def test_report_accounts_for_every_tensor_and_array(tmp_path):
 
 
 def test_report_says_when_order_alone_decided(tmp_path):
-    report = run(write(tiny('keras2_model5.weights.h5'), tmp_path / 'a.h5'), tmp_path / 'out.pth')
+    report = run(write_tiny('keras2_model5.weights.h5', tmp_path / 'a.h5'), tmp_path / 'out.pth')
     assert report['found']['order'] == importer.BY_ORDER and 'swapped' in report['notes'][0]
     assert 'Keras version not stored' in summary(report)
 
@@ -212,7 +213,7 @@ def test_refuses_other_bridges(tmp_path, source):
 
 
 def test_refuses_a_backbone_as_a_model(tmp_path):
-    src = write(tiny(BACKBONE_TREES[1]), tmp_path / 'a.h5')
+    src = write_tiny(BACKBONE_TREES[1], tmp_path / 'a.h5')
     assert 'is a backbone file' in refusal(src, tmp_path / 'out.pth')
     assert '--part backbone' in refusal(src, tmp_path / 'out.pth')
 

@@ -131,8 +131,13 @@ def test_resolves_names_stored_as_text(tmp_path, name):
     assert resolved(tiny(name), tmp_path / name, as_text=True) == resolved(tiny(name), tmp_path / name)
 
 
-@pytest.mark.parametrize('name', NAMED_TREES)
-@pytest.mark.parametrize('convs, norms', [(1, 1), (66, 66), (198, 201), (52, 0)])
+@pytest.mark.parametrize('name, convs, norms', [
+    ('keras2_model5_legacy.h5', 1, 1),  # standalone Keras 2 counted from one
+    ('keras2_model5_full.h5', 66, 66),
+    ('keras3_model5_full.h5', 198, 201),
+    ('keras3_model5.weights.h5', 52, 0),
+    ('keras3_model5.keras', 935, 2),
+])
 def test_resolves_shifted_counters(tmp_path, name, convs, norms):
     assert_exact(shifted(tiny(name), convs, norms), tmp_path / name)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.keras_files import TINY_OPTIONS, tiny, write
+from tests.keras_files import TINY_OPTIONS, write_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / 'tools' / 'import_keras.py'
@@ -19,7 +19,7 @@ OPTIONS = [f'{key}="{value}"' if isinstance(value, tuple) else f'{key}={value}' 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return write(tiny('keras2_model5.keras'), tmp_path / 'model.keras')
+    return write_tiny('keras2_model5.keras', tmp_path / 'model.keras')
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:

@@ -99,6 +99,13 @@ def test_inferencer(job):
     assert ((boxes >= 0) & (boxes <= [80, 60, 80, 60])).all()  # in pixels of the image, the letterbox undone
 
 
+def test_best_checkpoint_has_a_stable_name(job):
+    folder, _, _ = job
+    best, first = (torch.load(folder / 'run' / name)['state_dict'] for name in ('best.pth', 'epoch_1.pth'))
+    assert all(torch.equal(best[key], first[key]) for key in first)
+    assert not list((folder / 'run').glob('*.part'))
+
+
 def test_report_of_the_import_is_kept(job):
     folder, _, _ = job
     checkpoint = torch.load(folder / 'weights' / 'model5.pth')
