@@ -12,6 +12,9 @@ DEMO_CONFIG := configs/mgdet_nano_source.py
 DEMO_DIR := work_dirs/mgdet_nano_source
 OPS ?= 0
 
+# Modules are compiled when first imported and kept: faster than compiling all of torch at install.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test bench lint clean
 .DELETE_ON_ERROR:
 

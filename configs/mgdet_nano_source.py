@@ -14,7 +14,7 @@ model = dict(
         loss=dict(coord_scale=0.5, object_scale=0.1, no_object_scale=0.05, anchor_scale=0.1, class_weights=None)))
 train_dataloader = dict(batch_size=8)
 lr = 3e-3
-max_epochs = 5
+max_epochs = 4
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 # The first gradients are large; a long memory of their squares would hold the rate down.
 optim_wrapper = dict(optimizer=dict(lr=lr, betas=(0.9, 0.98)), clip_grad=dict(max_norm=20))
