@@ -1,5 +1,5 @@
 # Everything happens in .venv in this folder; needs only Python 3.11 and make.
-#   make setup         install (make setup OPS=1 builds mmcv with its compiled operations, about 25 minutes)
+#   make setup         install (make setup OPS=1 builds mmcv with its compiled operations, tens of minutes)
 #   make demo          train on the embedded data, evaluate and draw detections
 #   make test          the test suite
 #   make bench         speed against named peers
