@@ -46,13 +46,19 @@ def draw_detections(config: str, checkpoint: str, out: str, count: int = 6, scor
     paths = [dataset.get_data_info(index)['img_path'] for index in range(min(count, len(dataset)))]
     if not paths:
         raise UserError(f'the test set of {config} is empty; there is nothing to draw')
-    images = [np.asarray(Image.open(path).convert('RGB').resize(
-        [side * enlarge for side in Image.open(path).size], Image.Resampling.BICUBIC)) for path in paths]
+    images = [_read(path, enlarge) for path in paths]
     inferencer = DetInferencer(model=config, weights=checkpoint, device='cpu', show_progress=False)
-    found = inferencer([image[..., ::-1] for image in images], return_vis=True, pred_score_thr=score_thr,
+    found = inferencer(images, return_vis=True, pred_score_thr=score_thr,
                        no_save_vis=True, batch_size=len(images))
     _write_sheet(found['visualization'], Path(out))
     return sum(score >= score_thr for each in found['predictions'] for score in each['scores'])
+
+
+def _read(path: str, enlarge: int) -> np.ndarray:
+    """An image enlarged, (H, W, 3) BGR as mmdet reads images."""
+    with Image.open(path) as image:
+        size = (image.width * enlarge, image.height * enlarge)
+        return np.asarray(image.convert('RGB').resize(size, Image.Resampling.BICUBIC))[..., ::-1]
 
 
 def _write_sheet(images: list[np.ndarray], out: Path) -> None:

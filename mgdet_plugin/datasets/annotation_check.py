@@ -96,6 +96,12 @@ def check_datasets(cfg: Config, splits: Sequence[str] = SPLITS) -> list[DatasetR
     return [report for split in splits for report in checker.check_split(split)]
 
 
+def config_name(cfg: Config) -> str:
+    """A config's path as a command line would name it: relative where that is shorter."""
+    name = cfg.filename or 'CONFIG'
+    return min(name, os.path.relpath(name), key=len)
+
+
 class _Checker:
     """One run of the preflight; remembers the last annotation file, which val and test usually share."""
 
@@ -197,9 +203,8 @@ class _Checker:
             hint = 'lay COCO out as data/coco/{annotations,train2017,val2017} or set the dataset to your own'
         else:
             hint = 'correct data_root, ann_file and data_prefix of the dataset'
-        config = min(self.cfg.filename or 'CONFIG', os.path.relpath(self.cfg.filename or 'CONFIG'), key=len)
         raise UserError(f'{name}: {key} {path} is not there (a {what} is needed, seen from {os.getcwd()}); {hint}. '
-                        f'To try it on embedded data: python tools/train.py {config} --demo')
+                        f'To try it on embedded data: python tools/train.py {config_name(self.cfg)} --demo')
 
 
 def _joined(leaf: Mapping[str, Any], path: str) -> Path:

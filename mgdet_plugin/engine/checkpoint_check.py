@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
+from mgdet_plugin.datasets.annotation_check import config_name
 from mgdet_plugin.errors import UserError
 
 KERAS_SUFFIXES = ('.h5', '.hdf5', '.keras')
@@ -104,12 +105,6 @@ def compare(path: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 def _base_channels(cfg: Config) -> int:
     """Channels of a prediction map that are not classes."""
     return 5 + len(cfg.model.bbox_head.anchors[0])
-
-
-def config_name(cfg: Config) -> str:
-    """The config's path, relative where that is shorter."""
-    name = cfg.filename or 'CONFIG'
-    return min(name, os.path.relpath(name), key=len)
 
 
 def _some(names: Iterable[str]) -> str:
