@@ -5,16 +5,10 @@ import argparse
 
 from mmengine.config import DictAction
 
-from mgdet_plugin.errors import UserError, user_errors_to_exit
+from mgdet_plugin.cli import Parser
+from mgdet_plugin.errors import user_errors_to_exit
 from mgdet_plugin.keras_io.importer import import_keras
 from mgdet_plugin.keras_io.report import summary
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like all others."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f'{message}; see --help')
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,12 +23,8 @@ def parse_args() -> argparse.Namespace:
                         help='file of new class names, one a line, or their number; draws their rows anew')
     parser.add_argument('--report', metavar='R.json', help='write what was done, tensor by tensor')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='K=V', help='config keys to set')
-    try:
-        return parser.parse_args()
-    except ValueError as error:  # DictAction's, for an entry without '='
-        if isinstance(error, UserError):
-            raise
-        raise UserError('--cfg-options takes entries of the form key=value') from error
+    args: argparse.Namespace = parser.parse_args()
+    return args
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The network's side of an import: which tensors the model of a config has."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.keras_io.layout import Part
@@ -98,6 +99,18 @@ def set_classes(config: Config, num_classes: int, bridge_channels: Sequence[int]
                             'model.bbox_head.bridge_channels': tuple(bridge_channels)})
 
 
+class UndrawnOnMeta(TorchFunctionMode):
+    """Inside, random numbers are not drawn into tensors without memory.
+
+    Otherwise torch decomposes the draw, and importing what it needs for that takes two seconds.
+    """
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:
     """Inside, every parameter a module registers has a shape but no memory, so that initialising it costs nothing."""
@@ -110,7 +123,8 @@ def parameters_on_meta() -> Iterator[None]:
 
     nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
     try:
-        yield
+        with UndrawnOnMeta():
+            yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
