@@ -5,6 +5,9 @@ import hashlib
 import io
 import os
 import struct
+import sys
+import threading
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 import torch
 
 from mgdet_plugin.errors import UserError
-from mgdet_plugin.keras_io import archive
+from mgdet_plugin.keras_io import zip_member
 from mgdet_plugin.keras_io.archive import MEMBER, open_weights
 
 
@@ -96,7 +99,7 @@ def test_names_a_pytorch_checkpoint(tmp_path):
 def test_refuses_a_member_that_expands_beyond_the_cap(tmp_path, monkeypatch):
     bomb = zipped(tmp_path / 'bomb.keras', {MEMBER: bytes(10 ** 7)}, zipfile.ZIP_DEFLATED)
     assert 'claims 10,000,000 bytes' in refusal(bomb)
-    monkeypatch.setattr(archive, 'MAX_MEMBER_BYTES', 1000)
+    monkeypatch.setattr(zip_member, 'MAX_MEMBER_BYTES', 1000)
     assert 'at most 1,000 are accepted' in refusal(zipped(tmp_path / 'a.keras', {MEMBER: h5_bytes()}))
 
 
@@ -134,3 +137,102 @@ def test_refuses_archives_cut_short(tmp_path):
 def test_refuses_a_huge_table_of_contents(tmp_path):
     path = zipped(tmp_path / 'a.keras', {f'{index:0100}': b'' for index in range(8000)})
     assert 'table of contents of' in refusal(path)
+
+
+@pytest.mark.parametrize('size', [8, 47, 48, 800, len(h5_bytes()) - 1])
+def test_says_how_much_of_a_truncated_file_is_there(tmp_path, size):
+    whole = h5_bytes()
+    path = tmp_path / 'a.h5'
+    path.write_bytes(whole[:size])
+    stated = len(whole) if size >= 48 else None
+    line = refusal(path)
+    assert f'({size:,} bytes are there of' in line and (stated is None or f'of {stated:,} it states' in line)
+
+
+def test_reads_archives_that_state_sizes_in_other_ways(tmp_path):
+    """Sizes of 64 bits in the member's own header, and sizes that follow the data."""
+    wide, streamed = tmp_path / 'wide.keras', tmp_path / 'streamed.keras'
+    with zipfile.ZipFile(wide, 'w') as target, target.open(MEMBER, 'w', force_zip64=True) as member:
+        member.write(h5_bytes())
+    with streamed.open('wb') as raw, zipfile.ZipFile(Unseekable(raw), 'w') as target:
+        target.writestr(MEMBER, h5_bytes())
+    assert b'PK\x07\x08' in streamed.read_bytes() and b'\xff' * 8 in wide.read_bytes()[:40]
+    for path in (wide, streamed):
+        with open_weights(path) as weights:
+            np.testing.assert_array_equal(weights.read('/x', (5,)), np.arange(5))
+
+
+class Unseekable(io.RawIOBase):
+    """A stream to which zip archives are written with their sizes behind the data."""
+
+    def __init__(self, target: io.BufferedWriter) -> None:
+        self.target = target
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:
+        return self.target.write(data)
+
+
+@pytest.mark.parametrize('method', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_is_never_whole_in_the_memory_of_this_process(tmp_path, method):
+    buffer, values = io.BytesIO(), np.random.RandomState(0).standard_normal(10 ** 7).astype('f4')
+    with h5py.File(buffer, 'w') as h5:
+        h5['x'], h5['y'] = values, values[:5]
+    path = zipped(tmp_path / 'a.keras', {MEMBER: buffer.getvalue()}, method)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    tracemalloc.start()
+    with open_weights(path) as weights:
+        np.testing.assert_array_equal(weights.read('/y', (5,)), values[:5])
+        assert weights.sha256 == digest
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert weights.read('/x', (10 ** 7,)).tobytes() == values.tobytes()
+    assert peak < .2 * values.nbytes
+
+
+def test_the_digest_is_there_after_the_file_is_closed(tmp_path):
+    path = tmp_path / 'a.h5'
+    path.write_bytes(h5_bytes())
+    with open_weights(path) as weights:
+        pass
+    assert weights.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_cut_while_it_is_open_is_refused(tmp_path):
+    path = tmp_path / 'a.h5'
+    path.write_bytes(h5_bytes())
+    with pytest.raises(UserError, match='reach beyond the end'), open_weights(path) as weights:
+        os.truncate(path, 1000)
+        weights.read('/x', (5,))
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='open files are counted through /proc')
+def test_nothing_is_left_running_or_open_after_a_refusal(tmp_path):
+    path = tmp_path / 'a.h5'
+    path.write_bytes(h5_bytes()[:-1] + b'\x01')
+    before = threading.active_count(), len(os.listdir('/proc/self/fd'))
+    with pytest.raises(UserError, match='has the shape'), open_weights(path) as weights:
+        weights.read('/x', (7,))
+    assert (threading.active_count(), len(os.listdir('/proc/self/fd'))) == before
+
+
+def test_more_than_a_file_can_hold_is_not_read(tmp_path):
+    """Chunks of zeros pack a thousandfold; weights do not."""
+    path = tmp_path / 'a.h5'
+    with h5py.File(path, 'w') as h5:
+        h5.create_dataset('x', data=np.zeros(3 * 10 ** 6, 'f4'), chunks=(3 * 10 ** 5,), compression='gzip')
+    with pytest.raises(UserError, match='would take 12,000,000 bytes'), open_weights(path) as weights:
+        weights.read('/x', (3 * 10 ** 6,))
+
+
+def test_names_other_formats_and_what_to_give_instead(tmp_path):
+    model = tmp_path / 'model'
+    model.mkdir()
+    (model / 'saved_model.pb').write_bytes(b'\x08\x01\x12')
+    assert 'is a TensorFlow SavedModel; load it in Keras and save' in refusal(model)
+    (tmp_path / 'ckpt.index').write_bytes(bytes(50))
+    assert 'is a TensorFlow checkpoint' in refusal(tmp_path / 'ckpt')
+    (tmp_path / 'a.h5').write_bytes(b'\x1f\x8b' + bytes(50))
+    assert 'is a packed file (gzip)' in refusal(tmp_path / 'a.h5')

@@ -1,0 +1,110 @@
+"""Parts of an opened file as files of their own, and the digest of a file taken while others read it."""
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from threading import Event, Lock, Thread
+from typing import Any
+
+BLOCK_BYTES = 2 ** 20
+
+
+class FileWindow(io.RawIOBase):
+    """A part of an opened file as a file of its own, with its own position.
+
+    Args:
+        stream: Opened file; reading here does not move its position where the system has ``preadv``.
+        offset: First byte of the part.
+        size: Bytes of the part.
+    """
+
+    def __init__(self, stream: io.FileIO, offset: int, size: int) -> None:
+        self._stream = stream
+        self._lock = Lock()
+        self._position = 0
+        self.offset, self.size = offset, size
+
+    @property
+    def stream(self) -> io.FileIO:
+        """The opened file this is a part of."""
+        return self._stream
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move the position; it may lie beyond the end."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the position on, as far as the part reaches."""
+        view = memoryview(buffer).cast('B')
+        count = max(0, min(len(view), self.size - self._position))
+        done = 0
+        while done < count:
+            got = self._read_at(view[done:count], self.offset + self._position + done)
+            if not got:
+                break
+            done += got
+        self._position += done
+        return done
+
+    def _read_at(self, view: memoryview, offset: int) -> int:
+        if hasattr(os, 'preadv'):
+            return os.preadv(self._stream.fileno(), [view], offset)
+        with self._lock:
+            self._stream.seek(offset)
+            return self._stream.readinto(view) or 0
+
+
+class Digest:
+    """SHA-256 of a file, computed in a thread of its own from the moment it is made.
+
+    Args:
+        source: The file; this window must be read by nobody else.
+    """
+
+    def __init__(self, source: FileWindow) -> None:
+        self._source = source
+        self._stop = Event()
+        self._hex = ''
+        self._error: OSError | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        digest, block = hashlib.sha256(), bytearray(BLOCK_BYTES)
+        try:
+            while not self._stop.is_set() and (count := self._source.readinto(block)):
+                digest.update(memoryview(block)[:count])
+        except OSError as error:
+            self._error = error
+        self._hex = digest.hexdigest()
+
+    def stop(self) -> None:
+        """End early; :meth:`hex` must not be called after this."""
+        self._stop.set()
+        self._thread.join()
+
+    def hex(self) -> str:
+        """The hex digest, waiting until it is whole.
+
+        Raises:
+            OSError: The file could not be read.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._hex
