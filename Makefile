@@ -29,7 +29,7 @@ $(VENV)/.runtime: setup.py constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) --no-build-isolation --editable '.[demo,dev]'
+	$(PIP) --no-build-isolation --editable '.[demo,dev,keras]'
 	touch $@
 
 $(VENV)/.ops: $(VENV)/.runtime

@@ -18,6 +18,7 @@ setup(
     install_requires=['torch', 'mmengine==0.10.7', 'mmdet==3.3.0', 'numpy', 'h5py', 'pillow'],
     extras_require={
         'demo': ['scikit-learn'],
+        'keras': ['keras'],  # verify with Keras and export to .keras; torch serves as its backend
         'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'mypy', 'pre-commit'],
     },
 )

@@ -23,12 +23,15 @@ from typing import Any
 import h5py
 import numpy as np
 
+from mgdet_plugin.keras_io.safe_h5 import StoredArray
+
 DATA = Path(__file__).parent / 'data' / 'keras'
 MODEL_TREES = ('keras2_model5_legacy.h5', 'keras2_model5_full.h5', 'keras2_model5.weights.h5', 'keras2_model5.keras',
                'keras3_model5_full.h5', 'keras3_model5.weights.h5', 'keras3_model5.keras')
 BACKBONE_TREES = ('keras2_darknet53.h5', 'keras3_darknet53.h5')
 NAMED_TREES = tuple(name for name in MODEL_TREES if name not in ('keras2_model5.weights.h5', 'keras2_model5.keras'))
 UNIFORM = dict(bias=(-.5, .5), gamma=(.45, .9), beta=(-.3, .3), moving_mean=(-.2, .2), moving_variance=(.5, 1.5))
+BFLOAT16 = np.dtype('V2')
 NORM_KINDS = ('gamma', 'beta', 'moving_mean', 'moving_variance')
 
 TINY_DIVISOR = 16
@@ -56,6 +59,17 @@ def numbers(layer: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
         return (rng.standard_normal(shape) * spread).astype(np.float32)
     values: np.ndarray = rng.uniform(*UNIFORM[kind], shape).astype(np.float32)
     return values
+
+
+def stored_numbers(spec: dict[str, Any]) -> np.ndarray:
+    """What a file holds for one array of a tree: its numbers in the type of ``spec['stored']``, float32 by default."""
+    if spec['kind'] == 'step':
+        return np.array(7, np.int64)
+    values = numbers(spec['layer'], spec['kind'], tuple(spec['shape']))
+    stored = spec.get('stored', 'float32')
+    if stored == 'bfloat16':  # the upper half of a float32; h5py writes it as opaque bytes, as Keras does
+        return (values.view(np.uint32) >> 16).astype('<u2').view(BFLOAT16)
+    return values.astype(stored)
 
 
 def tree(name: str) -> Tree:
@@ -174,5 +188,31 @@ def fill(source: Tree, h5: h5py.File, as_text: bool = False) -> None:
                 value = np.array(value, dtype=object if as_text else 'S') if value else np.zeros(0)
             group.attrs[key] = value
     for name, spec in source['datasets'].items():
-        shape = tuple(spec['shape'])
-        h5[name] = np.int64(7) if spec['kind'] == 'step' else numbers(spec['layer'], spec['kind'], shape)
+        values = stored_numbers(spec)
+        h5[name] = values
+        if values.dtype == BFLOAT16:
+            h5[name].attrs['dtype'] = 'bfloat16'
+
+
+class Listing:
+    """A tree as an opened file shows it before anything is read, without writing the file.
+
+    Args:
+        source: The tree; changes to its attributes show.
+        name: What to call the file.
+    """
+
+    container = 'HDF5'
+
+    def __init__(self, source: Tree, name: str = 'file.h5') -> None:
+        self.name = name
+        self._groups = source['groups']
+        self.groups = set(source['groups'])
+        self.arrays = {path: StoredArray(path, tuple(spec['shape']),
+                                         'integer' if spec['kind'] == 'step' else spec.get('stored', 'float32'))
+                       for path, spec in source['datasets'].items()}
+
+    def texts(self, group: str, attribute: str) -> list[str] | None:
+        """A group's text attribute as a list, None where it is absent."""
+        value = self._groups.get(group, {}).get(attribute)
+        return [value] if isinstance(value, str) else value

@@ -2,24 +2,34 @@
 
 Two families of layouts exist. The legacy one keeps ``<layer>/<weight name>`` with the order in the attributes
 ``layer_names`` and ``weight_names``. The other keeps ``layers/<class>[_n]/vars/<i>``, n counting layers of a class in
-``model.layers`` order, with the layer's real name in an attribute of ``vars`` since Keras 3.
+``model.layers`` order; later versions of Keras 3 add the layer's real name in an attribute of ``vars``, Keras 2 and the
+first versions of Keras 3 do not. Keras 2.12 and 2.13 call ``layers`` ``_layer_checkpoint_dependencies``.
 """
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.keras_io.archive import WeightsFile
+from mgdet_plugin.keras_io.darknet_file import DarknetFile
 from mgdet_plugin.keras_io.safe_h5 import StoredArray, quoted
 
 LayerKind = Literal['conv', 'biased conv', 'norm', 'dense', 'other']
 
 NORM_WEIGHTS = ('gamma', 'beta', 'moving_mean', 'moving_variance')
 KERNEL_WEIGHTS = ('kernel', 'bias')
-VARS = re.compile(r'(?P<container>.*)/(?P<layer>[^/]+)/vars/(?P<index>\d{1,4})')
+# Keras 2 on Windows joins all but the last two parts of a path by backslashes.
+VARS = re.compile(r'(?P<place>(?P<container>.*)[/\\](?P<layer>[^/\\]+))/vars/(?P<index>\d{1,4})', re.DOTALL)
+# Groups of a training file that hold no layers, anywhere on a path; a nested model keeps its own.
+STATE_GROUPS = {'optimizer': 'optimizer state', 'optimizer_weights': 'optimizer state',
+                'seed_generator': 'random generator state', 'metrics': 'state of a metric',
+                'compile_metrics': 'state of a metric', '_metrics': 'state of a metric'}
+METRIC_WEIGHTS = {'total', 'count', 'true_positives', 'true_negatives', 'false_positives', 'false_negatives',
+                  'total_confusion_matrix'}
 COUNTED = re.compile(r'(?P<base>.*?)(?:_(?P<count>\d{1,9}))?', re.DOTALL)
 
 
@@ -32,11 +42,14 @@ class KerasLayer:
         place: Where it lies in the file, for messages and reports.
         arrays: Arrays by weight name: ``kernel``, ``bias``, ``gamma``, ``beta``, ``moving_mean``, ``moving_variance``;
             by index for kinds of layers the network does not have.
+        in_runs: Whether it is listed among the weights of a nested model, trainable ones first, so that of two layers
+            in model order a frozen one may come second.
     """
 
     name: str | None
     place: str
     arrays: dict[str, StoredArray]
+    in_runs: bool = False
 
     @property
     def kind(self) -> LayerKind:
@@ -64,18 +77,31 @@ class StoredLayers:
         layout: The layout found, in words.
         layers: In the order the file states.
         keras_version: As stored, None where it is not.
+        in_model_order: Whether the order is that of ``model.layers`` over layers of all classes; if not, of each class.
     """
 
     layout: str
     layers: list[KerasLayer] = field(repr=False)
     keras_version: str | None
+    in_model_order: bool
 
 
 def counted(name: str) -> tuple[str, int]:
-    """Split a Keras layer name: ``conv2d`` -> (``conv2d``, 0), ``conv2d_12`` -> (``conv2d``, 12)."""
-    match = COUNTED.fullmatch(name)
+    """Split a Keras layer name: ``conv2d`` -> (``conv2d``, 0), ``scope/conv2d_12`` -> (``conv2d``, 12)."""
+    match = COUNTED.fullmatch(name.rpartition('/')[2])
     assert match is not None  # the expression matches every string
     return match['base'], int(match['count'] or 0)
+
+
+def state_kind(path: str) -> str | None:
+    """What the array at a path is if it lies in a group of training state, else None."""
+    return next((STATE_GROUPS[part] for part in re.split(r'[/\\]', path)[:-1] if part in STATE_GROUPS), None)
+
+
+def is_state(layer: KerasLayer) -> bool:
+    """Whether a layer holds only what no layer of a network multiplies or adds: scalars, whole numbers, metrics."""
+    return all(not array.shape or array.dtype == 'integer' or weight in METRIC_WEIGHTS
+               for weight, array in layer.arrays.items())
 
 
 def stored_layers(weights: WeightsFile) -> StoredLayers:
@@ -87,18 +113,21 @@ def stored_layers(weights: WeightsFile) -> StoredLayers:
     Raises:
         UserError: No Keras layers in the file, or a list of names that does not fit its arrays.
     """
+    if isinstance(weights, DarknetFile):
+        layers = [KerasLayer(None, place, arrays) for place, arrays in weights.layers]
+        return StoredLayers(weights.layout, layers, None, True)
     for root, layout in (('/', 'weights .h5 (layer_names)'), ('/model_weights', 'full model .h5 (model_weights)')):
         names = weights.texts(root, 'layer_names')
         if names is not None:
             version = weights.texts(root, 'keras_version') or weights.texts('/', 'keras_version')
             layers = legacy_layers(weights, root.rstrip('/'), names)
-            return StoredLayers(layout, layers, version[0] if version else None)
+            return StoredLayers(layout, layers, version[0] if version else None, True)
     layers = vars_layers(weights)
     if not layers:
         raise UserError(f'{weights.name}: no Keras layers among its {len(weights.arrays)} arrays (no attribute '
                         'layer_names, no groups layers/<class>/vars); give a weights file saved by Keras')
     layout = '.weights.h5 (layers/<class>/vars)'
-    return StoredLayers(f'.keras with {layout}' if weights.container != 'HDF5' else layout, layers, None)
+    return StoredLayers(f'.keras with {layout}' if weights.container != 'HDF5' else layout, layers, None, False)
 
 
 def legacy_layers(weights: WeightsFile, root: str, names: list[str]) -> list[KerasLayer]:
@@ -111,18 +140,20 @@ def legacy_layers(weights: WeightsFile, root: str, names: list[str]) -> list[Ker
         if listed is None:
             raise UserError(f'{weights.name}: the layer {quoted(name)} of layer_names has no weight_names')
         scopes: dict[str, dict[str, StoredArray]] = defaultdict(dict)
-        for weight in listed:
+        last: dict[str, int] = {}
+        for place, weight in enumerate(listed):
             array = weights.arrays.get(f'{root}/{name}/{weight}')
             scope, _, kind = re.sub(r':\d$', '', weight).rpartition('/')
             if array is None or kind in scopes[scope]:
                 raise UserError(f'{weights.name}: the layer {quoted(name)} lists the weight {quoted(weight)}, which is '
                                 + ('missing' if array is None else 'there twice'))
             scopes[scope][kind] = array
+            last[scope] = place
         if len(scopes) == 1:
             layers += [KerasLayer(name, f'{root}/{name}', next(iter(scopes.values())))]
-        else:
-            layers += [KerasLayer(scope.rpartition('/')[2] or name, f'{root}/{name}/{scope}', arrays)
-                       for scope, arrays in scopes.items()]
+        else:  # moving statistics, which come last, are in model order whether or not their layers are frozen
+            layers += [KerasLayer(scope.rpartition('/')[2] or name, f'{root}/{name}/{scope}', scopes[scope], True)
+                       for scope in sorted(scopes, key=last.__getitem__)]
     check_scopes(weights.name, layers)
     return layers
 
@@ -140,7 +171,8 @@ def check_scopes(file_name: str, layers: list[KerasLayer]) -> None:
         scope = path.removeprefix(layer.place).rpartition('/')[0].rpartition('/')[2]
         if not scope:
             continue
-        suffix = scope.removeprefix(layer.name) if scope.startswith(layer.name) else scope
+        name = layer.name.rpartition('/')[2]
+        suffix = scope.removeprefix(name) if scope.startswith(name) else scope
         suffixes.setdefault(suffix, layer)
         if len(suffixes) > 1 or not re.fullmatch(r'(_\d+)?', suffix):
             raise UserError(f'{file_name}: the layer {layer.label} holds weights named after {quoted(scope)}; names '
@@ -149,14 +181,16 @@ def check_scopes(file_name: str, layers: list[KerasLayer]) -> None:
 
 def vars_layers(weights: WeightsFile) -> list[KerasLayer]:
     """Layers of the ``layers/<class>[_n]/vars/<i>`` layout, by class and count."""
-    groups: dict[tuple[str, str], dict[int, StoredArray]] = defaultdict(dict)
+    places: dict[str, dict[int, StoredArray]] = defaultdict(dict)
+    order: dict[str, tuple[str, tuple[str, int]]] = {}
     for path, array in weights.arrays.items():
         match = VARS.fullmatch(path)
-        if match and not path.startswith('/optimizer/'):
-            groups[match['container'], match['layer']][int(match['index'])] = array
+        if match and state_kind(path) is None:
+            places[match['place']][int(match['index'])] = array
+            order[match['place']] = match['container'], counted(match['layer'])
     layers = []
-    for (container, layer), arrays in sorted(groups.items(), key=lambda item: (item[0][0], counted(item[0][1]))):
-        place = f'{container}/{layer}'
+    for place in sorted(places, key=order.__getitem__):
+        arrays = places[place]
         if sorted(arrays) != list(range(len(arrays))):
             raise UserError(f'{weights.name}: {quoted(place)} lacks one of its arrays, it has {sorted(arrays)}')
         names = weights.texts(f'{place}/vars', 'name')
@@ -171,11 +205,25 @@ def check_one_count(file_name: str, layers: list[KerasLayer]) -> None:
         series: dict[str, KerasLayer] = {}
         for layer in layers:
             if layer.kind in kinds:
-                series.setdefault(counted(layer.place)[0], layer)
+                series.setdefault(layer.place.removesuffix(f'_{counted(layer.place)[1]}'), layer)
         if len(series) > 1:
             places = ' and '.join(quoted(layer.place) for layer in list(series.values())[:2])
             raise UserError(f'{file_name}: layers of one kind lie in several groups or classes ({places}), so their '
                             'order is not known; save the detector alone from Keras')
+
+
+def check_numbers(file_name: str, layers: Sequence[KerasLayer]) -> None:
+    """Refuse layers of one class that are not numbered in even steps from 0: by ones, in Keras 2.12 and 2.13 by twos.
+
+    Without names the number is all that tells a layer's place: a gap means that one stands where another belongs.
+    """
+    base = layers[0].place.removesuffix(f'_{counted(layers[0].place)[1]}')
+    step = 2 if layers[1].place == f'{base}_2' else 1
+    for index, layer in enumerate(layers):
+        expected = f'{base}_{index * step}' if index else base
+        if layer.place != expected:
+            raise UserError(f'{file_name}: {quoted(layer.place)} stands where {quoted(expected)} belongs; Keras leaves '
+                            'no gap in its numbers, and the file has no names to tell layers by; save it again')
 
 
 def name_weights(arrays: list[StoredArray]) -> dict[str, StoredArray]:

@@ -1,61 +1,37 @@
-"""Which layer of a Keras file is which module of the network.
-
-Keras numbers layers as they are created and stores them in ``model.layers`` (topological) order. The network's side is
-the order of creation: the backbone, then for every scale three block convolutions, the bridge and, but for the last
-scale, the convolution before upsampling. The topological order differs from it in one thing: all bridges come last.
-"""
+"""Which layer of a Keras file is which module of the network: by stored order, names and shapes together."""
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import pairwise
 
 from mgdet_plugin.errors import UserError
+from mgdet_plugin.keras_io.architecture import (
+    SCALES,
+    Part,
+    block_prefixes,
+    predict_prefixes,
+    shape_conflicts,
+    topological_order,
+)
 from mgdet_plugin.keras_io.archive import WeightsFile
-from mgdet_plugin.keras_io.keras_layers import NORM_WEIGHTS, KerasLayer, LayerKind, counted, stored_layers
-from mgdet_plugin.keras_io.safe_h5 import StoredArray, quoted
+from mgdet_plugin.keras_io.darknet_file import DarknetFile
+from mgdet_plugin.keras_io.extras import OTHER_PART, known_extras
+from mgdet_plugin.keras_io.keras_layers import (
+    NORM_WEIGHTS,
+    KerasLayer,
+    LayerKind,
+    check_numbers,
+    counted,
+    stored_layers,
+)
+from mgdet_plugin.keras_io.safe_h5 import StoredArray
 
-Part = Literal['model', 'backbone']
-
-RESIDUAL_BLOCKS = (1, 2, 8, 8, 4)  # of Darknet53, per stage
-SCALES = 3
 TORCH_NORM_NAMES = dict(zip(NORM_WEIGHTS, ('weight', 'bias', 'running_mean', 'running_var'), strict=True))
-CLASSIFIER = 'classifier on top'
-OTHER_PART = 'neck and head, not part of the backbone'
-SAVE_AGAIN = 'names and order must agree; save the file again from Keras'
-
-
-def backbone_prefixes() -> list[str]:
-    """The 52 backbone blocks (convolution and normalisation) in order of creation."""
-    prefixes = ['backbone.conv1']
-    for stage, repeats in enumerate(RESIDUAL_BLOCKS, 1):
-        prefixes.append(f'backbone.conv_res_block{stage}.conv')
-        for index in range(repeats):
-            prefixes += [f'backbone.conv_res_block{stage}.res{index}.conv{half}' for half in (1, 2)]
-    return prefixes
-
-
-def block_prefixes(part: Part) -> list[str]:
-    """All convolution-normalisation blocks in order of creation: 66 of the model, 52 of the backbone."""
-    prefixes = backbone_prefixes()
-    if part == 'model':
-        for scale in range(SCALES):
-            prefixes += [f'neck.blocks.{scale}.conv{index}' for index in (1, 2, 3)]
-            prefixes.append(f'bbox_head.bridges.{scale}')
-            if scale < SCALES - 1:
-                prefixes.append(f'neck.up_convs.{scale}')
-    return prefixes
-
-
-def predict_prefixes(part: Part) -> list[str]:
-    """The prediction convolutions, coarse scale first; none in the backbone."""
-    return [f'bbox_head.predict_convs.{scale}' for scale in range(SCALES)] if part == 'model' else []
-
-
-def topological_order(part: Part) -> list[int]:
-    """For each place in ``model.layers`` order, the index in order of creation."""
-    prefixes = block_prefixes(part)
-    return sorted(range(len(prefixes)), key=lambda index: prefixes[index].startswith('bbox_head'))
+SAVE_AGAIN = 'names, order and shapes must agree; save the file again from Keras'
+PARTS: tuple[Part, ...] = ('model', 'backbone')
+SHARD = re.compile(r'.*_\d{5}\.weights\.h5', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -110,13 +86,13 @@ class Assignment:
 
 
 def resolve(weights: WeightsFile) -> FileLayout:
-    """Find the network's layers in a file, by stored order and names together.
+    """Find the network's layers in a file, by stored order, names and shapes together.
 
     Args:
         weights: The opened file; only its structure is looked at.
 
     Raises:
-        UserError: The file holds another network, names and stored order disagree, or an array is of unknown use.
+        UserError: The file holds another network; names, stored order and shapes disagree; an array is of unknown use.
     """
     stored = stored_layers(weights)
     by_kind: dict[LayerKind, list[KerasLayer]] = {'conv': [], 'norm': [], 'biased conv': [], 'dense': [], 'other': []}
@@ -129,37 +105,43 @@ def resolve(weights: WeightsFile) -> FileLayout:
     named = {layer.name is not None for layer in used}
     if len(named) > 1:
         raise UserError(f'{weights.name}: some layers have names and some have none; {SAVE_AGAIN}')
+    if named == {False} and not isinstance(weights, DarknetFile):
+        for kinds in (('conv', 'biased conv'), ('norm',)):
+            check_numbers(weights.name, [layer for layer in stored.layers if layer.kind in kinds])
     convs = in_creation_order(weights.name, by_kind['conv'], order)
     norms = in_creation_order(weights.name, by_kind['norm'], order)
     predictions = in_creation_order(weights.name, predictions, range(len(predictions)))
-    for conv, norm in zip(convs, norms, strict=True):
-        if conv.arrays['kernel'].shape[3] != norm.arrays['gamma'].shape[0]:
-            raise UserError(f'{weights.name}: {conv.label} has {conv.arrays["kernel"].shape[3]} channels and its '
-                            f'normalisation {norm.label} {norm.arrays["gamma"].shape[0]}; {SAVE_AGAIN}')
     classifier = [layer for layer in by_kind['dense'] + by_kind['biased conv'] if part == 'backbone']
-    extras = known_extras(weights, used, classifier)
+    check_layer_shapes(weights.name, part, convs, norms, predictions)
+    check_classifier(weights.name, convs[-1], classifier)
+    if stored.in_model_order:
+        check_nothing_between(weights.name, stored.layers, used)
+    extras = known_extras(weights, used, classifier, by_kind['other'])
     return FileLayout(part, stored.layout, stored.keras_version, named == {True}, convs, norms, predictions, extras)
 
 
 def tell_part(file_name: str, by_kind: Mapping[LayerKind, Sequence[KerasLayer]]) -> Part:
     """Tell model and backbone files apart by how many layers of each kind they hold."""
     convs, norms, biased = (len(by_kind[kind]) for kind in ('conv', 'norm', 'biased conv'))
-    for part in ('model', 'backbone'):
+    for part in PARTS:
         blocks = len(block_prefixes(part))
         if convs == norms == blocks and (biased == SCALES if part == 'model' else biased <= 1):
             return part
+    shard = '; by its name it is one part of a sharded save: save it again in one file, without max_shard_size'
     raise UserError(f'{file_name}: not a MultiGridDet or Darknet53 file: it has {convs} convolutions without bias, '
                     f'{norms} batch normalisations and {biased} convolutions with bias; the model has 66, 66 and 3, '
-                    'the backbone 52, 52 and at most one in a classifier')
+                    'the backbone 52, 52 and at most one in a classifier' + shard * bool(SHARD.fullmatch(file_name)))
 
 
 def in_creation_order(file_name: str, layers: Sequence[KerasLayer], order: Sequence[int]) -> list[KerasLayer]:
     """Bring layers from stored order into order of creation, and hold their names against it.
 
+    Layers listed in runs (of a nested model, the frozen ones after the trainable ones) must keep the order in each run.
+
     Args:
         file_name: What to call the file in messages.
         layers: Layers of one kind in stored order.
-        order: For each of them, its index in order of creation.
+        order: For each place of the model's order, its index in order of creation.
 
     Raises:
         UserError: The layers have numbered names whose order is another one, or names without a common base.
@@ -172,45 +154,67 @@ def in_creation_order(file_name: str, layers: Sequence[KerasLayer], order: Seque
     if odd is not None:
         raise UserError(f'{file_name}: {by_order[0].label} and {odd.label} do not count as layers of one kind; '
                         f'{SAVE_AGAIN}')
-    by_name = [layer for _, layer in sorted(zip(names, by_order, strict=True), key=lambda pair: pair[0])]
-    wrong = [(one, other) for one, other in zip(by_order, by_name, strict=True) if one is not other]
-    if wrong:
-        pairs = ', '.join(f'{one.label} where {other.label} belongs' for one, other in wrong[:3])
-        raise UserError(f'{file_name}: layer names and stored order disagree about {len(wrong)} layers ({pairs}); '
-                        f'{SAVE_AGAIN}')
     if len(set(names)) < len(names):
         raise UserError(f'{file_name}: two layers have the same number; {SAVE_AGAIN}')
+    by_name = [layer for _, layer in sorted(zip(names, by_order, strict=True), key=lambda pair: pair[0])]
+    wrong = [f'{one.label} where {other.label} belongs' for one, other in zip(by_order, by_name, strict=True)
+             if one is not other]
+    if wrong and all(layer.kind == 'conv' and layer.in_runs for layer in layers):
+        wrong = run_breaks([by_name[index] for index in order], layers)
+        if len(wrong) == 1:
+            return by_name
+    if wrong:
+        raise UserError(f'{file_name}: layer names and stored order disagree about {len(wrong)} layers '
+                        f'({", ".join(wrong[:4])}); {SAVE_AGAIN}')
     return by_order
 
 
-def known_extras(weights: WeightsFile, used: Sequence[KerasLayer], classifier: Sequence[KerasLayer]) -> dict[str, str]:
-    """Account for every array that no layer of the network uses.
+def run_breaks(expected: Sequence[KerasLayer], stored: Sequence[KerasLayer]) -> list[str]:
+    """Where stored layers leave the expected order; once if they are two runs of it, one after the other."""
+    place = {id(layer): index for index, layer in enumerate(expected)}
+    return [f'{earlier.label} before {later.label}' for earlier, later in pairwise(stored)
+            if place[id(later)] < place[id(earlier)]]
 
-    Returns:
-        Path -> what it is.
 
-    Raises:
-        UserError: An array is neither used nor of a known kind.
-    """
-    used_paths = {array.path for layer in used for array in layer.arrays.values()}
-    on_top = {array.path for layer in classifier for array in layer.arrays.values()}
-    extras: dict[str, str] = {}
-    unknown = []
-    for path in weights.arrays:
-        if path in used_paths:
-            continue
-        if path in on_top:
-            extras[path] = CLASSIFIER
-        elif path.startswith(('/optimizer/', '/optimizer_weights/')):
-            extras[path] = 'optimizer state'
-        elif '/seed_generator/vars/' in path:
-            extras[path] = 'random generator state'
-        else:
-            unknown.append(quoted(path))
-    if unknown:
-        raise UserError(f'{weights.name}: {len(unknown)} arrays belong to no layer of the network '
-                        f'({", ".join(unknown[:3])}); save the detector alone from Keras')
-    return extras
+def check_layer_shapes(file_name: str, part: Part, convs: Sequence[KerasLayer], norms: Sequence[KerasLayer],
+                       predictions: Sequence[KerasLayer]) -> None:
+    """Refuse layers, in order of creation, whose shapes do not fit one another, naming those which disagree."""
+    conflicts = []
+    for conv, norm in zip(convs, norms, strict=True):
+        channels = conv.arrays['kernel'].shape[3]
+        lengths = [norm.arrays[weight].shape[0] for weight in NORM_WEIGHTS]
+        if set(lengths) != {channels}:
+            conflicts.append(f'{conv.label} gives {channels} channels, its normalisation {norm.label} has '
+                             f'{lengths[0] if len(set(lengths)) == 1 else lengths}')
+    layers = [*convs, *predictions]
+    conflicts += shape_conflicts(part, [layer.arrays['kernel'].shape for layer in layers],
+                                 [layer.label for layer in layers])
+    conflicts += [f'{layer.label} gives {layer.arrays["kernel"].shape[3]} channels and has '
+                  f'{layer.arrays["bias"].shape[0]} biases' for layer in predictions
+                  if layer.arrays['kernel'].shape[3:] != layer.arrays['bias'].shape]
+    if conflicts:
+        more = f' and {len(conflicts) - 3} more' if len(conflicts) > 3 else ''
+        raise UserError(f'{file_name}: shapes disagree with the order of the layers: {"; ".join(conflicts[:3])}{more}; '
+                        f'{SAVE_AGAIN}')
+
+
+def check_classifier(file_name: str, last: KerasLayer, classifier: Sequence[KerasLayer]) -> None:
+    """Refuse a convolution with bias beside a backbone unless it lies on the backbone's outputs."""
+    for layer in classifier:
+        kernel = layer.arrays['kernel'].shape
+        if layer.kind == 'biased conv' and kernel[:3] != (1, 1, last.arrays['kernel'].shape[3]):
+            raise UserError(f'{file_name}: {layer.label} with a kernel {kernel} is no classifier on '
+                            f'the {last.arrays["kernel"].shape[3]} channels of {last.label}; this is no Darknet53 file')
+
+
+def check_nothing_between(file_name: str, layers: Sequence[KerasLayer], used: Sequence[KerasLayer]) -> None:
+    """Refuse layers with float weights of their own that the model's order puts before the network's last layer."""
+    network = {id(layer) for layer in used}
+    last = max(index for index, layer in enumerate(layers) if id(layer) in network)
+    for layer in layers[:last]:
+        if layer.kind in ('dense', 'other') and any(array.dtype != 'integer' for array in layer.arrays.values()):
+            raise UserError(f'{file_name}: {layer.label}, a layer with weights that the network does not have, lies '
+                            'among its layers; this is another network')
 
 
 def assign(layout: FileLayout, part: Part) -> list[Assignment]:
