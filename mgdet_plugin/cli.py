@@ -15,7 +15,7 @@ class Parser(argparse.ArgumentParser):
         """Raise what a tool prints as ``error: ...`` with exit code 2."""
         raise UserError(f'{message}; see --help')
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Read the command line; mmengine's ``DictAction`` raises a bare ValueError for an entry without ``=``."""
         try:
             return super().parse_args(args, namespace)

@@ -1,84 +1,115 @@
-"""What an import did: for a person, for a machine, and on disk all at once or not at all."""
+"""What an import did, for a person and for a machine."""
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from mgdet_plugin.errors import UserError
+from torch import Tensor
+
+from mgdet_plugin.keras_io.archive import WeightsFile
+from mgdet_plugin.keras_io.darknet_file import DarknetFile, normalisation_note
+from mgdet_plugin.keras_io.layout import Assignment, FileLayout
+from mgdet_plugin.keras_io.statistics import find_warnings, tensor_statistics
 
 Report = dict[str, Any]
+
+BY_NAMES = 'by stored order, and the layer names agree'
+BY_ORDER = 'by stored order alone: the file stores no layer names'
+BY_FORMAT = 'by the order Darknet writes, held by the exact size of the file'
+UNNAMED = ('a file without layer names (Keras 2.12 to 2.15 and early Keras 3 write such) cannot show that two layers '
+           'of equal shape were swapped; compare the outputs with those of Keras: python tools/verify_import.py SRC '
+           'OUT.pth --with-keras')
+
+
+def make_report(weights: WeightsFile, layout: FileLayout, assignments: Sequence[Assignment],
+                state: Mapping[str, Tensor], not_used: Mapping[str, str]) -> Report:
+    """The account of an import, plain types only.
+
+    Args:
+        weights: The file; it may be closed.
+        layout: The resolved file.
+        assignments: What filled what.
+        state: The whole state dict that is written.
+        not_used: Arrays of the file that were not used, path -> what they are.
+    """
+    sources = {item.key: item for item in assignments}
+    tensors = [dict(destination=key, shape=list(tensor.shape), **describe_source(sources.get(key)),
+                    **(tensor_statistics(tensor) if tensor.is_floating_point() else {}))
+               for key, tensor in state.items()]
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in not_used.items():
+        by_reason.setdefault(reason, []).append(path)
+    return dict(
+        source=dict(file=Path(weights.name).name, bytes=weights.size, sha256=weights.sha256,
+                    container=weights.container),
+        found=dict(layout=layout.layout, keras_version=layout.keras_version, part=layout.part,
+                   order=BY_NAMES if layout.named else BY_FORMAT if isinstance(weights, DarknetFile) else BY_ORDER,
+                   layers=f'{len(layout.convs)} convolutions, {len(layout.norms)} batch normalisations, '
+                          f'{len(layout.predictions)} prediction convolutions'),
+        classes=None,
+        tensors=tensors,
+        not_used=by_reason,
+        warnings=weights.warnings + find_warnings(state),
+        notes=order_notes(weights, layout, state))
+
+
+def order_notes(weights: WeightsFile, layout: FileLayout, state: Mapping[str, Tensor]) -> list[str]:
+    """What a person should know about a file that stores no layer names."""
+    if isinstance(weights, DarknetFile):
+        return [normalisation_note(tensor.numpy() for key, tensor in state.items() if key.endswith('.running_var'))]
+    return [] if layout.named else [UNNAMED]
+
+
+def describe_source(item: Assignment | None) -> dict[str, str | None]:
+    """Where a tensor came from; all None for the counters Keras does not have."""
+    if item is None:
+        return dict(source=None, layer=None, dtype=None)
+    return dict(source=item.source.path, layer=item.layer.name, dtype=item.source.dtype)
 
 
 def summary(report: Report) -> str:
     """The table a person reads."""
     source, found = report['source'], report['found']
+    darknet = source['container'].startswith('Darknet')
     version = f'Keras {found["keras_version"]}' if found['keras_version'] else 'Keras version not stored'
     rows = [
         ('file', f'{source["file"]}, {source["bytes"] / 1e6:.1f} MB, sha256 {source["sha256"]}'),
-        ('layout', f'{found["layout"]}, {version}'),
+        ('layout', found['layout'] + ('' if darknet else f', {version}')),
         ('holds', f'a {found["part"]}: {found["layers"]}'),
         ('order', found['order']),
     ]
     if report['classes']:
-        rows.append(('classes', report['classes']['text']))
-    weights: Counter[str] = Counter()
-    tensors: Counter[str] = Counter()
-    for tensor in report['tensors']:
-        module = tensor['destination'].partition('.')[0]
-        weights[module] += prod(tensor['shape'])
-        tensors[module] += 1
-    rows += [(module, f'{tensors[module]} tensors, {weights[module]:,} numbers') for module in tensors]
+        rows += [('classes', line) for line in report['classes']['table']]
+    rows += module_rows(report['tensors'])
     rows += [('not used', f'{len(paths)} arrays: {reason}') for reason, paths in report['not_used'].items()]
+    rows += [('warning', warning) for warning in report['warnings']]
     rows += [('note', note) for note in report['notes']]
     rows.append(('written', f'{report["written"]}'))
     return '\n'.join(f'{label:<10}{text}' for label, text in rows)
 
 
-def check_destination(path: Path, source: Path) -> None:
-    """Refuse a path nothing can be written to, before any work.
+def module_rows(tensors: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """One row for each module of the network: its tensors, their numbers and the spread of its kernels."""
+    numbers: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    spreads: dict[str, list[float]] = {}
+    for tensor in tensors:
+        module = tensor['destination'].partition('.')[0]
+        numbers[module] += prod(tensor['shape'])
+        counts[module] += 1
+        if len(tensor['shape']) == 4:
+            spreads.setdefault(module, []).append(tensor['std'])
+    return [(module, f'{counts[module]} tensors, {numbers[module]:,} numbers; standard deviation of the kernels '
+                     f'{min(spreads[module]):.3g} to {max(spreads[module]):.3g}') for module in counts]
 
-    Raises:
-        UserError: The folder is missing or closed, the path is a folder, or it is the file to import.
-    """
-    if not path.parent.is_dir():
-        raise UserError(f'cannot write {path}: there is no folder {path.parent}; make it first')
-    if path.is_dir():
-        raise UserError(f'cannot write {path}: it is a folder; give the path of a file')
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f'cannot write {path}: no permission to write in {path.parent}')
-    if path.exists() and source.exists() and path.samefile(source):
-        raise UserError(f'cannot write {path}: it is the file to import; give another path')
 
-
-def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
-    """Write several files so that each is whole or untouched.
-
-    All are written to temporary files beside them and synced before the first takes its place.
-
-    Args:
-        writers: Path -> what writes its content to an opened file; the last path appears last.
-
-    Raises:
-        UserError: A file cannot be written (a full disk, no permission).
-    """
-    staged: list[tuple[Path, Path]] = []
-    path = Path()
-    try:
-        for path, write in writers.items():
-            temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-            with temporary.open('wb') as stream:
-                staged.append((temporary, path))
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-        for temporary, path in staged:
-            os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch wraps a failed write in a RuntimeError
-        raise UserError(f'cannot write {path}: {error}; nothing was written') from error
-    finally:
-        for temporary, _ in staged:
-            temporary.unlink(missing_ok=True)
+def tensor_table(report: Report) -> str:
+    """Source, destination and statistics of every tensor that came from the file, one a line."""
+    lines = [f'{"destination":<48}{"shape":<20}{"mean":>11}{"std":>11}{"zeros":>8}  source']
+    lines += [f'{tensor["destination"]:<48}{"x".join(map(str, tensor["shape"])):<20}{tensor["mean"]:>11.3g}'
+              f'{tensor["std"]:>11.3g}{tensor["zeros"]:>8.1%}  {tensor["source"]}'
+              for tensor in report['tensors'] if tensor['source'] is not None]
+    return '\n'.join(lines)

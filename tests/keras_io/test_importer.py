@@ -15,11 +15,11 @@ import torch
 from mmdet.registry import MODELS
 
 from mgdet_plugin.errors import UserError
-from mgdet_plugin.keras_io import importer
+from mgdet_plugin.keras_io import fit, importer
 from mgdet_plugin.keras_io.importer import import_keras
 from mgdet_plugin.keras_io.layout import block_prefixes, predict_prefixes
 from mgdet_plugin.keras_io.network import describe_network, load_config
-from mgdet_plugin.keras_io.report import summary
+from mgdet_plugin.keras_io.report import BY_ORDER, summary, tensor_table
 from tests.keras_files import (
     BACKBONE_TREES,
     MODEL_TREES,
@@ -135,17 +135,19 @@ def test_report_accounts_for_every_tensor_and_array(tmp_path):
     counters = [tensor['destination'] for tensor in report['tensors'] if tensor['source'] is None]
     assert len(counters) == 66 and all(key.endswith('num_batches_tracked') for key in counters)
     last = report['tensors'][-2]
+    values = numbers('predict_conv_3', 'kernel', (1, 1, 11, 12))
     assert last == dict(destination='bbox_head.predict_convs.2.weight', layer='predict_conv_3', dtype='float32',
-                        source='/model_weights/predict_conv_3/predict_conv_3/kernel:0', shape=[12, 11, 1, 1])
+                        source='/model_weights/predict_conv_3/predict_conv_3/kernel:0', shape=[12, 11, 1, 1],
+                        mean=pytest.approx(values.mean()), std=pytest.approx(values.std()), zeros=0.0)
     table = summary(report)
     for text in (report['source']['sha256'], 'Keras 2.15.0', '337 arrays: optimizer state', '66 convolutions',
-                 'out.pth', 'the layer names agree', '4 in the file, all kept', 'backbone  312 tensors'):
+                 'out.pth', 'the layer names agree', '4 in the file, 4 written', 'backbone  312 tensors'):
         assert text in table
 
 
 def test_report_says_when_order_alone_decided(tmp_path):
     report = run(write_tiny('keras2_model5.weights.h5', tmp_path / 'a.h5'), tmp_path / 'out.pth')
-    assert report['found']['order'] == importer.BY_ORDER and 'swapped' in report['notes'][0]
+    assert report['found']['order'] == BY_ORDER and 'swapped' in report['notes'][0]
     assert 'Keras version not stored' in summary(report)
 
 
@@ -158,7 +160,8 @@ def test_a_count_of_classes_redraws_class_rows_only(tmp_path, source):
             assert len(got) == KEPT_ROWS + 7 and torch.equal(got[:KEPT_ROWS], old[:KEPT_ROWS])
             assert bool(got[KEPT_ROWS:].any()) is (name == 'weight') and got[KEPT_ROWS:].abs().max() < 0.05
     assert_same(state, expected)
-    assert report['classes']['file'] == TINY_CLASSES and report['classes']['new'] == list(range(7))
+    assert report['classes']['file'] == TINY_CLASSES and report['classes']['names'] is None
+    assert report['classes']['rows'] == [dict(name=None, source=None, source_row=None)] * 7
     assert 'num_classes=7' in report['notes'][0] and 'bridge_channels=(44, 22, 11)' in report['notes'][0]
     run(source, tmp_path / 'again.pth', classes=7)
     again = torch.load(tmp_path / 'again.pth')['state_dict']
@@ -170,7 +173,67 @@ def test_a_names_file_gives_the_checkpoint_its_classes(tmp_path, source):
     (tmp_path / 'names.txt').write_text('red\nwhite\nplatelet\n')
     report = run(source, tmp_path / 'out.pth', classes=tmp_path / 'names.txt')
     meta = torch.load(tmp_path / 'out.pth')['meta']
-    assert meta['dataset_meta'] == dict(classes=['red', 'white', 'platelet']) == dict(classes=report['classes']['new'])
+    assert meta['dataset_meta'] == dict(classes=['red', 'white', 'platelet'])
+    assert report['classes']['names'] == ['red', 'white', 'platelet']
+
+
+def test_rows_of_classes_known_by_name_are_kept(tmp_path, source):
+    (tmp_path / 'old.txt').write_text('person\ncat\nmotorcycle\ncar\n')
+    (tmp_path / 'new.txt').write_text('Motorbike\nplatelet\ncat\n')
+    report = run(source, tmp_path / 'out.pth', classes=tmp_path / 'new.txt', source_classes=tmp_path / 'old.txt')
+    checkpoint, expected = torch.load(tmp_path / 'out.pth'), expected_state()
+    for prefix in predict_prefixes('model'):
+        for name in ('weight', 'bias'):
+            got, old = checkpoint['state_dict'][f'{prefix}.{name}'], expected[f'{prefix}.{name}']
+            assert torch.equal(got[:KEPT_ROWS], old[:KEPT_ROWS])
+            assert torch.equal(got[KEPT_ROWS], old[KEPT_ROWS + 2])
+            assert torch.equal(got[KEPT_ROWS + 2], old[KEPT_ROWS + 1])
+            assert not torch.equal(got[KEPT_ROWS + 1], old[KEPT_ROWS])
+        assert checkpoint['state_dict'][f'{prefix}.bias'][KEPT_ROWS + 1] == 0
+    assert report['classes']['rows'] == [dict(name='Motorbike', source='motorcycle', source_row=2),
+                                         dict(name='platelet', source=None, source_row=None),
+                                         dict(name='cat', source='cat', source_row=1)]
+    assert checkpoint['meta']['dataset_meta'] == dict(classes=['Motorbike', 'platelet', 'cat'])
+    table = summary(report)
+    assert 'kept  Motorbike <- motorcycle (2)' in table and 'new   platelet' in table
+
+
+def test_source_classes_alone_name_the_checkpoints_classes(tmp_path, source):
+    (tmp_path / 'old.txt').write_text('person\ncat\nmotorcycle\ncar\n')
+    report = run(source, tmp_path / 'out.pth', source_classes=tmp_path / 'old.txt')
+    assert torch.load(tmp_path / 'out.pth')['meta']['dataset_meta']['classes'] == ['person', 'cat', 'motorcycle', 'car']
+    assert [row['source_row'] for row in report['classes']['rows']] == [0, 1, 2, 3]
+    (tmp_path / 'old.txt').write_text('person\ncat\n')
+    assert '2 names, but the file was trained on 4 classes' in refusal(
+        source, tmp_path / 'other.pth', source_classes=tmp_path / 'old.txt')
+
+
+def test_other_anchors_change_no_tensor_and_say_what_they_cost(tmp_path, source):
+    anchors = '[[(120, 80), (149, 190), (370, 328)], [(28, 17), (56, 112), (57, 35)], [(9, 10), (13, 28), (28, 55)]]'
+    report = run(source, tmp_path / 'out.pth', anchors=anchors)
+    assert_same(torch.load(tmp_path / 'out.pth')['state_dict'], expected_state())
+    assert report['anchors'][0][0] == [120, 80] and report['warnings']
+    assert any('112' in line and '120' in line for line in report['warnings'])
+    assert 'train it with model.bbox_head.anchors=[[[120.0, 80.0], [149.0, 190.0]' in summary(report)
+
+
+def test_warns_of_layers_that_look_wrong(tmp_path, source):
+    def change(h5: h5py.File) -> None:
+        h5['model_weights/batch_normalization_9/batch_normalization_9/moving_variance'][-1] = 1e-9
+        h5['model_weights/conv2d_9/conv2d_9/kernel'][...] = 0
+
+    with h5py.File(source, 'r+') as h5:
+        change(h5)
+    report = run(source, tmp_path / 'out.pth')
+    assert len(report['warnings']) == 2 and 'warning   ' in summary(report)
+    zeros = {tensor['layer']: tensor['zeros'] for tensor in report['tensors'] if len(tensor['shape']) == 4}
+    assert zeros['conv2d_9'] == 1 and zeros['conv2d_8'] == 0
+
+
+def test_lists_every_tensor_for_a_person(tmp_path, source):
+    lines = tensor_table(run(source, tmp_path / 'out.pth')).splitlines()
+    assert len(lines) == 1 + 5 * 66 + 2 * 3
+    assert lines[1].split()[0] == 'backbone.conv1.conv.weight' and lines[1].endswith('/conv2d/conv2d/kernel')
 
 
 def test_classes_override_the_configs_count_and_take_the_files_bridges(tmp_path, source):
@@ -225,13 +288,13 @@ def test_refuses_outputs_that_fit_no_class_count(tmp_path, source):
 
 
 def test_refuses_a_count_beyond_the_limit_in_the_file(tmp_path, monkeypatch, source):
-    monkeypatch.setattr(importer, 'MAX_CLASSES', 3)
+    monkeypatch.setattr(fit, 'MAX_CLASSES', 3)
     assert 'class count from 1 to 3' in refusal(source, tmp_path / 'out.pth', classes=2)
 
 
 @pytest.mark.parametrize('options, cause', [
     (dict(classes='0'), '--classes 0'),
-    (dict(classes='absent.txt'), 'neither a number of classes nor a file'),
+    (dict(classes='absent.txt'), 'neither a number of classes, a file nor'),
     (dict(classes=3, part='backbone'), 'a backbone has no classes'),
     (dict(part='neck'), "got 'neck'"),
     (dict(config='absent.py'), 'config absent.py does not exist'),
@@ -289,7 +352,7 @@ def test_refuses_a_model_with_tensors_no_layer_fills(tmp_path, source, monkeypat
 def test_refuses_destinations_that_cannot_be_written(tmp_path, source):
     assert 'there is no folder' in refusal(source, tmp_path / 'absent' / 'out.pth')
     assert 'it is a folder' in refusal(source, tmp_path)
-    assert 'the file to import' in refusal(source, source)
+    assert 'the file to read from' in refusal(source, source)
     assert 'there is no folder' in refusal(source, tmp_path / 'out.pth', report=tmp_path / 'absent' / 'r.json')
     assert '--report' in refusal(source, tmp_path / 'out.pth', report=tmp_path / 'out.pth')
 
