@@ -14,41 +14,50 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mgdet_plugin.datasets.annotation_check import config_name
+from mgdet_plugin.datasets.annotation_check import config_name, iter_dataset_cfgs
 from mgdet_plugin.errors import UserError
+from mgdet_plugin.keras_io.classes import dataset_names
 
 KERAS_SUFFIXES = ('.h5', '.hdf5', '.keras')
 _SHOWN = 3
 
 
-def check_weights(cfg: Config) -> None:
+def check_weights(cfg: Config, split: str = 'train') -> list[str]:
     """Check ``cfg.load_from`` against ``cfg.model``, so that every parameter is loaded or none.
 
     Remote addresses are left to mmengine.
 
     Args:
         cfg: A whole config.
+        split: Whose dataset names the classes, ``train`` or ``test``.
+
+    Returns:
+        What a person should know about weights that do fit, one line each.
 
     Raises:
-        UserError: If the file is missing, a Keras file, no checkpoint, or has missing, unexpected or mismatched keys.
+        UserError: If the file is missing, a Keras file, no checkpoint, has missing, unexpected or mismatched keys, or
+            names the config's classes in another order.
     """
     path = cfg.get('load_from')
-    state_dict = read_state_dict(str(path), cfg) if path and '://' not in str(path) else None
+    found = read_weights(str(path), cfg) if path and '://' not in str(path) else None
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = MODELS.build(cfg.model)  # refuses a wrong field, with or without weights
-    if state_dict is not None:
-        compare(str(path), state_dict, model.state_dict(), cfg)
+    if found is None:
+        return []
+    state_dict, meta = found
+    compare(str(path), state_dict, model.state_dict(), cfg)
+    return compare_classes(str(path), meta, cfg, split) + compare_anchors(str(path), meta, cfg)
 
 
-def read_state_dict(path: str, cfg: Config) -> Mapping[str, Tensor]:
-    """The weights in a checkpoint, read without executing anything stored in it.
+def read_weights(path: str, cfg: Config) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """The weights in a checkpoint and what is stored about them, read without executing anything.
 
     Args:
         path: The file.
         cfg: The config, for what to do about a missing file.
 
     Returns:
-        Name -> tensor, without the prefix of a distributed wrapper.
+        Name -> tensor, without the prefix of a distributed wrapper; and ``meta``, empty where there is none.
 
     Raises:
         UserError: If it is missing, a Keras file or no checkpoint.
@@ -72,7 +81,48 @@ def read_state_dict(path: str, cfg: Config) -> Mapping[str, Tensor]:
     if not isinstance(state_dict, Mapping) or not all(isinstance(value, Tensor) for value in state_dict.values()):
         raise UserError(f'{path} holds no state_dict of tensors; give a .pth file that tools/import_keras.py or a '
                         'training run wrote')
-    return {re.sub(r'^module\.', '', key): value for key, value in state_dict.items()}
+    meta = checkpoint.get('meta')
+    return ({re.sub(r'^module\.', '', key): value for key, value in state_dict.items()},
+            meta if isinstance(meta, Mapping) else {})
+
+
+def compare_classes(path: str, meta: Mapping[str, Any], cfg: Config, split: str) -> list[str]:
+    """Hold the class names stored with weights against the config's: a class row means a class by its place alone.
+
+    Returns:
+        One line where the names are others; names are no proof, a data set may call a class otherwise.
+
+    Raises:
+        UserError: The same names in another order.
+    """
+    stored = meta.get('dataset_meta')
+    names = stored.get('classes') if isinstance(stored, Mapping) else None
+    leaf = next(iter_dataset_cfgs((cfg.get(f'{split}_dataloader') or {}).get('dataset')), None)
+    if not names or leaf is None:
+        return []
+    ours, theirs = dataset_names(leaf, f'{split}_dataloader.dataset'), tuple(map(str, names))
+    if ours == theirs or len(ours) != len(theirs):  # another number was refused before, or is the config's to explain
+        return []
+    row, *_ = [row for row, (one, other) in enumerate(zip(ours, theirs, strict=True)) if one != other]
+    seen = f'class {row} is {theirs[row]!r} in {path} and {ours[row]!r} in {config_name(cfg)}'
+    if sorted(ours) == sorted(theirs):
+        raise UserError(f'{seen}: the same classes in another order, so every class would be taken for another; list '
+                        'metainfo.classes as the weights do, or import the weights again with --classes '
+                        f'{config_name(cfg)}')
+    return [f'{seen}: classes go by their place, so its row is taken over; to keep rows by name import the weights '
+            f'again with --classes {config_name(cfg)}']
+
+
+def compare_anchors(path: str, meta: Mapping[str, Any], cfg: Config) -> list[str]:
+    """One line where an import recorded other anchors than the config has."""
+    report = meta.get('keras_import')
+    stored = report.get('anchors') if isinstance(report, Mapping) else None
+    ours = cfg.model.get('bbox_head', {}).get('anchors')
+    if not stored or not ours or [[list(map(float, size)) for size in scale] for scale in stored] == [
+            [list(map(float, size)) for size in scale] for scale in ours]:
+        return []
+    return [f'{path} was imported for the anchors {stored}, {config_name(cfg)} has others: every predicted size '
+            'changes with its anchor; set model.bbox_head.anchors to those']
 
 
 def compare(path: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], cfg: Config) -> None:

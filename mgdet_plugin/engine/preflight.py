@@ -105,7 +105,8 @@ def _prepare(cfg: Config, splits: Sequence[str]) -> None:
     for report in check_datasets(cfg, splits):
         for line in report.lines():
             print(line, file=sys.stderr)
-    check_weights(cfg)
+    for line in check_weights(cfg, splits[0]):
+        print(line, file=sys.stderr)
 
 
 def use_demo(arguments: Sequence[str], train: bool) -> list[str]:

@@ -110,3 +110,30 @@ def test_another_class_count_says_both(cfg, state, tmp_path):
             state[key] = torch.cat((state[key], state[key][:2]))
     with pytest.raises(UserError, match=r'trained on 12 classes, the config has 10.*--classes 10'):
         check(cfg, tmp_path / 'a.pth', state)
+
+
+def test_classes_in_another_order_are_refused(cfg, state, tmp_path):
+    digits = list('0123456789')
+    check(cfg, tmp_path / 'same.pth', dict(state_dict=state, meta=dict(dataset_meta=dict(classes=tuple(digits)))))
+    swapped = dict(dataset_meta=dict(classes=['1', '0', *digits[2:]]))
+    with pytest.raises(UserError, match=r"class 0 is '1' in .*the same classes in another order.*--classes"):
+        check(cfg, tmp_path / 'swapped.pth', dict(state_dict=state, meta=swapped))
+
+
+def test_other_class_names_are_said(cfg, state, tmp_path):
+    meta = dict(dataset_meta=dict(classes=[*'012345678', 'nine']))
+    torch.save(dict(state_dict=state, meta=meta), tmp_path / 'a.pth')
+    cfg.load_from = str(tmp_path / 'a.pth')
+    [line] = check_weights(cfg)
+    assert "class 9 is 'nine' in" in line and 'taken over' in line
+
+
+def test_anchors_other_than_imported_for_are_said(cfg, state, tmp_path):
+    anchors = [[list(size) for size in scale] for scale in cfg.model.bbox_head.anchors]
+    cfg.load_from = str(tmp_path / 'a.pth')
+    torch.save(dict(state_dict=state, meta=dict(keras_import=dict(anchors=anchors))), cfg.load_from)
+    assert check_weights(cfg) == []
+    anchors[0][0][0] += 1
+    torch.save(dict(state_dict=state, meta=dict(keras_import=dict(anchors=anchors))), cfg.load_from)
+    [line] = check_weights(cfg)
+    assert 'was imported for the anchors [[[37' in line
