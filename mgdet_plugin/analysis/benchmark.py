@@ -19,6 +19,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mgdet_plugin.analysis.import_benchmark import import_rows
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.models.suppression import NMSOptions, suppress
 
@@ -42,11 +43,14 @@ def run_suites(names: Sequence[str], device: str, repeats: int = 5) -> list[dict
     Raises:
         UserError: If a suite is unknown.
     """
-    unknown = set(names) - set(SUITES)
+    unknown = set(names) - {*SUITES, *ROWS}
     if unknown:
-        raise UserError(f'no suite {sorted(unknown)}; there are {", ".join(SUITES)}')
+        raise UserError(f'no suite {sorted(unknown)}; there are {", ".join((*SUITES, *ROWS))}')
     rows = []
-    for name in names or SUITES:
+    for name in names or (*SUITES, *ROWS):
+        if name in ROWS:
+            rows += ROWS[name]()
+            continue
         peer, ours, theirs = SUITES[name](torch.device(device))
         times: tuple[list[float], list[float]] = ([], [])
         for _ in range(repeats + 1):
@@ -141,3 +145,5 @@ SUITES: dict[str, Callable[[torch.device], tuple[str, Case, Case]]] = {
     'train_step': _train_step,
     'suppression': _suppression,
 }
+ROWS: dict[str, Callable[[], list[dict[str, Any]]]] = {'import': import_rows}
+"""Suites whose sides run in processes of their own."""

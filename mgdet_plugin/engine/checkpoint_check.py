@@ -2,18 +2,16 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
+from mgdet_plugin.checkpoints import load_checkpoint
 from mgdet_plugin.datasets.annotation_check import config_name, iter_dataset_cfgs
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.keras_io.classes import dataset_names
@@ -71,16 +69,7 @@ def read_weights(path: str, cfg: Config) -> tuple[Mapping[str, Tensor], Mapping[
         raise UserError(f'the weights {path} are not there; import your Keras file: python tools/import_keras.py '
                         f'model5.h5 {path} --config {name}, or try it on embedded data: python tools/train.py {name} '
                         '--demo')
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f'{path} is no checkpoint that torch can load safely ({reason}); give a .pth file that '
-                        'tools/import_keras.py or a training run wrote') from None
-    state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else None
-    if not isinstance(state_dict, Mapping) or not all(isinstance(value, Tensor) for value in state_dict.values()):
-        raise UserError(f'{path} holds no state_dict of tensors; give a .pth file that tools/import_keras.py or a '
-                        'training run wrote')
+    state_dict, checkpoint = load_checkpoint(path)
     meta = checkpoint.get('meta')
     return ({re.sub(r'^module\.', '', key): value for key, value in state_dict.items()},
             meta if isinstance(meta, Mapping) else {})

@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer  # noqa: F401  importing it lets torch.load read mmengine's log history
 from torch import Tensor
 
+from mgdet_plugin.checkpoints import WRITTEN_BY, load_checkpoint
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.keras_io.architecture import Part, block_prefixes, predict_prefixes, shape_conflicts
 
@@ -23,9 +21,6 @@ MIN_OUTPUTS = 5 + 1 + 1  # box and objectness, one anchor, one class
 OTHER_NETWORK = "give a checkpoint of MultiGridDet's own network"
 WRAPPER = 'module.'
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
-          OSError, AssertionError, zipfile.BadZipFile)
-WRITTEN_BY = 'give a .pth file that tools/import_keras.py or a training run wrote'
 
 
 @dataclass(frozen=True)
@@ -119,15 +114,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         with Path(path).open('rb') as stream:
             digest = hashlib.file_digest(stream, 'sha256').hexdigest()
             size = stream.seek(0, 2)
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except DAMAGE as error:
-        lines = str(error).strip().splitlines()
-        raise UserError(f'{name} is no checkpoint that torch can load safely '
-                        f'({lines[0] if lines else type(error).__name__}); {WRITTEN_BY}') from None
-    state = content.get('state_dict', content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not state or not all(
-            isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
-        raise UserError(f'{name} holds no state_dict of tensors; {WRITTEN_BY}')
+    except OSError as error:
+        raise UserError(f'the checkpoint {name} cannot be read: {error.strerror}; {WRITTEN_BY}') from None
+    state, content = load_checkpoint(path)
     notes = []
     if all(key.startswith(WRAPPER) for key in state):
         state = {key.removeprefix(WRAPPER): value for key, value in state.items()}
