@@ -19,7 +19,7 @@ from mgdet_plugin.keras_io.file_window import FileWindow
 from mgdet_plugin.keras_io.layout import assign, resolve
 from mgdet_plugin.keras_io.safe_h5 import SafeH5
 from mgdet_plugin.keras_io.zip_member import MEMBER, member_window
-from tests.keras_files import Tree, tree
+from tests.keras_files import Tree, fill_groups, tree
 
 VALUES = [0, 1, 2, 3, 7, 8, 127, 128, 255, 256, 65535, 2 ** 31 - 1, 2 ** 32 - 1, 2 ** 40, 2 ** 63, 2 ** 64 - 1]
 Tensors = dict[str, bytes]
@@ -41,12 +41,7 @@ def filled(source: Tree, as_text: bool = False, dtype: str = '<f4', libver: str 
     """Content of an HDF5 file with a tree's groups, attributes and random positive numbers."""
     rng, buffer = np.random.RandomState(0), io.BytesIO()
     with h5py.File(buffer, 'w', libver=libver) as h5:
-        for name, attrs in source['groups'].items():
-            group = h5.require_group(name)
-            for key, value in attrs.items():
-                if isinstance(value, list):
-                    value = np.array(value, dtype=object if as_text else 'S') if value else np.zeros(0)
-                group.attrs[key] = value
+        fill_groups(source, h5, as_text)
         for name, spec in source['datasets'].items():
             values = rng.uniform(.5, 1.5, spec['shape']).astype(dtype)
             h5.create_dataset(name, data=values, **options)

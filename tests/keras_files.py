@@ -179,14 +179,19 @@ def write_tiny(name: str, path: Path) -> Path:
     return path
 
 
-def fill(source: Tree, h5: h5py.File, as_text: bool = False) -> None:
-    """Write a tree's groups, attributes and arrays into an opened file."""
+def fill_groups(source: Tree, h5: h5py.File, as_text: bool = False) -> None:
+    """Write a tree's groups with their attributes."""
     for name, attrs in source['groups'].items():
         group = h5.require_group(name)
         for key, value in attrs.items():
             if isinstance(value, list):
                 value = np.array(value, dtype=object if as_text else 'S') if value else np.zeros(0)
             group.attrs[key] = value
+
+
+def fill(source: Tree, h5: h5py.File, as_text: bool = False) -> None:
+    """Write a tree's groups, attributes and arrays into an opened file."""
+    fill_groups(source, h5, as_text)
     for name, spec in source['datasets'].items():
         values = stored_numbers(spec)
         h5[name] = values

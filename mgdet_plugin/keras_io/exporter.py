@@ -22,13 +22,13 @@ from mgdet_plugin.keras_io.checkpoint import (
     to_keras,
     weight_keys,
 )
+from mgdet_plugin.keras_io.fit import BOX_ROWS
 from mgdet_plugin.keras_io.h5_layouts import Read, legacy_h5, weights_h5
 from mgdet_plugin.keras_io.keras_model import NetworkShapes, build_keras_model, load_keras
 from mgdet_plugin.keras_io.keras_order import model_layers
 from mgdet_plugin.keras_io.report import Report
 from mgdet_plugin.progress import byte_progress
 
-BOX_ROWS = 5  # tx, ty, tw, th, objectness
 BRIDGE_FACTORS = (8, 4, 2)
 LARGEST_HALF = 65_504
 LAYOUTS = {
