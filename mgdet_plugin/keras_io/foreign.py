@@ -10,7 +10,7 @@ CHECKPOINT = f'a TensorFlow checkpoint (.index and .data files); {SAVE_WEIGHTS}'
 SHARDS = f'the list of a sharded Keras save (.weights.json), its weights lie in other files; {SAVE_WEIGHTS}'
 ONNX = 'an ONNX model, whose layers have other names and another order; give the Keras file it was made from'
 TFLITE = 'a TensorFlow Lite model, which does not keep all weights of training; give the Keras file it was made from'
-TORCH = 'a PyTorch file; a checkpoint of this package needs no import'
+TORCH = 'a pickle, as old PyTorch files are, and is never read; a checkpoint of this package needs no import'
 SAFETENSORS = f'a safetensors file; {SAVE_WEIGHTS}'
 PACKED = 'a packed file (gzip); unpack it first'
 
