@@ -133,7 +133,7 @@ class MultiGridLoss(nn.Module):
         if isinstance(class_weights, str) and not self.balanced:
             raise UserError(f"class_weights must be a list of factors, 'balanced' or None, got '{class_weights}'")
         weights = None if class_weights is None or self.balanced else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer('class_weights', weights, persistent=False)
+        self.class_weights: Tensor | None = weights  # no buffer: a moving average would pair it with another one's
 
     def set_class_counts(self, counts: Sequence[int]) -> None:
         """Set balanced class weights, ``sum / (C * count)`` held to [0.1, 10] and 1 for a class never seen.

@@ -4,6 +4,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from mmengine.model import ExponentialMovingAverage
+from torch import nn
 
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.models import MultiGridLoss
@@ -257,3 +259,13 @@ def test_bad_options(options, message):
 def test_class_weights_of_another_length(make_head, golden_maps, golden_objects):
     with pytest.raises(UserError, match=r'one factor a class \(20\), got 3'):
         make_head(loss=dict(class_weights=[1, 1, 1])).loss_by_feat(golden_maps, golden_objects, [{}] * 5)
+
+
+def test_a_moving_average_made_before_the_classes_are_counted_can_be_updated():
+    """mmengine's EMAHook copies the model first and pairs buffers by their order later."""
+    module = nn.Sequential(nn.BatchNorm2d(5), MultiGridLoss(class_weights='balanced'), nn.BatchNorm2d(7))
+    average = ExponentialMovingAverage(module)
+    module[1].set_class_counts([1, 2, 3])
+    module[2].running_mean += 1
+    average.update_parameters(module)
+    assert torch.equal(average.module[2].running_mean, torch.ones(7))
