@@ -85,7 +85,7 @@ enter_content('error page', lambda: b'<!DOCTYPE html>\n<html><title>404</title>'
 enter_content('git-lfs pointer', lambda: b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n',
               "text beginning 'version https://git-lfs")
 enter_content('picture', lambda: b'\x89PNG\r\n\x1a\n' + bytes(100), 'begins with the bytes 89 50 4e 47')
-enter_content('pickle', lambda: pickle.dumps(dict(weights=np.zeros(9)), 4), 'is a pickle, as old PyTorch files are, and is never read')
+enter_content('pickle', lambda: pickle.dumps(dict(weights=np.zeros(9)), 4), 'is a pickle, as old PyTorch files are')
 enter_content('HDF5 signature alone', lambda: tiny_bytes(SOURCE)[:8], 'damaged or truncated HDF5')
 enter_content('signature and noise', lambda: tiny_bytes(SOURCE)[:8] + np.random.RandomState(0).bytes(9000),
               'damaged or truncated HDF5')

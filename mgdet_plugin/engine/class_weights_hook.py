@@ -30,8 +30,6 @@ class ClassWeightsHook(Hook):
         for index in range(len(dataset)):
             counts.update(dataset.get_cat_ids(index))
         num_classes = len(dataset.metainfo['classes'])
-        for loss in losses:
-            loss.set_class_counts([counts[label] for label in range(num_classes)])
-        weights = losses[0].class_weights
+        weights, *_ = [loss.set_class_counts([counts[label] for label in range(num_classes)]) for loss in losses]
         runner.logger.info(f'balanced class weights of {sum(counts.values()):,} objects: {weights.min():.2f} to '
                            f'{weights.max():.2f}')

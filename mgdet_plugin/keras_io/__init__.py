@@ -3,7 +3,7 @@
 Reading a file that nobody vouches for:
 
 ==========================  ====================================================================================
-:mod:`.archive`             a path to an opened weights file: HDF5, ``.keras`` archive or Darknet's own
+:mod:`.archive`             a path to an opened :mod:`.weights_file`: HDF5, ``.keras`` archive or Darknet's own
 :mod:`.reader_process`      the HDF5 library in a process of its own, which lists the structure
 :mod:`.safe_h5`             that listing, under the rules against hostile files
 :mod:`.file_map`            every byte of a file accounted for; :mod:`.file_gaps` those that belong to nothing

@@ -9,64 +9,20 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from io import FileIO
 from pathlib import Path
 
 from mgdet_plugin.errors import UserError
+from mgdet_plugin.keras_io.darknet_file import looks_like_darknet, open_darknet
 from mgdet_plugin.keras_io.file_window import Digest, FileWindow
 from mgdet_plugin.keras_io.foreign import foreign_content, foreign_path
-from mgdet_plugin.keras_io.reader_process import TEXT_ATTRIBUTES, Listing, ListingProcess
-from mgdet_plugin.keras_io.stored_array import MAX_EXPANSION, ArrayReader, quoted
-from mgdet_plugin.keras_io.zip_member import HDF5_MAGIC, MEMBER, member_window
-
-__all__ = ['MAX_EXPANSION', 'MEMBER', 'WeightsFile', 'open_weights']
+from mgdet_plugin.keras_io.reader_process import ListingProcess
+from mgdet_plugin.keras_io.stored_array import quoted
+from mgdet_plugin.keras_io.weights_file import WeightsFile
+from mgdet_plugin.keras_io.zip_member import HDF5_MAGIC, member_window
 
 ZIP_MAGIC = b'PK\x03\x04'
 GIVE_PATH = 'give the path of a Keras weights file (.h5, .weights.h5 or .keras) or of Darknet weights'
-
-
-class WeightsFile(ArrayReader):
-    """A weights file that has been listed, with where it came from.
-
-    Attributes:
-        container: ``HDF5``, ``.keras archive`` or Darknet with its version.
-        size: Bytes of the whole file.
-    """
-
-    def __init__(self, window: FileWindow, name: str, container: str, size: int, listing: Listing,
-                 digest: Digest) -> None:
-        super().__init__(window, name)
-        self.container = container
-        self.size = size
-        self.arrays, self.groups, self.warnings = listing.arrays, listing.groups, list(listing.warnings)
-        self._texts = listing.texts
-        self._digest = digest
-
-    @property
-    def sha256(self) -> str:
-        """Hex digest of the whole file, computed since it was opened."""
-        return self._digest.hex()
-
-    def texts(self, group: str, attribute: str) -> list[str] | None:
-        """A group's text attribute as a list of strings; parts that Keras split a long list into come joined.
-
-        Args:
-            group: Absolute path of the group, ``/`` for the root.
-            attribute: One of :data:`.reader_process.TEXT_ATTRIBUTES`.
-
-        Returns:
-            The strings, or None where group or attribute are absent.
-
-        Raises:
-            UserError: The attribute is not a list of names.
-        """
-        if attribute not in TEXT_ATTRIBUTES:
-            raise ValueError(f'the attribute {attribute!r} is not listed, only {", ".join(TEXT_ATTRIBUTES)}')
-        found = self._texts.get(group, {}).get(attribute)
-        if isinstance(found, str):
-            raise UserError(found)
-        return found
 
 
 @contextmanager
@@ -88,12 +44,11 @@ def open_weights(path: str | Path) -> Iterator[WeightsFile]:
         if start.startswith(ZIP_MAGIC):
             window, container = member_window(whole, name), '.keras archive'
         elif not start.startswith(HDF5_MAGIC):
-            darknet_file = import_module('mgdet_plugin.keras_io.darknet_file')  # it imports this module
-            if not darknet_file.looks_like_darknet(start, size):
+            if not looks_like_darknet(start, size):
                 what = foreign_content(Path(path).name, start)
                 raise UserError(f'{name} is {what}' if what else
                                 f'{name} is not a Keras weights file: {describe_content(start, size)}')
-            with darknet_file.open_darknet(whole, name) as weights:
+            with open_darknet(whole, name) as weights:
                 yield weights
             return
         check_length(window, name)

@@ -20,10 +20,10 @@ import numpy as np
 
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.keras_io.architecture import IMAGE_CHANNELS, RESIDUAL_BLOCKS
-from mgdet_plugin.keras_io.archive import WeightsFile
 from mgdet_plugin.keras_io.file_window import Digest, FileWindow
 from mgdet_plugin.keras_io.reader_process import Listing
 from mgdet_plugin.keras_io.stored_array import StoredArray, quoted
+from mgdet_plugin.keras_io.weights_file import WeightsFile
 
 HEADER = struct.Struct('<3i')
 WIDTH = 32  # output channels of the first convolution of the published networks

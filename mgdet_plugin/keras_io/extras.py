@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 
 from mgdet_plugin.errors import UserError
-from mgdet_plugin.keras_io.archive import WeightsFile
 from mgdet_plugin.keras_io.darknet_file import DarknetFile
 from mgdet_plugin.keras_io.keras_layers import KerasLayer, is_state, state_kind
 from mgdet_plugin.keras_io.safe_h5 import StoredArray, quoted
+from mgdet_plugin.keras_io.weights_file import WeightsFile
 
 CLASSIFIER = 'classifier on top'
 OTHER_PART = 'neck and head, not part of the backbone'

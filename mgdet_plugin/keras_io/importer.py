@@ -18,7 +18,7 @@ from mgdet_plugin import __version__
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.files import check_destination, write_together
 from mgdet_plugin.keras_io.anchors import Anchors, describe_anchor_change, parse_anchors
-from mgdet_plugin.keras_io.archive import MAX_EXPANSION, WeightsFile, open_weights
+from mgdet_plugin.keras_io.archive import open_weights
 from mgdet_plugin.keras_io.class_names import ClassRows, all_rows
 from mgdet_plugin.keras_io.classes import (
     ROW_STD,
@@ -41,6 +41,8 @@ from mgdet_plugin.keras_io.network import (
 )
 from mgdet_plugin.keras_io.report import Report, make_report
 from mgdet_plugin.keras_io.safe_h5 import quoted
+from mgdet_plugin.keras_io.stored_array import MAX_EXPANSION
+from mgdet_plugin.keras_io.weights_file import WeightsFile
 from mgdet_plugin.progress import byte_progress
 
 COUNTER = 'num_batches_tracked'

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mgdet_plugin.errors import UserError
-from mgdet_plugin.keras_io.archive import WeightsFile
 from mgdet_plugin.keras_io.darknet_file import DarknetFile
 from mgdet_plugin.keras_io.safe_h5 import StoredArray, quoted
+from mgdet_plugin.keras_io.weights_file import WeightsFile
 
 LayerKind = Literal['conv', 'biased conv', 'norm', 'dense', 'other']
 

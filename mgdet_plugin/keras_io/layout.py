@@ -15,7 +15,6 @@ from mgdet_plugin.keras_io.architecture import (
     shape_conflicts,
     topological_order,
 )
-from mgdet_plugin.keras_io.archive import WeightsFile
 from mgdet_plugin.keras_io.darknet_file import DarknetFile
 from mgdet_plugin.keras_io.extras import OTHER_PART, known_extras
 from mgdet_plugin.keras_io.keras_layers import (
@@ -27,6 +26,7 @@ from mgdet_plugin.keras_io.keras_layers import (
     stored_layers,
 )
 from mgdet_plugin.keras_io.safe_h5 import StoredArray
+from mgdet_plugin.keras_io.weights_file import WeightsFile
 
 TORCH_NORM_NAMES = dict(zip(NORM_WEIGHTS, ('weight', 'bias', 'running_mean', 'running_var'), strict=True))
 SAVE_AGAIN = 'names, order and shapes must agree; save the file again from Keras'

@@ -17,8 +17,9 @@ import numpy as np
 
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.keras_io.architecture import Part
-from mgdet_plugin.keras_io.archive import WeightsFile, open_weights
+from mgdet_plugin.keras_io.archive import open_weights
 from mgdet_plugin.keras_io.safe_h5 import StoredArray, quoted
+from mgdet_plugin.keras_io.weights_file import WeightsFile
 
 # Places of the 66 convolutions in model.layers order, by which files without names count: bridges come last.
 TOPOLOGICAL = (*range(55), 56, 57, 58, 59, 61, 62, 63, 64, 55, 60, 65)

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mgdet_plugin.keras_io.archive import WeightsFile
 from mgdet_plugin.keras_io.darknet_file import DarknetFile, normalisation_note
 from mgdet_plugin.keras_io.layout import Assignment, FileLayout
 from mgdet_plugin.keras_io.statistics import find_warnings, tensor_statistics
+from mgdet_plugin.keras_io.weights_file import WeightsFile
 
 Report = dict[str, Any]
 
@@ -74,7 +74,7 @@ def summary(report: Report) -> str:
     """The table a person reads."""
     source, found = report['source'], report['found']
     darknet = source['container'].startswith('Darknet')
-    version = f'Keras {found["keras_version"]}' if found['keras_version'] else 'Keras version not stored'
+    version = f'Keras {found["keras_version"] or "version not stored with the weights"}'
     rows = [
         ('file', f'{source["file"]}, {source["bytes"] / 1e6:.1f} MB, sha256 {source["sha256"]}'),
         ('layout', found['layout'] + ('' if darknet else f', {version}')),

@@ -135,15 +135,19 @@ class MultiGridLoss(nn.Module):
         weights = None if class_weights is None or self.balanced else torch.tensor(class_weights, dtype=torch.float32)
         self.class_weights: Tensor | None = weights  # no buffer: a moving average would pair it with another one's
 
-    def set_class_counts(self, counts: Sequence[int]) -> None:
+    def set_class_counts(self, counts: Sequence[int]) -> Tensor:
         """Set balanced class weights, ``sum / (C * count)`` held to [0.1, 10] and 1 for a class never seen.
 
         Args:
             counts: (C,) objects of each class in the training set.
+
+        Returns:
+            (C,) the weights.
         """
         tensor = torch.tensor(counts, dtype=torch.float32)
         weights = (tensor.sum() / (len(counts) * tensor.clamp(min=1))).clamp(*BALANCED_RANGE)
         self.class_weights = torch.where(tensor > 0, weights, torch.ones_like(weights))
+        return self.class_weights
 
     def forward(self, pred: MultiGridPredictions, targets: MultiGridTargets) -> dict[str, Tensor]:
         """Losses of a batch.

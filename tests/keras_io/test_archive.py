@@ -19,7 +19,8 @@ import torch
 
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.keras_io import zip_member
-from mgdet_plugin.keras_io.archive import MEMBER, open_weights
+from mgdet_plugin.keras_io.archive import open_weights
+from mgdet_plugin.keras_io.zip_member import MEMBER
 
 
 def h5_bytes() -> bytes:

@@ -39,7 +39,7 @@ HEADER = json.dumps(dict(kernel=dict(dtype='F32', shape=[1], data_offsets=[0, 4]
     ('m.h5', b'\x1c\x00\x00\x00TFL3\x14\x00', foreign.TFLITE),
     ('m.h5', pickle.dumps([1], 2), foreign.TORCH),
     ('m.h5', struct.pack('<Q', len(HEADER)) + HEADER, foreign.SAFETENSORS),
-    ('m.h5.gz', gzip.compress(b'text'), foreign.PACKED),
+    ('m.h5.gz', gzip.compress(b'text', mtime=0), foreign.PACKED),
     ('m.h5', b'<!DOCTYPE html>', None),
     ('m.json', b'{"class_name": "Functional"}', None),
     ('m.h5', b'', None),
