@@ -107,8 +107,10 @@ def compare_anchors(path: str, meta: Mapping[str, Any], cfg: Config) -> list[str
     report = meta.get('keras_import')
     stored = report.get('anchors') if isinstance(report, Mapping) else None
     ours = cfg.model.get('bbox_head', {}).get('anchors')
-    if not stored or not ours or [[list(map(float, size)) for size in scale] for scale in stored] == [
-            [list(map(float, size)) for size in scale] for scale in ours]:
+    if not stored or not ours:
+        return []
+    theirs, wanted = ([[tuple(map(float, size)) for size in scale] for scale in anchors] for anchors in (stored, ours))
+    if theirs == wanted:
         return []
     return [f'{path} was imported for the anchors {stored}, {config_name(cfg)} has others: every predicted size '
             'changes with its anchor; set model.bbox_head.anchors to those']

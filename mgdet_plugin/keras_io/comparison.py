@@ -10,8 +10,7 @@ import numpy as np
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.keras_io.checkpoint import Checkpoint, weight_keys
 from mgdet_plugin.keras_io.classes import MAX_CLASSES
-
-BOX_ROWS = 5  # tx, ty, tw, th, objectness
+from mgdet_plugin.keras_io.fit import BOX_ROWS
 
 
 @dataclass(frozen=True)

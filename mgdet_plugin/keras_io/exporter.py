@@ -26,7 +26,7 @@ from mgdet_plugin.keras_io.fit import BOX_ROWS
 from mgdet_plugin.keras_io.h5_layouts import Read, legacy_h5, weights_h5
 from mgdet_plugin.keras_io.keras_model import NetworkShapes, build_keras_model, load_keras
 from mgdet_plugin.keras_io.keras_order import model_layers
-from mgdet_plugin.keras_io.report import Report
+from mgdet_plugin.keras_io.report import Report, file_line, table
 from mgdet_plugin.progress import byte_progress
 
 BRIDGE_FACTORS = (8, 4, 2)
@@ -221,7 +221,7 @@ def export_summary(report: Report) -> str:
     """The table a person reads."""
     source, written = report['source'], report['written']
     rows = [
-        ('from', f'{source["file"]}, {source["bytes"] / 1e6:.1f} MB, sha256 {source["sha256"]}'),
+        ('from', file_line(source)),
         ('layout', f'{written["layout"]}, stored as {written["dtype"]}'),
         ('holds', f'a {written["part"]}: {report["layers"]} layers, {report["layers_with_weights"]} with weights, '
                   f'{len(report["tensors"])} arrays'),
@@ -231,8 +231,8 @@ def export_summary(report: Report) -> str:
                  ('bridges', f'{report["bridge_channels"]} channels'),
                  ('classes', describe_names(report['class_names']))]
     rows += [('note', note) for note in report['notes']]
-    rows.append(('written', f'{written["file"]}, {written["bytes"] / 1e6:.1f} MB, sha256 {written["sha256"]}'))
-    return '\n'.join(f'{label:<10}{text}' for label, text in rows)
+    rows.append(('written', file_line(written)))
+    return table(rows)
 
 
 def describe_names(names: Sequence[str]) -> str:

@@ -70,13 +70,23 @@ def describe_source(item: Assignment | None) -> dict[str, str | None]:
     return dict(source=item.source.path, layer=item.layer.name, dtype=item.source.dtype)
 
 
+def file_line(entry: Mapping[str, Any]) -> str:
+    """A file of a report on one line: name, size and sha256."""
+    return f'{entry["file"]}, {entry["bytes"] / 1e6:.1f} MB, sha256 {entry["sha256"]}'
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Labels and texts, one row a line."""
+    return '\n'.join(f'{label:<10}{text}' for label, text in rows)
+
+
 def summary(report: Report) -> str:
     """The table a person reads."""
     source, found = report['source'], report['found']
     darknet = source['container'].startswith('Darknet')
     version = f'Keras {found["keras_version"] or "version not stored with the weights"}'
     rows = [
-        ('file', f'{source["file"]}, {source["bytes"] / 1e6:.1f} MB, sha256 {source["sha256"]}'),
+        ('file', file_line(source)),
         ('layout', found['layout'] + ('' if darknet else f', {version}')),
         ('holds', f'a {found["part"]}: {found["layers"]}'),
         ('order', found['order']),
@@ -88,7 +98,7 @@ def summary(report: Report) -> str:
     rows += [('warning', warning) for warning in report['warnings']]
     rows += [('note', note) for note in report['notes']]
     rows.append(('written', f'{report["written"]}'))
-    return '\n'.join(f'{label:<10}{text}' for label, text in rows)
+    return table(rows)
 
 
 def module_rows(tensors: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

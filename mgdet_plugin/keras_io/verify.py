@@ -13,7 +13,7 @@ from mgdet_plugin.files import check_destination, write_together
 from mgdet_plugin.keras_io.checkpoint import Checkpoint, read_checkpoint
 from mgdet_plugin.keras_io.comparison import Comparison, Rows, compare, row_origins
 from mgdet_plugin.keras_io.pairing import BY_FORMAT, Source, open_source
-from mgdet_plugin.keras_io.report import Report
+from mgdet_plugin.keras_io.report import Report, file_line, table
 from mgdet_plugin.progress import byte_progress
 
 SHOWN = 5
@@ -107,8 +107,8 @@ def verify_summary(report: Report) -> str:
     """The table a person reads."""
     source, checkpoint = report['source'], report['checkpoint']
     rows = [
-        ('source', f'{source["file"]}, {source["bytes"] / 1e6:.1f} MB, sha256 {source["sha256"]}'),
-        ('against', f'{checkpoint["file"]}, {checkpoint["bytes"] / 1e6:.1f} MB, sha256 {checkpoint["sha256"]}'),
+        ('source', file_line(source)),
+        ('against', file_line(checkpoint)),
         ('paired', source['pairing']),
     ]
     for name, part in report['parts'].items():
@@ -126,4 +126,4 @@ def verify_summary(report: Report) -> str:
         rows += [('keras', line) for line in report['keras']['lines']]
     rows += [('note', note) for note in report['notes']]
     rows.append(('verdict', 'agrees' if report['agrees'] else 'does NOT agree'))
-    return '\n'.join(f'{label:<10}{text}' for label, text in rows)
+    return table(rows)
