@@ -1,16 +1,32 @@
 # COCO 2017, letterboxed to 608 x 608; lay it out as data/coco/{annotations,train2017,val2017}.
 # For another set in COCO format, set data_root, ann_file, data_prefix and metainfo of the three dataloaders and
 # ann_file of the two evaluators. A pipeline is fixed when this file is read: to change the input size, set the scale
-# of the Letterbox step of each pipeline.
+# of the Letterbox step of each pipeline; mosaic and mixup follow it.
 dataset_type = 'CocoDataset'
 data_root = 'data/coco/'
 backend_args = None
 img_scale = (608, 608)  # (width, height), multiples of 32
 
+# The plan's mosaic_prob and mixup_prob take the place of prob in the steps of these names.
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=backend_args),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='DropDegenerateBoxes'),
+    dict(
+        type='StagedMix',
+        name='mosaic',  # four images around a point of this canvas, each as large as its letterbox
+        transforms=[
+            dict(type='Mosaic', img_scale=img_scale, center_ratio_range=(0.2, 0.8), pad_val=128.0),
+            dict(  # Mosaic's canvas has twice the sides; this is its top left quarter
+                type='RandomAffine',
+                max_rotate_degree=0.0,
+                max_translate_ratio=0.0,
+                scaling_ratio_range=(1.0, 1.0),
+                max_shear_degree=0.0,
+                border=(-img_scale[0] // 2, -img_scale[1] // 2),
+                border_val=(128, 128, 128)),
+        ],
+        prob=0.0),
     dict(type='PhotoMetricDistortion'),
     dict(type='Letterbox', scale=img_scale),
     dict(
@@ -21,12 +37,19 @@ train_pipeline = [
         max_shear_degree=0.0,
         border_val=(128, 128, 128)),  # the letterbox's grey
     dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='StagedMix',
+        name='mixup',  # the mean of two images
+        transforms=[
+            dict(type='MixUp', img_scale=img_scale, ratio_range=(0.8, 1.25), flip_ratio=0.5, pad_val=128.0),
+        ],
+        prob=0.0),
     # keep_empty=False keeps images that lost all their boxes (mmdet's name says the opposite)
     dict(type='FilterAnnotations', min_gt_bbox_wh=(2, 2), keep_empty=False),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param', 'flip',
-                   'flip_direction')),
+                   'flip_direction', 'augmented')),
 ]
 # Boxes are loaded before the letterbox, so the validation loss sees them where the maps are. Inference runs the same
 # pipeline: without annotations LoadAnnotations yields no boxes.

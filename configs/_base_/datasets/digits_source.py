@@ -8,11 +8,27 @@ metainfo = dict(
     palette=[(220, 20, 60), (0, 120, 220), (0, 150, 80), (250, 130, 0), (130, 60, 200), (0, 160, 170), (200, 0, 150),
              (120, 90, 20), (90, 90, 255), (255, 80, 80)])
 
-# Light and without flips: a mirrored digit is another sign.
+# Light and without flips: a mirrored digit is another sign. The plan's mosaic_prob and mixup_prob take the place of
+# prob in the steps of these names.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='DropDegenerateBoxes'),
+    dict(
+        type='StagedMix',
+        name='mosaic',  # four images around a point of this canvas, each as large as its letterbox
+        transforms=[
+            dict(type='Mosaic', img_scale=img_scale, center_ratio_range=(0.2, 0.8), pad_val=128.0),
+            dict(  # Mosaic's canvas has twice the sides; this is its top left quarter
+                type='RandomAffine',
+                max_rotate_degree=0.0,
+                max_translate_ratio=0.0,
+                scaling_ratio_range=(1.0, 1.0),
+                max_shear_degree=0.0,
+                border=(-img_scale[0] // 2, -img_scale[1] // 2),
+                border_val=(128, 128, 128)),
+        ],
+        prob=0.0),
     dict(type='Letterbox', scale=img_scale),
     dict(
         type='RandomAffine',
@@ -21,11 +37,18 @@ train_pipeline = [
         scaling_ratio_range=(0.8, 1.2),
         max_shear_degree=0.0,
         border_val=(128, 128, 128)),  # the letterbox's grey
+    dict(
+        type='StagedMix',
+        name='mixup',  # the mean of two images; flip_ratio=1.0 is never
+        transforms=[
+            dict(type='MixUp', img_scale=img_scale, ratio_range=(0.8, 1.25), flip_ratio=1.0, pad_val=128.0),
+        ],
+        prob=0.0),
     # keep_empty=False keeps images that lost all their boxes (mmdet's name says the opposite)
     dict(type='FilterAnnotations', min_gt_bbox_wh=(4, 4), keep_empty=False),
     dict(
         type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param')),
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param', 'augmented')),
 ]
 # Boxes are loaded before the letterbox, so the validation loss sees them where the maps are. Inference runs the same
 # pipeline: without annotations LoadAnnotations yields no boxes.
