@@ -1,10 +1,10 @@
 # The small model's stage 1: weights from the source domain, only the predict convolutions train on the target domain.
 _base_ = [
-    '_base_/models/multigrid_nano.py', '_base_/datasets/digits_target.py', '_base_/schedules/adam_cosine.py',
+    '_base_/models/multigrid_nano.py', '_base_/datasets/digits_target.py', '_base_/schedules/staged.py',
     '_base_/default_runtime.py'
 ]
 load_from = 'work_dirs/mgdet_nano_source/best.pth'
 train_dataloader = dict(batch_size=8)
+plan = dict(start='full')
 stages = [dict(name='head', epochs=5, freeze_level=2, lr=1e-4, mosaic_prob=0.0, mixup_prob=0.0)]
-custom_hooks = [dict(type='StagedUnfreezeHook', stages=stages)]
 default_hooks = dict(logger=dict(interval=25))

@@ -1,10 +1,11 @@
-"""Checkpoints of mmengine that torch reads back by default, and whose reading runs no code.
+"""Checkpoints of mmengine that are whole, that torch reads back by default, and whose reading runs no code.
 
 ``torch.load`` defaults to ``weights_only=True``: it builds plain types and tensors and refuses every other class.
 mmengine 0.10.7 writes ``HistoryBuffer`` objects, numpy arrays and numpy scalars, so nothing it saves can be resumed.
-:mod:`mgdet_plugin.compat` applies the three ``patch_*`` functions to mmengine's modules:
+:mod:`mgdet_plugin.compat` applies the ``patch_*`` functions to mmengine's modules:
 
-* **saving** turns the whole checkpoint into plain types, readable without this package;
+* **saving** turns the whole checkpoint into plain types, readable without this package, and puts it in the place of
+  an earlier file only once it is whole. An older checkpoint is removed after the new one is there, not before;
 * **loading** rebuilds the log history from them;
 * **checkpoints saved without this package** load through an allow-list of the few names they hold. Not one of those
   names leads to code of numpy or to ``getattr``: each is bound to a function or class of this module that accepts the
@@ -16,17 +17,23 @@ mmengine 0.10.7 writes ``HistoryBuffer`` objects, numpy arrays and numpy scalars
 from __future__ import annotations
 
 import ast
+import io
 import sys
 import warnings
 from collections import Counter, OrderedDict
-from functools import wraps
-from pathlib import PurePath
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from pathlib import Path, PurePath
 from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+
+from mgdet_plugin.errors import UserError
+from mgdet_plugin.files import write_together
 
 _PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, bytearray, torch.Size, torch.dtype, torch.device)
 _NOT_PLAIN = object()
@@ -202,12 +209,17 @@ def patch_message_hub(module: ModuleType) -> None:
 
 
 def patch_checkpoint_io(module: ModuleType) -> None:
-    """Save plain types, and drop executable configs from what is loaded."""
+    """Save plain types, each file whole or not at all, and drop executable configs from what is loaded."""
     save, load = module.save_checkpoint, module.CheckpointLoader.load_checkpoint.__func__
 
     @wraps(save)
-    def save_checkpoint(checkpoint: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        save(to_plain(checkpoint), *args, **kwargs)
+    def save_checkpoint(checkpoint: dict[str, Any], filename: str, file_client_args: dict[str, Any] | None = None,
+                        backend_args: dict[str, Any] | None = None) -> None:
+        plain = to_plain(checkpoint)
+        if _is_local(filename, file_client_args, backend_args):
+            save_whole(plain, Path(filename))
+        else:
+            save(plain, filename, file_client_args, backend_args)
 
     @wraps(load)
     def load_checkpoint(cls: type, *args: Any, **kwargs: Any) -> Any:
@@ -220,6 +232,100 @@ def patch_checkpoint_io(module: ModuleType) -> None:
     for importer in [module, *sys.modules.values()]:
         if vars(importer).get('save_checkpoint') is save:
             vars(importer)['save_checkpoint'] = save_checkpoint
+
+
+def _is_local(filename: str, file_client_args: dict[str, Any] | None, backend_args: dict[str, Any] | None) -> bool:
+    """Tell whether mmengine would write a file to a disk; arguments it refuses are its own to refuse."""
+    from mmengine.fileio import FileClient, LocalBackend, get_file_backend
+    if filename.startswith('pavi://') or (file_client_args is not None and backend_args is not None):
+        return False
+    backend = (get_file_backend(filename, backend_args=backend_args) if file_client_args is None else
+               FileClient.infer_client(file_client_args, filename).client)
+    return isinstance(backend, LocalBackend)
+
+
+def save_whole(content: Any, path: Path) -> None:
+    """Save what ``torch.load`` reads, so that a process killed at any moment leaves the earlier file or the new one.
+
+    Args:
+        content: Plain types and tensors.
+        path: Where to; its folder is made.
+
+    Raises:
+        UserError: It cannot be written (a full disk, no permission); an earlier file is as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'cannot write {path}: no folder {path.parent} can be made: {error.strerror}') from error
+    write_together({path: partial(torch.save, content)})
+
+
+@contextmanager
+def open_whole(path: str, mode: str = 'w') -> Iterator[io.StringIO]:
+    """Open a text file for writing like ``open``; it takes its place when the block ends."""
+    text = io.StringIO()
+    yield text
+    content = text.getvalue().encode()
+    write_together({Path(path): lambda stream: stream.write(content)})
+
+
+class LateRemoval:
+    """A file backend that puts off removing files until it is told to.
+
+    Args:
+        backend: What really removes, and does all else at once.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._pending: list[tuple[Callable[[str], None], str]] = []
+
+    def remove(self, path: str) -> None:
+        """Remove a file later."""
+        self._pending.append((self._backend.remove, path))
+
+    def rmtree(self, path: str) -> None:
+        """Remove a folder later."""
+        self._pending.append((self._backend.rmtree, path))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove_now(self, kept: Collection[Any]) -> None:
+        """Remove what was put off, except for paths that were written again."""
+        for remove, path in self._pending:
+            if path not in kept:
+                remove(path)
+
+
+def patch_checkpoint_hook(module: ModuleType) -> None:
+    """Have ``CheckpointHook`` write ``last_checkpoint`` in one step and remove old checkpoints after saving new ones.
+
+    It removes first, so with ``max_keep_ckpts=1``, and with the best checkpoint always, a save that fails would leave
+    none, and ``last_checkpoint`` would name a file that is gone.
+    """
+    hook = module.CheckpointHook
+    for name in ('_save_checkpoint_with_step', '_save_best_checkpoint'):
+        setattr(hook, name, _removing_last(getattr(hook, name)))
+    vars(module)['open'] = open_whole  # the module opens nothing but last_checkpoint
+
+
+def _removing_last(save: Callable[..., None]) -> Callable[..., None]:
+    """Extend a method of ``CheckpointHook`` that saves."""
+
+    @wraps(save)
+    def save_then_remove(self: Any, *args: Any, **kwargs: Any) -> None:
+        backend = self.file_backend
+        self.file_backend = late = LateRemoval(backend)
+        try:
+            save(self, *args, **kwargs)
+        finally:
+            self.file_backend = backend
+        best = getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()
+        late.remove_now((self.last_ckpt, *best))
+
+    return save_then_remove
 
 
 def drop_code(checkpoint: Any) -> None:

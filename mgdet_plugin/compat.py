@@ -1,12 +1,14 @@
 """Make mmdet and mmengine whole on current torch, without importing any of them.
 
-Two gaps are closed, both lazily, through the import system:
+Three gaps are closed, all lazily, through the import system:
 
 * mmcv-lite has no compiled extension ``mmcv._ext``, and ``import mmdet.models`` ends there. A finder at the *end* of
   ``sys.meta_path`` answers for that one name with the operations of :mod:`mgdet_plugin.mmcv_ops`. Being last, it is
   only asked when there is no compiled extension, so a real one always wins.
-* ``torch.load`` refuses the checkpoints mmengine writes, and mmengine runs code found in those it reads. Three of its
-  modules are patched right after they are imported, by the functions of :mod:`mgdet_plugin.checkpoint_compat`.
+* ``torch.load`` refuses the checkpoints mmengine writes, mmengine runs code found in those it reads, and a process
+  killed while it saves leaves half a file. Four of its modules are patched right after they are imported, by the
+  functions of :mod:`mgdet_plugin.checkpoint_compat`.
+* Several processes cannot train without a GPU. Two modules are patched by :mod:`mgdet_plugin.launch_compat`.
 """
 from __future__ import annotations
 
@@ -20,11 +22,14 @@ from types import ModuleType
 EXTENSION = 'mmcv._ext'
 
 PATCHES = {
-    'mmengine.logging.history_buffer': 'patch_history_buffer',
-    'mmengine.logging.message_hub': 'patch_message_hub',
-    'mmengine.runner.checkpoint': 'patch_checkpoint_io',
+    'mmengine.logging.history_buffer': 'checkpoint_compat.patch_history_buffer',
+    'mmengine.logging.message_hub': 'checkpoint_compat.patch_message_hub',
+    'mmengine.runner.checkpoint': 'checkpoint_compat.patch_checkpoint_io',
+    'mmengine.hooks.checkpoint_hook': 'checkpoint_compat.patch_checkpoint_hook',
+    'mmengine.dist.utils': 'launch_compat.patch_dist_utils',
+    'mmengine.model.wrappers.distributed': 'launch_compat.patch_model_wrapper',
 }
-"""Module to patch after its import -> name of the function in ``checkpoint_compat`` that does it."""
+"""Module to patch after its import -> module of this package and its function that does it."""
 
 
 class StandInLoader(Loader):
@@ -80,7 +85,8 @@ def _patch_after_exec(loader: Loader) -> None:
 
 
 def _patch(module: ModuleType) -> None:
-    getattr(import_module('mgdet_plugin.checkpoint_compat'), PATCHES[module.__name__])(module)
+    owner, function = PATCHES[module.__name__].split('.')
+    getattr(import_module(f'mgdet_plugin.{owner}'), function)(module)
 
 
 _STAND_IN_FINDER = StandInFinder()

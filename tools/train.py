@@ -3,7 +3,8 @@
 
     python tools/train.py CFG [--work-dir D] [--resume] [--amp] [--demo] [--launcher L] [--cfg-options k=v ...]
 
-Options are mmdet's. --demo trains the small model on embedded data in place of the config's.
+Options are mmdet's. --demo trains the small model on embedded data in place of the config's. --resume goes on from the
+newest checkpoint of the work folder that is whole, and starts from load_from where there is none.
 """
 import sys
 
@@ -14,5 +15,4 @@ from mgdet_plugin.errors import user_errors_to_exit
 if __name__ == '__main__':
     with user_errors_to_exit():
         arguments = use_demo(sys.argv[1:], train=True)
-        prepare_train(arguments)
-        run_mmdet_script('train', arguments)
+        run_mmdet_script('train', prepare_train(arguments))

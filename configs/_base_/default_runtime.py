@@ -9,6 +9,8 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, save_best='coco/bbox_mAP', rule='greater', max_keep_ckpts=3),
     best_checkpoint=dict(type='BestCheckpointHook'),  # work_dir/best.pth, what the next stage loads
     class_weights=dict(type='ClassWeightsHook'),
+    staged_unfreeze=dict(type='StagedUnfreezeHook'),  # carries out the config's `stages`
+    random_state=dict(type='RandomStateHook'),  # in every checkpoint, so that a resumed run is the same run
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'))
 

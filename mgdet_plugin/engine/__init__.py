@@ -1,6 +1,13 @@
-"""Hooks that run a fine-tuning plan, and the pure functions behind them."""
+"""What runs a fine-tuning plan, and the pure functions behind it. Importing it registers all."""
 from mgdet_plugin.engine.best_checkpoint_hook import BestCheckpointHook
 from mgdet_plugin.engine.class_weights_hook import ClassWeightsHook
+from mgdet_plugin.engine.optim_constructor import StagedOptimWrapperConstructor
+from mgdet_plugin.engine.random_state_hook import RandomStateHook
+from mgdet_plugin.engine.staged_lr_scheduler import StagedLR
+from mgdet_plugin.engine.staged_train_loop import StagedTrainLoop
 from mgdet_plugin.engine.staged_unfreeze_hook import StagedUnfreezeHook
 
-__all__ = ['BestCheckpointHook', 'ClassWeightsHook', 'StagedUnfreezeHook']
+__all__ = [
+    'BestCheckpointHook', 'ClassWeightsHook', 'RandomStateHook', 'StagedLR', 'StagedOptimWrapperConstructor',
+    'StagedTrainLoop', 'StagedUnfreezeHook',
+]

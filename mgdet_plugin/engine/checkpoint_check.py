@@ -3,20 +3,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch import Tensor
+from torch import Tensor, nn
 
 from mgdet_plugin.checkpoints import load_checkpoint
 from mgdet_plugin.datasets.annotation_check import config_name, iter_dataset_cfgs
+from mgdet_plugin.engine.plan import Plan
+from mgdet_plugin.engine.plan_rules import check_rules, refuse_broken
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.keras_io.classes import dataset_names
 
 KERAS_SUFFIXES = ('.h5', '.hdf5', '.keras')
+RECORD = 'mgdet'  # of StagedUnfreezeHook, in a checkpoint
 _SHOWN = 3
 
 
@@ -37,42 +40,114 @@ def check_weights(cfg: Config, split: str = 'train') -> list[str]:
             names the config's classes in another order.
     """
     path = cfg.get('load_from')
-    found = read_weights(str(path), cfg) if path and '://' not in str(path) else None
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = MODELS.build(cfg.model)  # refuses a wrong field, with or without weights
-    if found is None:
-        return []
-    state_dict, meta = found
+    lines = [] if split == 'test' else check_plan(cfg, model)
+    if not path:
+        return lines + ([] if split == 'test' else check_backbone(cfg, model))
+    if '://' in str(path):
+        return lines
+    state_dict, content = read_weights(str(path), cfg)
     compare(str(path), state_dict, model.state_dict(), cfg)
-    return compare_classes(str(path), meta, cfg, split) + compare_anchors(str(path), meta, cfg)
+    meta = content.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    if split != 'test':
+        lines = check_plan(cfg, model, stages_before(content))
+    return lines + compare_classes(str(path), meta, cfg, split) + compare_anchors(str(path), meta, cfg)
 
 
-def read_weights(path: str, cfg: Config) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+def check_plan(cfg: Config, model: nn.Module, history: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """Hold a config's plan against the training guide.
+
+    Args:
+        cfg: A whole config; one without ``stages`` passes.
+        model: Its model.
+        history: Stages that the weights went through before.
+
+    Returns:
+        The lines of broken rules that are warnings.
+
+    Raises:
+        UserError: The plan is wrong, does not fit the model or breaks a rule.
+    """
+    if not cfg.get('stages'):
+        return []
+    return refuse_broken(check_rules(Plan.from_cfg(cfg), cfg, model, history))
+
+
+def stages_before(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The stages a checkpoint's weights went through, the last of them maybe unfinished."""
+    record = content.get(RECORD)
+    record = record if isinstance(record, Mapping) else {}
+    entries = [*(record.get('history') or ()), record.get('entry')]
+    return [entry for entry in entries if isinstance(entry, Mapping) and {'name', 'trained_parts'} <= set(entry)]
+
+
+def check_backbone(cfg: Config, model: nn.Module) -> list[str]:
+    """Check the weights that ``backbone.init_cfg`` names: mmengine would load what fits and say little.
+
+    Returns:
+        Nothing to say where they fit.
+
+    Raises:
+        UserError: The file is missing, a Keras file, no checkpoint, or does not hold every tensor of the backbone.
+    """
+    init = (cfg.model.get('backbone') or {}).get('init_cfg') or {}
+    path = init.get('checkpoint') if isinstance(init, Mapping) and init.get('type') == 'Pretrained' else None
+    if not path or '://' in str(path):
+        return []
+    state, _ = read_weights(str(path), cfg, part='backbone')
+    prefix = init.get('prefix') or ''
+    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    wanted = model.get_submodule('backbone').state_dict()
+    missing = [key for key in wanted if key not in found]
+    others = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
+    if missing or others:
+        what = [f'{len(keys)} {kind} ({_some(keys)})' for kind, keys in
+                (('missing', missing), ('of another shape', others)) if keys]
+        raise UserError(f"{path} does not fit the backbone of {config_name(cfg)} (prefix '{prefix}'): "
+                        f'{", ".join(what)}; import Darknet53: python tools/import_keras.py darknet53.h5 {path} '
+                        '--part backbone')
+    return []
+
+
+def read_weights(path: str, cfg: Config, part: str = 'model') -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     """The weights in a checkpoint and what is stored about them, read without executing anything.
 
     Args:
         path: The file.
         cfg: The config, for what to do about a missing file.
+        part: What it should hold, for the same.
 
     Returns:
-        Name -> tensor, without the prefix of a distributed wrapper; and ``meta``, empty where there is none.
+        Name -> tensor, without the prefix of a distributed wrapper; and all of the file's content.
 
     Raises:
         UserError: If it is missing, a Keras file or no checkpoint.
     """
     name = config_name(cfg)
+    option = f'--config {name}' + (' --part backbone' if part == 'backbone' else '')
     if path.endswith(KERAS_SUFFIXES):
         output = re.sub(r'(\.weights)?\.\w+$', '.pth', path)
+        key = 'load_from' if part == 'model' else 'model.backbone.init_cfg.checkpoint'
         raise UserError(f'{path} is a Keras file; import it first: python tools/import_keras.py {path} {output} '
-                        f'--config {name}, then set load_from={output}')
+                        f'{option}, then set {key}={output}')
     if not os.path.isfile(path):
-        raise UserError(f'the weights {path} are not there; import your Keras file: python tools/import_keras.py '
-                        f'model5.h5 {path} --config {name}, or try it on embedded data: python tools/train.py {name} '
-                        '--demo')
-    state_dict, checkpoint = load_checkpoint(path)
-    meta = checkpoint.get('meta')
-    return ({re.sub(r'^module\.', '', key): value for key, value in state_dict.items()},
-            meta if isinstance(meta, Mapping) else {})
+        source = 'model5.h5' if part == 'model' else 'darknet53.h5'
+        before = _stage_before(path)
+        raise UserError(f'the weights {path} are not there; '
+                        + (f'run the stage before first: python tools/train.py configs/{before}.py, or '
+                           if before else '')
+                        + f'import your Keras file: python tools/import_keras.py {source} {path} {option}, or try it '
+                        f'on embedded data: python tools/train.py {name} --demo')
+    state_dict, content = load_checkpoint(path)
+    return {re.sub(r'^module\.', '', key): value for key, value in state_dict.items()}, content
+
+
+def _stage_before(path: str) -> str | None:
+    """Name of the run whose best checkpoint a path means."""
+    match = re.search(r'work_dirs/([^/]+)/best\.pth$', path)
+    return match.group(1) if match else None
 
 
 def compare_classes(path: str, meta: Mapping[str, Any], cfg: Config, split: str) -> list[str]:

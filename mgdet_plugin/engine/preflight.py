@@ -5,7 +5,8 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +14,10 @@ import mmdet
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.runner import find_latest_checkpoint
 
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.engine.checkpoint_check import check_weights
+from mgdet_plugin.engine.resume_choice import Resumer, resolve_resume
 from mgdet_plugin.errors import UserError
 
 DEMO_FLAG = '--demo'
@@ -58,8 +59,12 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
         UserError: If the config is missing.
     """
     script = runpy.run_path(mmdet_script(name), run_name=name)
-    sys.argv = [f'tools/{name}.py', *arguments]
-    args = script['parse_args']()
+    called = sys.argv
+    sys.argv = [called[0] or f'tools/{name}.py', *arguments]
+    try:
+        args = script['parse_args']()
+    finally:
+        sys.argv = called
     if not os.path.isfile(args.config):
         raise UserError(f'the config {args.config} is not there; configs lie in configs/')
     cfg = Config.fromfile(args.config)
@@ -69,18 +74,28 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
     return args, cfg
 
 
-def prepare_train(arguments: Sequence[str]) -> None:
+def is_first_rank(launcher: str = 'none') -> bool:
+    """Tell whether this process speaks for all of a launch, before the launcher's processes know each other."""
+    rank = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}.get(launcher)
+    return rank is None or os.environ.get(rank, '0') == '0'
+
+
+def prepare_train(arguments: Sequence[str]) -> list[str]:
     """Check what training needs: datasets and weights, or the checkpoint to resume from.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        The command line for mmdet's script, which names the checkpoint to resume from if there is one.
 
     Raises:
         UserError: If something is missing or does not fit.
     """
     args, cfg = parse_like_mmdet('train', arguments)
-    if args.resume == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
-        cfg.load_from = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
-    elif args.resume:
-        cfg.load_from = args.resume
-    _prepare(cfg, ('train', 'val'))
+    settled, said = resolve_resume(list(arguments), args.resume, cfg)
+    _say(chain(said, _prepare(cfg, ('train', 'val'))), args.launcher)
+    return settled
 
 
 def prepare_test(arguments: Sequence[str]) -> None:
@@ -91,11 +106,18 @@ def prepare_test(arguments: Sequence[str]) -> None:
     """
     args, cfg = parse_like_mmdet('test', arguments)
     cfg.load_from = args.checkpoint
-    _prepare(cfg, ('test', ))
+    _say(_prepare(cfg, ('test', )), args.launcher)
 
 
-def _prepare(cfg: Config, splits: Sequence[str]) -> None:
-    """All checks, before the run's folder is made."""
+def _say(lines: Iterable[str], launcher: str) -> None:
+    """Print lines as they come, on the first rank alone; the checks that yield them run on every rank."""
+    for line in lines:
+        if is_first_rank(launcher):
+            print(line, file=sys.stderr)
+
+
+def _prepare(cfg: Config, splits: Sequence[str]) -> Iterator[str]:
+    """All checks, before the run's folder is made; what a person should know of them, one line each."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     ensure_embedded_data(cfg)
     for split in splits:
@@ -103,10 +125,8 @@ def _prepare(cfg: Config, splits: Sequence[str]) -> None:
             for step in leaf.get('pipeline') or []:
                 TRANSFORMS.build(step)  # a transform refuses what it cannot do
     for report in check_datasets(cfg, splits):
-        for line in report.lines():
-            print(line, file=sys.stderr)
-    for line in check_weights(cfg, splits[0]):
-        print(line, file=sys.stderr)
+        yield from report.lines()
+    yield from check_weights(cfg, splits[0])
 
 
 def use_demo(arguments: Sequence[str], train: bool) -> list[str]:
@@ -138,10 +158,21 @@ def use_demo(arguments: Sequence[str], train: bool) -> list[str]:
         raise UserError(f'{config} has no small model to demonstrate it with; there is '
                         f'{", ".join(sorted(each.name for each in config.parent.glob("mgdet_nano_*.py")))}')
     rest[index] = str(demo)
-    weights = Config.fromfile(demo).get('load_from')
-    if train and weights and not os.path.exists(weights) and not any(
-            each.startswith(('--resume', 'load_from=')) for each in rest):
-        source = demo.with_name(DEMO_SOURCE)
-        print(f'{weights} is not there yet: training it first, from nothing, with {source}', file=sys.stderr)
-        subprocess.run([sys.executable, sys.argv[0], str(source), '--work-dir', os.path.dirname(weights)], check=True)
+    if train:
+        _make_demo_weights(demo, rest)
     return rest
+
+
+def _make_demo_weights(demo: Path, arguments: Sequence[str]) -> None:
+    """Train the weights a small model starts from, unless they are there or it starts from others."""
+    args, cfg = parse_like_mmdet('train', arguments)
+    weights = Config.fromfile(demo).get('load_from')
+    goes_on = args.resume and (args.resume != 'auto' or Resumer(cfg).candidates(Path(cfg.work_dir)))
+    if not weights or os.path.exists(weights) or cfg.load_from != weights or goes_on:
+        return
+    source = demo.with_name(DEMO_SOURCE)
+    if args.launcher != 'none':
+        raise UserError(f'{weights} is not there yet, and is made by one process: first run python tools/train.py '
+                        f'{source} --work-dir {os.path.dirname(weights)}')
+    print(f'{weights} is not there yet: training it first, from nothing, with {source}', file=sys.stderr)
+    subprocess.run([sys.executable, sys.argv[0], str(source), '--work-dir', os.path.dirname(weights)], check=True)

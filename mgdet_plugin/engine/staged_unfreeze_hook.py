@@ -1,58 +1,368 @@
-"""Freezing by stage."""
+"""The hook that carries out a plan."""
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from mmdet.registry import HOOKS
+from mmengine.dist import all_reduce, barrier, broadcast_object_list, is_distributed
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from mgdet_plugin.engine.freezing import freeze, hold, unwrap
-from mgdet_plugin.engine.plan import build_plan, stage_at
+from mgdet_plugin.checkpoints import load_checkpoint
+from mgdet_plugin.engine.accumulation import pending_gradients, restore_gradients, start_counting
+from mgdet_plugin.engine.checkpoint_check import RECORD, stages_before
+from mgdet_plugin.engine.freezing import (
+    Frozen,
+    built_frozen,
+    digests,
+    freeze,
+    frozen_by_itself,
+    hold,
+    resolve,
+    unwrap,
+)
+from mgdet_plugin.engine.moving_average import FrozenAverage, restart_ema
+from mgdet_plugin.engine.plan import Plan, Stage, build_plan
+from mgdet_plugin.engine.plan_rules import check_rules, history_entry, rate_limit, refuse_broken
+from mgdet_plugin.engine.progress import Progress
+from mgdet_plugin.engine.random_state_hook import saves_now
+from mgdet_plugin.engine.staged_lr_scheduler import StagedLR
+from mgdet_plugin.errors import UserError
 
 
 @HOOKS.register_module()
 class StagedUnfreezeHook(Hook):
-    """Freeze what the stage of the current epoch says, truly, and log every transition.
+    """Freeze, thaw, set rates and change stages as the plan says, and log every transition in one line.
 
-    The state follows from the plan and the epoch alone, so a resumed run is right from its first iteration.
+    At an edge, in this order: what was frozen is proven bit-equal to the stage's start, by hash; the stage's best
+    checkpoint is loaded if asked for; the next stage's parts are thawed; the moving average starts anew if asked
+    for; rates and augmentation follow. Adam's moments are kept. Whether a metric ends a stage is decided in the first
+    process and told to all.
 
     Args:
-        stages: The plan, a list of stages (see :class:`~mgdet_plugin.engine.plan.Stage`).
+        stages: The plan, where the config has no ``stages``.
+        verify: Prove by hash that frozen tensors did not change, at each edge and at the end.
 
     Raises:
-        UserError: If the plan is wrong.
+        UserError: If the plan is wrong or breaks a rule of the guide.
     """
-    priority = 'NORMAL'
+    priority = 'LOW'  # after EMAHook has put the weights back
 
-    def __init__(self, stages: Sequence[Mapping]) -> None:
-        self.plan = build_plan(stages)
-        self._stage = -1
-        self._norms: list[nn.Module] = []
+    def __init__(self, stages: Sequence[Mapping[str, Any]] | None = None, verify: bool = True) -> None:
+        self.stages, self.verify = stages, verify
+        if stages is not None:
+            build_plan(stages)  # refuses what is wrong
+        self.plan: Plan | None = None
+        self.progress: Progress | None = None
+        self.frozen = Frozen(frozenset(), {})
+        self._record: dict[str, Any] = {}
+        self._history: list[dict[str, Any]] = []
+        self._gradients: dict[str, torch.Tensor] = {}
+        self._applied = -1
+        self._built: frozenset[str] = frozenset()
+        self._average: FrozenAverage | None = None
+
+    # ---- before the first iteration
+
+    def read_plan(self, runner: Runner) -> Plan:
+        """Read the plan from the runner's config; stages given to the hook are put there.
+
+        Raises:
+            UserError: If there is none, it is wrong, or the config and the hook have different ones.
+        """
+        stages = runner.cfg.get('stages')
+        if self.stages is not None and stages and build_plan(self.stages) != build_plan(stages):
+            raise UserError('the config has stages, and StagedUnfreezeHook has others; give them once, in the config')
+        if not stages:
+            if self.stages is None:
+                raise UserError('StagedUnfreezeHook found no stages; set stages=[dict(name=..., epochs=..., lr=..., '
+                                'freeze_level=...)] in the config')
+            runner.cfg.stages = [dict(stage) for stage in self.stages]
+        self.plan = Plan.from_cfg(runner.cfg)
+        return self.plan
+
+    def before_run(self, runner: Runner) -> None:
+        """Read the plan."""
+        if runner._train_loop is not None:
+            self.read_plan(runner)
+        self._applied, self._built = -1, built_frozen(runner.model)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Take the record of a checkpoint to resume from, or what loaded weights went through before."""
+        if runner._resume:
+            record = checkpoint.get(RECORD)
+            self._record = dict(record) if isinstance(record, Mapping) else {}
+            self._gradients = dict(checkpoint.get('gradients') or {})
+        else:
+            self._history = [dict(entry) for entry in stages_before(checkpoint)]
 
     def before_train(self, runner: Runner) -> None:
-        """Freeze once the optimizer holds every parameter and before the first epoch."""
-        self._stage = -1
-        self._enter(runner)
+        """Find where the run is, freeze accordingly and give rates and sampler the plan."""
+        if self._record:
+            self.progress = Progress.from_plain(self._record, self._plan)
+            if self.progress.start and not (runner.cfg.get('plan') or {}).get('start'):
+                self.plan = dataclasses.replace(self._plan, start=self.progress.start)
+        else:
+            self.progress = Progress.at(self._plan, runner.epoch, self._steps(runner, 0))
+            self.progress.history, self.progress.start = self._history, self._plan.start
+        plan, loop = self._plan, runner.train_loop
+        before = self.progress.history[:len(self.progress.history) - self.progress.stage]
+        for line in refuse_broken(check_rules(plan, runner.cfg, unwrap(runner.model), before)):
+            runner.logger.warning(line)
+        self._check_wrapper(runner)
+        self._set_length(runner, runner.epoch)
+        sampler = getattr(loop, 'batch_sampler', None)
+        if sampler is not None:
+            sampler.set_seed(runner.seed)  # on resume the checkpoint's
+        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        scaled = bool((runner.auto_scale_lr or {}).get('enable'))
+        for scheduler in self._schedulers(runner):
+            scheduler.follow(plan, rate_limit(plan), accumulated if scaled else 1)
+        self._apply(runner)
+
+    def is_validation_missing(self, runner: Runner) -> bool:
+        """Whether the run was interrupted between an epoch and its validation."""
+        return self._progress.validated < runner.epoch and self._is_between_epochs(runner)
+
+    # ---- epochs and iterations
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Enter the epoch's stage."""
-        self._enter(runner)
+        """Pass an edge if the stage is over; set rates, sampler and counters of the epoch."""
+        plan, progress = self._plan, self._progress
+        while progress.is_over(plan, runner.epoch) and progress.stage + 1 < len(plan.stages):
+            self._pass_edge(runner)
+        self._apply(runner)
+        skip = 0 if self._is_between_epochs(runner) else self._batches_done(runner)
+        if hasattr(runner.train_loop, 'start_epoch'):
+            runner.train_loop.start_epoch(progress.stage, skip)
+        steps = self._steps(runner, progress.stage)
+        for scheduler in self._schedulers(runner):
+            scheduler.enter(progress.stage, progress.first_iter, steps, runner.iter)
+        start_counting(runner.optim_wrapper, skip, steps)
+        if self._gradients:
+            restore_gradients(unwrap(runner.model), self._gradients)
+            self._gradients = {}
+        if not progress.digests:
+            progress.digests = digests(runner.model) if self.verify else {}
+        self._average = FrozenAverage.of(runner, self.frozen)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
         """Hold the frozen statistics: the loop calls ``model.train()`` after ``before_train_epoch``."""
-        if any(norm.training for norm in self._norms):
-            hold(self._norms)
+        if any(norm.training for norm in self.frozen.norms.values()):
+            hold(self.frozen.norms.values())
+        self._log_rates(runner)
 
-    def _enter(self, runner: Runner) -> None:
-        index, stage = stage_at(self.plan, runner.epoch)
-        if index == self._stage:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Make the processes' statistics one before an iteration's checkpoint."""
+        if saves_now(self, runner):
+            self._make_exact(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Make the processes' statistics one: mmengine's DDP does not share them."""
+        self._make_exact(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Decide about the stage's end, once for all processes, and keep its best checkpoint."""
+        if self.progress is None:  # a validation without training
             return
-        self._stage = index
-        self._norms = freeze(runner.model, stage.freeze_level)
-        parameters = list(unwrap(runner.model).parameters())
-        trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-        runner.logger.info(f"stage {index + 1}/{len(self.plan)} '{stage.name}': freeze level {stage.freeze_level}, "
-                           f'training {trained:,} of {sum(p.numel() for p in parameters):,} parameters, '
-                           f'{len(self._norms)} normalisation layers held')
+        plan, progress = self._plan, self.progress
+        decided: list[Any] = [progress.to_plain(), progress.after_validation(plan, runner.epoch, metrics or {})]
+        decided[0] = progress.to_plain()
+        broadcast_object_list(decided, 0)
+        self.progress = Progress.from_plain(decided[0], plan)
+        stage = self.progress.current(plan)
+        if decided[1] and stage.restore_best:
+            runner.save_checkpoint(runner.work_dir, best_name(self.progress.stage), by_epoch=False,
+                                   meta=dict(epoch=runner.epoch, iter=runner.iter))
+        if self.progress.ended and stage.until is not None:
+            runner.logger.info(f"stage '{stage.name}' ends by {stage.until.metric}: {self.progress.misses} validations "
+                               f'without improvement on {self.progress.best} of epoch {self.progress.best_epoch}')
+        self._set_length(runner, runner.epoch)
+
+    def after_train(self, runner: Runner) -> None:
+        """Prove the last stage, too."""
+        self._prove(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add the record, what a later run must know of this stage, and gradients that wait for their step."""
+        if self.progress is None:
+            return
+        record = self.progress.to_plain()
+        stage = self.progress.current(self._plan)
+        record['entry'] = history_entry(stage, unwrap(runner.model), self.frozen,
+                                        checkpoint['meta']['epoch'] - self.progress.first_epoch,
+                                        self.progress.best, self.progress.best_epoch)
+        checkpoint[RECORD] = record
+        pending = pending_gradients(runner.optim_wrapper, unwrap(runner.model))
+        if pending:
+            checkpoint['gradients'] = pending
+
+    # ---- the parts of an edge
+
+    def _pass_edge(self, runner: Runner) -> None:
+        """From the current stage to the next."""
+        plan, progress = self._plan, self._progress
+        self._prove(runner)
+        stage = progress.current(plan)
+        epochs = runner.epoch - progress.first_epoch
+        if stage.restore_best:
+            self._restore_best(runner)
+        progress.advance(runner.epoch, runner.iter, history_entry(
+            stage, unwrap(runner.model), self.frozen, epochs, progress.best, progress.best_epoch))
+        runner.optim_wrapper.zero_grad()
+        self._apply(runner)
+        if stage.restore_best or progress.current(plan).restart_ema:
+            restart_ema(runner)
+        self._set_length(runner, runner.epoch)
+
+    def _apply(self, runner: Runner) -> None:
+        """Freeze what the current stage says, once a stage."""
+        progress = self._progress
+        if progress.stage == self._applied:
+            return
+        self._applied = progress.stage
+        stage = progress.current(self._plan)
+        planned = resolve(stage, runner.model)
+        self.frozen = freeze(runner.model, stage, self._built)
+        self._log_stage(runner, stage)
+        own = frozen_by_itself(self.frozen, planned)
+        if own:
+            runner.logger.warning(f'{len(own)} parameters stay frozen by the model itself (frozen_stages or the like), '
+                                  f'though the plan trains them: {", ".join(own[:3])}, ...')
+
+    def _prove(self, runner: Runner) -> None:
+        """Compare the model with the stage's start.
+
+        Raises:
+            UserError: If a frozen tensor changed.
+        """
+        progress = self._progress
+        if not self.verify or not progress.digests:
+            return
+        now, model = digests(runner.model), unwrap(runner.model)
+        frozen = self.frozen.tensors(model)
+        moved = [key for key in frozen if now[key] != progress.digests.get(key)]
+        name = progress.current(self._plan).name
+        if moved:
+            raise UserError(f"stage '{name}': {len(moved)} of {len(frozen)} frozen tensors changed "
+                            f'({", ".join(moved[:3])}): something else writes to them; look at the hooks of the config')
+        trained = [key for key, _ in model.named_parameters() if key not in self.frozen.parameters]
+        still = [key for key in trained if now[key] == progress.digests.get(key)]
+        runner.logger.info(f"stage '{name}' proven by hash: {len(frozen)} frozen tensors bit-equal to its start, "
+                           f'{len(trained) - len(still)} of {len(trained)} trained parameters changed')
+        if still:
+            runner.logger.warning(f"stage '{name}': trained, but unchanged: {', '.join(still[:3])}")
+
+    def _check_wrapper(self, runner: Runner) -> None:
+        """Refuse a distributed wrapper that waits for the gradients of frozen parameters."""
+        freezes = any(resolve(stage, runner.model).parameters for stage in self._plan.stages)
+        if freezes and getattr(runner.model, 'find_unused_parameters', True) is False:
+            raise UserError("frozen parameters have no gradient, and DDP would wait for it ('Expected to have finished "
+                            "reduction'); set find_unused_parameters=True in the config")
+
+    def _restore_best(self, runner: Runner) -> None:
+        """Go on from the stage's best checkpoint: weights, statistics and the optimizer's state."""
+        progress = self._progress
+        path = os.path.join(runner.work_dir, best_name(progress.stage))
+        barrier()
+        state, content = load_checkpoint(path) if progress.best is not None and os.path.isfile(path) else ({}, {})
+        record = content.get(RECORD) or {}
+        seen = [record.get(key) for key in ('stage', 'best_epoch', 'best')]
+        if seen != [progress.stage, progress.best_epoch, progress.best]:  # nothing, or another run's
+            runner.logger.warning(f"{path} is not this stage's best checkpoint; the run goes on from its last weights")
+            return
+        unwrap(runner.model).load_state_dict(state, strict=True)
+        if 'optimizer' in content:
+            runner.optim_wrapper.load_state_dict(content['optimizer'])
+        runner.logger.info(f'restored the best of the stage: epoch {progress.best_epoch}, '
+                           f'{progress.best} ({os.path.basename(path)})')
+
+    def _make_exact(self, runner: Runner) -> None:
+        """Before a checkpoint or validation: one set of statistics, averages of frozen weights without rounding."""
+        self._share_statistics(runner)
+        if self._average is not None:
+            self._average.put_back()
+
+    def _share_statistics(self, runner: Runner) -> None:
+        """Average the running statistics of what trains over the processes; frozen ones are equal and stay."""
+        if not is_distributed():
+            return
+        for module in unwrap(runner.model).modules():
+            if isinstance(module, _NormBase) and module.training:
+                for buffer in module.buffers(recurse=False):
+                    if buffer.is_floating_point():
+                        all_reduce(buffer, 'mean')
+
+    # ---- small things
+
+    @property
+    def _plan(self) -> Plan:
+        assert self.plan is not None
+        return self.plan
+
+    @property
+    def _progress(self) -> Progress:
+        assert self.progress is not None
+        return self.progress
+
+    def _steps(self, runner: Runner, stage: int) -> int:
+        """Iterations an epoch."""
+        loop = runner.train_loop
+        return loop.steps(stage) if hasattr(loop, 'steps') else len(runner.train_dataloader)
+
+    def _batches_done(self, runner: Runner) -> int:
+        """Batches of the current epoch that were trained on."""
+        progress = self._progress
+        return runner.iter - progress.first_iter - (runner.epoch - progress.first_epoch) * self._steps(
+            runner, progress.stage)
+
+    def _is_between_epochs(self, runner: Runner) -> bool:
+        """Whether no batch of the current epoch was trained on."""
+        return self._batches_done(runner) <= 0
+
+    def _set_length(self, runner: Runner, epoch: int) -> None:
+        """Tell the loop how long the run is, as far as is known."""
+        if not hasattr(runner.train_loop, 'set_length'):
+            return
+        plan, progress = self._plan, self._progress
+        last = progress.last_epoch(plan, epoch)
+        later = plan.stages[progress.stage + 1:]
+        here = last - sum(stage.epochs for stage in later) - progress.first_epoch
+        iterations = progress.first_iter + here * self._steps(runner, progress.stage) + sum(
+            stage.epochs * self._steps(runner, progress.stage + 1 + index) for index, stage in enumerate(later))
+        runner.train_loop.set_length(last, iterations)
+
+    def _schedulers(self, runner: Runner) -> list[StagedLR]:
+        schedulers = runner.param_schedulers or []
+        return [each for each in schedulers if isinstance(each, StagedLR)] if isinstance(schedulers, list) else []
+
+    def _log_rates(self, runner: Runner) -> None:
+        """One scalar a group, where there are several: its rate, 0 if nothing of it trains."""
+        groups = [group for group in runner.optim_wrapper.param_groups if 'name' in group]
+        if len(groups) > 1 and self._schedulers(runner):
+            for group in groups:
+                trains = any(parameter.requires_grad for parameter in group['params'])
+                runner.message_hub.update_scalar(f"train/{group['name']}_lr", group['lr'] if trains else 0.0)
+
+    def _log_stage(self, runner: Runner, stage: Stage) -> None:
+        model = unwrap(runner.model)
+        trained = sum(each.numel() for name, each in model.named_parameters() if name not in self.frozen.parameters)
+        probs = {name: prob for name, prob in stage.step_probs().items() if prob or stage.clean or name in stage.probs}
+        held = f'freeze level {stage.freeze_level}' if stage.freeze_level is not None else (
+            f'train {list(stage.train)}' if stage.train is not None else f'freeze {list(stage.freeze or ())}')
+        runner.logger.info(
+            f"stage {self._progress.stage + 1}/{len(self._plan.stages)} '{stage.name}' from epoch "
+            f'{self._progress.first_epoch + 1} for {stage.epochs}: {held}, '
+            f'training {trained:,} of {sum(each.numel() for each in model.parameters()):,} parameters, '
+            f'{len(self.frozen.norms)} normalisation layers held, rate {stage.lr:g}, '
+            f'augmentation {probs or "as in the pipeline"}')
+
+
+def best_name(stage: int) -> str:
+    """File of a stage's best checkpoint in the run's folder."""
+    return f'stage{stage + 1}_best.pth'

@@ -1,0 +1,125 @@
+"""Where a run is in its plan: the one small record that a checkpoint keeps."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from mgdet_plugin.engine.plan import Plan, Stage
+from mgdet_plugin.errors import UserError
+
+
+@dataclass
+class Progress:
+    """Stage, since when, and what decides about its end. Epochs and iterations count from 0 over the whole run.
+
+    Attributes:
+        stage: Index of the current stage.
+        first_epoch: Epoch at which it began.
+        first_iter: Iteration at which it began.
+        best: Best value of its metric so far; reset at every edge.
+        best_epoch: Epochs done when that value was measured.
+        misses: Validations since then.
+        ended: Whether its metric has ended it.
+        validated: Epochs done at the last validation of the run.
+        digests: Name -> hash of every tensor when the stage began.
+        history: Finished stages, those of the loaded weights first.
+        start: The plan's start, where the config leaves it to what is loaded: on resume that cannot be told.
+    """
+    stage: int = 0
+    first_epoch: int = 0
+    first_iter: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    misses: int = 0
+    ended: bool = False
+    validated: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    start: str = ''
+
+    @classmethod
+    def at(cls, plan: Plan, epoch: int, steps: int) -> Progress:
+        """Where a run without a record stands: every stage lasted its longest.
+
+        Args:
+            plan: The plan.
+            epoch: Epochs done.
+            steps: Iterations an epoch.
+        """
+        index = max(index for index, first in enumerate(plan.first_epochs()) if first <= max(0, epoch - 1))
+        first = plan.first_epochs()[index]
+        return cls(stage=index, first_epoch=first, first_iter=first * steps, validated=epoch)
+
+    def to_plain(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, record: Mapping[str, Any], plan: Plan) -> Progress:
+        """Out of a checkpoint.
+
+        Raises:
+            UserError: If the record is of another plan.
+        """
+        known = {each.name for each in fields(cls)}
+        progress = cls(**{key: value for key, value in record.items() if key in known})
+        if not 0 <= progress.stage < len(plan.stages):
+            raise UserError(f'the checkpoint was made in stage {progress.stage + 1} and the plan has '
+                            f'{len(plan.stages)}; resume with the config it was made with')
+        return progress
+
+    def current(self, plan: Plan) -> Stage:
+        """The current stage."""
+        return plan.stages[self.stage]
+
+    def is_over(self, plan: Plan, epoch: int) -> bool:
+        """Whether the stage is over once ``epoch`` epochs of the run are done."""
+        return self.ended or epoch - self.first_epoch >= self.current(plan).epochs
+
+    def last_epoch(self, plan: Plan, epoch: int) -> int:
+        """Epochs of the whole run, as far as is known after ``epoch`` of them."""
+        end = epoch if self.ended else self.first_epoch + self.current(plan).epochs
+        return end + sum(stage.epochs for stage in plan.stages[self.stage + 1:])
+
+    def after_validation(self, plan: Plan, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Take a validation into account.
+
+        Args:
+            plan: The plan.
+            epoch: Epochs of the run done.
+            metrics: Name -> value.
+
+        Returns:
+            Whether it is the stage's best so far.
+
+        Raises:
+            UserError: If the metric the stage goes by is not among them.
+        """
+        self.validated = epoch
+        until = self.current(plan).until
+        if until is None:
+            return False
+        if until.metric not in metrics:
+            raise UserError(f"stage '{self.current(plan).name}' goes by {until.metric}, which the validation does not "
+                            f'give; it gives {", ".join(sorted(metrics)) or "nothing"}')
+        value = float(metrics[until.metric])
+        improved = until.improves(value, self.best)
+        if improved:
+            self.best, self.best_epoch, self.misses = value, epoch, 0
+        else:
+            self.misses += 1
+        self.ended = self.misses >= until.patience and epoch - self.first_epoch >= until.min_epochs
+        return improved
+
+    def advance(self, epoch: int, iteration: int, entry: dict[str, Any]) -> None:
+        """Enter the next stage: what the last one went by starts anew.
+
+        Args:
+            epoch: Its first epoch.
+            iteration: Its first iteration.
+            entry: What is remembered of the last one.
+        """
+        self.history.append(entry)
+        self.stage, self.first_epoch, self.first_iter = self.stage + 1, epoch, iteration
+        self.best, self.best_epoch, self.misses, self.ended, self.digests = None, 0, 0, False, {}

@@ -1,0 +1,114 @@
+"""Rates by stage."""
+from __future__ import annotations
+
+from typing import Any
+
+from mmdet.registry import PARAM_SCHEDULERS
+from mmengine.optim import OptimWrapper
+from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+
+from mgdet_plugin.engine.plan import Plan
+from mgdet_plugin.errors import UserError
+
+
+@PARAM_SCHEDULERS.register_module()
+class StagedLR(_ParamScheduler):
+    """The rate of every group as a pure function of the plan and the iteration.
+
+    ``stage rate x stage multiplier of the part x rules for bias and depth x warmup, boost or cosine``. The cosine ends
+    at a ratio of each group's own rate, so multipliers survive to its end. ``StagedUnfreezeHook`` gives it the plan
+    and says where a stage begins; the groups must come from ``StagedOptimWrapperConstructor``.
+
+    With ``auto_scale_lr`` every rate is multiplied by images a step (accumulation included) over
+    ``base_batch_size``, then held to the plan's limit.
+
+    Args:
+        optimizer: The optimizer wrapper.
+        by_epoch: Must be False: rates change every iteration.
+        end: Not used: mmengine gives every scheduler the length of the run, ours comes from the plan.
+    """
+
+    def __init__(self, optimizer: OptimWrapper, by_epoch: bool = False, end: int | None = None) -> None:
+        if by_epoch:
+            raise UserError('StagedLR changes rates every iteration; by_epoch must be False')
+        groups = optimizer.param_groups  # the last may be mmengine's own, the base rate of the log
+        if 'planned_lr' not in groups[0]:
+            raise UserError('StagedLR needs groups by part: set '
+                            "optim_wrapper.constructor='StagedOptimWrapperConstructor'")
+        self.batch_ratio = groups[0]['lr'] / groups[0]['planned_lr']  # what auto_scale_lr has multiplied by
+        self.scale = self.batch_ratio
+        self.fixed_mults = [group.get('lr_mult', 1.0) for group in groups]
+        self.stage_mults = [group.get('stage_mults', ()) for group in groups]
+        self.plan: Plan | None = None
+        self.limit: float | None = None
+        self.stage = 0
+        self.first_iter = 0
+        self.steps = 1
+        super().__init__(optimizer, 'lr', by_epoch=False)
+
+    def follow(self, plan: Plan, limit: float | None, accumulated: int = 1) -> None:
+        """Take the plan.
+
+        Args:
+            plan: The plan.
+            limit: The highest rate a group may have, or None.
+            accumulated: Iterations a step, where rates are scaled by the batch: mmengine leaves them out.
+        """
+        self.plan, self.limit = plan, limit
+        self.scale = self.batch_ratio * accumulated
+
+    def enter(self, stage: int, first_iter: int, steps: int, iteration: int) -> None:
+        """Say where the run is; sets the rates of the next iteration.
+
+        Args:
+            stage: Index of the stage.
+            first_iter: Iteration at which it began.
+            steps: Iterations an epoch in this stage.
+            iteration: The next iteration.
+        """
+        self.stage, self.first_iter, self.steps = stage, first_iter, max(1, steps)
+        self.last_step = iteration
+        self.apply()
+
+    def rates(self, iteration: int) -> list[float]:
+        """The rate of each group at an iteration of the current stage."""
+        assert self.plan is not None
+        stage = self.plan.stages[self.stage]
+        factor = stage.factor((iteration - self.first_iter) / self.steps)
+        return [peak * factor for peak in self.peaks(self.stage)]
+
+    def peaks(self, index: int) -> list[float]:
+        """The rate of each group in a stage before warmup, boost and cosine."""
+        assert self.plan is not None
+        stage = self.plan.stages[index]
+        rates = [stage.lr * self.scale * fixed * (mults[index] if mults else 1.0)
+                 for fixed, mults in zip(self.fixed_mults, self.stage_mults)]
+        if self.limit is None:
+            return rates
+        # one factor for all, so that multipliers keep their meaning
+        held = min(1.0, self.limit / (max(rates) * stage.peak_boost))
+        return [rate * held for rate in rates]
+
+    def step(self) -> None:
+        """Go on to the next iteration."""
+        self.last_step += 1
+        self.apply()
+
+    def apply(self) -> None:
+        """Set the rates of the next iteration."""
+        for group, rate in zip(self.optimizer.param_groups, self._get_value()):
+            group['lr'] = rate
+        self._last_value = [group['lr'] for group in self.optimizer.param_groups]
+
+    def _get_value(self) -> list[float]:
+        if self.plan is None:  # built before the plan is there; the hook sets the first rates
+            return [group['lr'] for group in self.optimizer.param_groups]
+        return self.rates(self.last_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The next iteration; everything else follows from the plan."""
+        return dict(last_step=self.last_step)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the next iteration of a checkpoint; the state of other schedulers is not needed."""
+        self.last_step = int(state_dict.get('last_step', 0))

@@ -1,0 +1,166 @@
+"""The training loop of a plan."""
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mmdet.registry import LOOPS
+from mmengine.config import ConfigDict
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mgdet_plugin.datasets.annotation_check import iter_dataset_cfgs
+from mgdet_plugin.datasets.staged_batch_sampler import StagedBatchSampler
+from mgdet_plugin.engine.plan import BASE_AUGMENTATIONS, Plan
+from mgdet_plugin.engine.staged_unfreeze_hook import StagedUnfreezeHook
+from mgdet_plugin.errors import UserError
+
+
+@LOOPS.register_module()
+class StagedTrainLoop(EpochBasedTrainLoop):
+    """mmengine's loop over epochs, derived from the config's ``stages``.
+
+    Beyond ``EpochBasedTrainLoop``: its length is the plan's; the training set is wrapped so that augmentation follows
+    the plan and is a function of (seed, epoch, sample); a run resumed in the middle of an epoch goes on with the next
+    batch; a validation that an interruption left out is made up for.
+
+    Args:
+        runner: The runner; its config holds the plan.
+        dataloader: Config of the training dataloader, with any dataset and sampler of mmdet.
+        max_epochs: Ends the plan early. Default: all of it.
+        **kwargs: ``val_begin``, ``val_interval``, ``dynamic_intervals`` of ``EpochBasedTrainLoop``.
+
+    Raises:
+        UserError: If the plan is wrong or the hook that carries it out is not registered.
+    """
+
+    def __init__(self, runner: Runner, dataloader: DataLoader | dict[str, Any], max_epochs: int | None = None,
+                 **kwargs: Any) -> None:
+        hooks = [hook for hook in runner.hooks if isinstance(hook, StagedUnfreezeHook)]
+        if len(hooks) != 1:
+            raise UserError(f'StagedTrainLoop needs one StagedUnfreezeHook, found {len(hooks)}: nothing would be '
+                            "frozen; add default_hooks=dict(staged_unfreeze=dict(type='StagedUnfreezeHook'))")
+        self.hook, self.cap = hooks[0], max_epochs
+        self.plan = self.hook.read_plan(runner)
+        _hand_over_plan(runner)
+        super().__init__(runner, staged_dataloader(dataloader, self.plan, runner.seed or 0),
+                         min(self.plan.epochs, max_epochs or self.plan.epochs), **kwargs)
+        self._skip = 0
+
+    @property
+    def batch_sampler(self) -> StagedBatchSampler | None:
+        """The sampler that knows the stage; None where a built dataloader was given."""
+        sampler = self.dataloader.batch_sampler
+        return sampler if isinstance(sampler, StagedBatchSampler) else None
+
+    def steps(self, stage: int) -> int:
+        """Iterations an epoch in a stage."""
+        return self.batch_sampler.batches_of(stage) if self.batch_sampler is not None else len(self.dataloader)
+
+    def set_length(self, epochs: int, iterations: int) -> None:
+        """Set the length of the run, at most the cap.
+
+        Args:
+            epochs: Epochs of the whole run.
+            iterations: Its iterations.
+        """
+        self._max_epochs = min(epochs, self.cap or epochs)
+        self._max_iters = iterations
+
+    def start_epoch(self, stage: int, skip: int) -> None:
+        """Tell the sampler where the run is.
+
+        Args:
+            stage: Index of the stage.
+            skip: Batches of this epoch that were trained on before an interruption.
+        """
+        self._skip = skip
+        if self.batch_sampler is not None:
+            self.batch_sampler.set_progress(self._epoch, stage, skip)
+
+    def run(self) -> nn.Module:
+        """Train to the end of the plan."""
+        self.runner.call_hook('before_train')
+        if self.hook.is_validation_missing(self.runner) and self._is_validated_epoch():
+            self.runner.message_hub.update_info('epoch', self._epoch - 1)  # as it is when nothing was interrupted
+            self.runner.val_loop.run()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            if self._is_validated_epoch():
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """Iterate over an epoch, or what is left of it."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for index, data_batch in enumerate(self.dataloader, start=self._skip):
+            self.run_iter(index, data_batch)
+        self._skip = 0
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def _is_validated_epoch(self) -> bool:
+        """Whether a validation follows the epoch just done."""
+        self._decide_current_val_interval()
+        return bool(self.runner.val_loop is not None and self._epoch >= self.val_begin
+                    and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs))
+
+
+def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan, seed: int) -> DataLoader | dict[str, Any]:
+    """A dataloader's config with dataset and batch sampler wrapped so that they follow the plan.
+
+    Args:
+        dataloader: The config; it is not changed.
+        plan: The plan.
+        seed: Of the augmentation.
+
+    Raises:
+        UserError: A built dataloader cannot follow a plan that mixes images or changes probabilities.
+    """
+    probs = stage_probs(plan, pipeline_steps(dataloader['dataset']) if isinstance(dataloader, Mapping) else ())
+    sizes = tuple(stage.batch_size for stage in plan.stages)
+    if not isinstance(dataloader, Mapping):
+        if any(probs) or any(sizes):
+            raise UserError('the training dataloader is built already, so it cannot follow the augmentation and batch '
+                            'sizes of the plan; give its config')
+        return dataloader
+    wrapped = dict(dataloader)
+    wrapped['batch_sampler'] = dict(
+        type='StagedBatchSampler', inner=wrapped.get('batch_sampler'), seed=seed, batch_sizes=sizes,
+        drop_last=wrapped.pop('drop_last', False))
+    wrapped['dataset'] = dict(type='StagedDataset', dataset=wrapped['dataset'], stage_probs=probs)
+    return wrapped
+
+
+def stage_probs(plan: Plan, steps: Collection[str]) -> list[dict[str, float]]:
+    """Name of a pipeline step -> probability, for each stage: what the plan says of the steps.
+
+    Mixing steps are named only if some stage mixes, and what a clean stage leaves out only where it is in the
+    pipeline: any other name must be there.
+
+    Args:
+        plan: The plan.
+        steps: Names of the steps of the pipeline.
+    """
+    mixed = {name for stage in plan.stages for name, prob in stage.step_probs().items() if prob > 0}
+    optional = {*BASE_AUGMENTATIONS, 'mosaic', 'mixup'}
+    return [{name: prob for name, prob in stage.step_probs().items()
+             if name in steps or name in stage.probs or name not in optional or name in mixed} for stage in plan.stages]
+
+
+def pipeline_steps(dataset: Any) -> set[str]:
+    """Names of the steps in the pipelines of a dataset's config, wrappers included."""
+    return {str(step.get('name', step['type'])) if step['type'] == 'StagedMix' else str(step['type'])
+            for leaf in iter_dataset_cfgs(dataset) for step in leaf.get('pipeline') or ()}
+
+
+def _hand_over_plan(runner: Runner) -> None:
+    """Give the optimizer's constructor the stages, before it runs; its groups depend on their multipliers."""
+    cfg = runner.optim_wrapper
+    if isinstance(cfg, Mapping) and cfg.get('constructor') == 'StagedOptimWrapperConstructor':
+        rules = dict(cfg.get('paramwise_cfg') or {})
+        rules['stages'] = runner.cfg.stages
+        runner.optim_wrapper = ConfigDict({**cfg, 'paramwise_cfg': rules})

@@ -1,0 +1,72 @@
+"""Training in several processes on a machine without a GPU.
+
+mmengine 0.10.7 chooses a GPU for every process (``torch.cuda.set_device``), joins them by nccl unless the config says
+otherwise, and wraps the model for the GPU whose number is the local rank. Without a GPU each of the three fails.
+:mod:`mgdet_plugin.compat` applies the two ``patch_*`` functions to mmengine's modules; with a GPU or another
+accelerator they change nothing.
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+import torch
+
+LAUNCHERS = ('_init_dist_pytorch', '_init_dist_slurm', '_init_dist_mpi')
+
+
+def has_accelerator() -> bool:
+    """Tell whether mmengine trains on anything but the CPU here."""
+    from mmengine.device import get_device
+    return get_device() != 'cpu'
+
+
+def patch_dist_utils(module: ModuleType) -> None:
+    """Let processes find each other without choosing a GPU, by gloo where the config says nccl."""
+    for name in LAUNCHERS:
+        setattr(module, name, _without_gpu(getattr(module, name)))
+
+
+def _without_gpu(init: Callable[..., None]) -> Callable[..., None]:
+    """Extend one of mmengine's functions that make the process group."""
+
+    @wraps(init)
+    def init_on_cpu(backend: str, *args: Any, **kwargs: Any) -> None:
+        if has_accelerator():
+            init(backend, *args, **kwargs)
+            return
+        with _no_gpu_to_choose():
+            init('gloo' if backend == 'nccl' else backend, *args, **kwargs)
+        if backend == 'nccl' and torch.distributed.get_rank() == 0:
+            print('there is no GPU here: the processes exchange gradients by gloo instead of nccl', file=sys.stderr)
+
+    return init_on_cpu
+
+
+@contextmanager
+def _no_gpu_to_choose() -> Iterator[None]:
+    """Make ``torch.cuda.set_device``, which fails without a GPU, do nothing in the block."""
+    set_device = torch.cuda.set_device
+    torch.cuda.set_device = lambda device: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.cuda.set_device = set_device
+
+
+def patch_model_wrapper(module: ModuleType) -> None:
+    """Let the distributed model wrapper take a model on the CPU, which has no device number."""
+    wrapper = module.MMDistributedDataParallel
+    init = wrapper.__init__
+
+    @wraps(init)
+    def init_on_cpu(self: Any, *args: Any, **kwargs: Any) -> None:
+        if 'device_ids' in kwargs and not has_accelerator():
+            kwargs['device_ids'] = None
+        init(self, *args, **kwargs)
+
+    wrapper.__init__ = init_on_cpu

@@ -1,0 +1,132 @@
+"""A run that was stopped anywhere and resumed equals the run that was not, bit for bit."""
+import pytest
+
+from tests.small_run import make_dataset
+from tests.staged_run import FULL, HEAD, NECK, differences, newest, run, staged_config, state_of
+
+EMA = dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.02)
+BY_ITERATION = dict(type='CheckpointHook', by_epoch=False, interval=1, max_keep_ckpts=-1)
+UNTIL = dict(metric='table/value', patience=1, min_epochs=1)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp('data') / 'set')
+
+
+class Case:
+    """One config, its uninterrupted run made once, and runs stopped and resumed to compare with it."""
+
+    def __init__(self, folder, data, stages, **options):
+        self.folder = folder
+        self.cfg = staged_config(folder, data, stages, **options)
+        run(self.cfg, folder / 'whole')
+        self.whole = state_of(newest(folder / 'whole'))
+
+    def resumed(self, *kill, **kwargs):
+        """Where the final states of a stopped and resumed run and of the whole one differ."""
+        work_dir = self.folder / '-'.join(map(str, ('stopped', *kill, len(list(self.folder.iterdir())))))
+        stopped = run(self.cfg, work_dir, kill=kill)
+        resumed = run(self.cfg, work_dir, resume=True, **kwargs)
+        assert stopped.iter < resumed.iter or kill[0] != 'iter'
+        return differences(state_of(newest(work_dir)), self.whole)
+
+
+@pytest.fixture(scope='module')
+def by_epoch(tmp_path_factory, data):
+    return Case(tmp_path_factory.mktemp('by_epoch'), data, [HEAD, dict(NECK, restart_ema=True), FULL],
+                custom_hooks=[EMA, BY_ITERATION])
+
+
+@pytest.fixture(scope='module')
+def by_metric(tmp_path_factory, data):
+    """Stage 1 ends by its metric after 2 of 4 epochs and goes back to its best, stage 2 after 2 of 3."""
+    stages = [dict(HEAD, epochs=4, until=UNTIL, restore_best=True), dict(NECK, epochs=3, until=UNTIL),
+              dict(FULL, epochs=1)]
+    case = Case(tmp_path_factory.mktemp('by_metric'), data, stages, custom_hooks=[EMA],
+                val_evaluator=dict(type='TableMetric', values=(0.5, 0.4, 0.2, 0.1)))
+    case.cfg.val_evaluator = dict(type='TableMetric', values=(0.5, 0.4, 0.2, 0.1, 0.3))
+    run(case.cfg, case.folder / 'table')
+    case.whole = state_of(newest(case.folder / 'table'))
+    assert case.whole['epoch'] == 5  # 2 + 2 + 1
+    assert [entry['epochs'] for entry in case.whole['mgdet']['history']] == [2, 2]
+    return case
+
+
+@pytest.mark.parametrize('kill', [
+    ('iter', 1),  # in the first epoch
+    ('iter', 2), ('iter', 3), ('iter', 7), ('iter', 11),  # at the end of an epoch, within stages 1, 2 and 3
+    ('epoch', 1), ('epoch', 2), ('epoch', 4),  # trained, not validated: within a stage and on both edges
+    ('val', 1), ('val', 2), ('val', 3), ('val', 4), ('val', 5),
+])
+def test_resumed_equals_uninterrupted(by_epoch, kill):
+    assert by_epoch.resumed(*kill) == []
+
+
+@pytest.mark.parametrize('kill', [('epoch', 1), ('val', 1), ('epoch', 2), ('val', 2), ('epoch', 3), ('val', 3),
+                                  ('epoch', 4), ('val', 4)])
+def test_resumed_equals_uninterrupted_around_edges_by_metric(by_metric, kill):
+    assert by_metric.resumed(*kill) == []
+
+
+def test_leaving_the_random_state_out_is_noticed(by_epoch):
+    """The control: without the random state the comparison must fail."""
+    def without(cfg):
+        cfg.default_hooks.pop('random_state')
+        cfg.custom_hooks = [*cfg.custom_hooks, dict(type='ForgetfulHook')]
+
+    assert any('state_dict' in each for each in by_epoch.resumed('val', 3, change=without))
+
+
+def test_the_resumed_run_takes_the_seed_of_its_checkpoint(by_epoch):
+    """Order of the images and augmentation follow the seed: another one in the config would change both."""
+    def other_seed(cfg):
+        cfg.randomness = dict(seed=77)
+
+    assert by_epoch.resumed('iter', 7, change=other_seed) == []
+
+
+def test_workers_do_not_matter(by_epoch, data, tmp_path):
+    """With two persistent workers, and stopped: the same run as with none."""
+    def workers(cfg):
+        for split in ('train', 'val'):
+            cfg[f'{split}_dataloader'].update(num_workers=2, persistent_workers=True)
+
+    run(by_epoch.cfg, tmp_path / 'workers', kill=('iter', 7), change=workers)
+    run(by_epoch.cfg, tmp_path / 'workers', resume=True, change=workers)
+    assert differences(state_of(newest(tmp_path / 'workers')), by_epoch.whole) == []
+
+
+@pytest.mark.parametrize('kill', [('iter', 2), ('iter', 3), ('epoch', 2)])
+def test_gradient_accumulation(tmp_path, data, kill):
+    """Three iterations an epoch, two a step: the rest steps at the epoch's end; gradients that wait are saved."""
+    case = Case(tmp_path, data, [HEAD, NECK], custom_hooks=[BY_ITERATION],
+                **{'optim_wrapper.accumulative_counts': 2, 'train_dataloader.batch_size': 3})
+    assert case.whole['iter'] == 12
+    assert case.resumed(*kill) == []
+
+
+def test_finished_stage_goes_on_to_the_next(data, tmp_path):
+    """--resume on a finished stage of a one-run config: the next one begins."""
+    cfg = staged_config(tmp_path, data, [HEAD, NECK])
+    first = run(cfg, tmp_path / 'run', change=lambda cfg: cfg.train_cfg.update(max_epochs=2))
+    assert first.epoch == 2
+    second = run(cfg, tmp_path / 'run', resume=True)
+    assert second.epoch == 4
+    assert newest(tmp_path / 'run')['mgdet']['stage'] == 1
+
+
+def test_checkpoint_without_a_record_is_resumed_by_the_plan(data, tmp_path):
+    """A checkpoint from before there were records: the stage follows from its epoch."""
+    import torch
+    cfg = staged_config(tmp_path, data, [HEAD, NECK])
+    run(cfg, tmp_path / 'run', kill=('val', 3))
+    path = tmp_path / 'run' / 'epoch_3.pth'
+    checkpoint = torch.load(path)
+    for key in ('mgdet', 'random_state'):
+        del checkpoint[key]
+    torch.save(checkpoint, path)
+    runner = run(cfg, tmp_path / 'run', resume=True)
+    assert runner.epoch == 4
+    record = newest(tmp_path / 'run')['mgdet']
+    assert (record['stage'], record['first_epoch'], record['first_iter']) == (1, 2, 4)
