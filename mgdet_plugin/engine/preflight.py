@@ -17,6 +17,7 @@ from mmengine.registry import init_default_scope
 
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.engine.checkpoint_check import check_weights
+from mgdet_plugin.engine.plan import Plan
 from mgdet_plugin.engine.resume_choice import Resumer, resolve_resume
 from mgdet_plugin.errors import UserError
 
@@ -93,6 +94,8 @@ def prepare_train(arguments: Sequence[str]) -> list[str]:
         UserError: If something is missing or does not fit.
     """
     args, cfg = parse_like_mmdet('train', arguments)
+    if cfg.get('stages'):  # from what a run starts cannot be told once load_from names a checkpoint to resume from
+        cfg.plan = dict(cfg.get('plan') or {}, start=Plan.from_cfg(cfg).start)
     settled, said = resolve_resume(list(arguments), args.resume, cfg)
     _say(chain(said, _prepare(cfg, ('train', 'val'))), args.launcher)
     return settled
@@ -132,8 +135,8 @@ def _prepare(cfg: Config, splits: Sequence[str]) -> Iterator[str]:
 def use_demo(arguments: Sequence[str], train: bool) -> list[str]:
     """Take ``--demo`` out of a command line and, where it stood, put the small model's config in the config's place.
 
-    The small model starts from weights of its own; where they are not there yet, training makes them first, from
-    nothing on the embedded source domain.
+    The small model starts from weights of its own; where they are not there yet, training makes them first: from
+    nothing on the embedded source domain, and a stage's weights by the stages before it.
 
     Args:
         arguments: The command line without the program's name.
@@ -166,13 +169,24 @@ def use_demo(arguments: Sequence[str], train: bool) -> list[str]:
 def _make_demo_weights(demo: Path, arguments: Sequence[str]) -> None:
     """Train the weights a small model starts from, unless they are there or it starts from others."""
     args, cfg = parse_like_mmdet('train', arguments)
-    weights = Config.fromfile(demo).get('load_from')
     goes_on = args.resume and (args.resume != 'auto' or Resumer(cfg).candidates(Path(cfg.work_dir)))
-    if not weights or os.path.exists(weights) or cfg.load_from != weights or goes_on:
-        return
-    source = demo.with_name(DEMO_SOURCE)
-    if args.launcher != 'none':
-        raise UserError(f'{weights} is not there yet, and is made by one process: first run python tools/train.py '
-                        f'{source} --work-dir {os.path.dirname(weights)}')
-    print(f'{weights} is not there yet: training it first, from nothing, with {source}', file=sys.stderr)
-    subprocess.run([sys.executable, sys.argv[0], str(source), '--work-dir', os.path.dirname(weights)], check=True)
+    own = Config.fromfile(demo)
+    for weights in _weights_of(own):
+        if os.path.exists(weights) or weights not in _weights_of(cfg) or goes_on:
+            continue
+        stage = demo.with_name(f'{Path(weights).parent.name}.py')  # the run whose folder they lie in
+        before = stage if stage.is_file() else demo.with_name(DEMO_SOURCE)
+        command = [str(before), '--work-dir', os.path.dirname(weights)]
+        if args.launcher != 'none':
+            raise UserError(f'{weights} is not there yet, and is made by one process: first run python tools/train.py '
+                            f'{" ".join(command)}')
+        if before.is_file():
+            _make_demo_weights(before, command)
+        print(f'{weights} is not there yet: training it first, with {before}', file=sys.stderr)
+        subprocess.run([sys.executable, sys.argv[0], *command], check=True)
+
+
+def _weights_of(cfg: Config) -> list[str]:
+    """Paths of the weights a config starts from."""
+    init = (cfg.model.get('backbone') or {}).get('init_cfg') or {}
+    return [str(path) for path in (cfg.get('load_from'), init.get('checkpoint')) if path]

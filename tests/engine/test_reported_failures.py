@@ -416,7 +416,8 @@ def test_fts_15_a_stage_without_a_best_of_its_own(tmp_path):
     done = train_toy(tmp_path, stages, values=(.5, .4, nan, nan, .1, .1))
     edges = [line for line in done.lines if 'restored the best' in line or 'last weights' in line]
     assert len(edges) == 2 and edges[0].startswith('restored the best of the stage: epoch 1, 0.5 (stage1_best.pth)')
-    assert edges[1].endswith("stage2_best.pth is not this stage's best checkpoint; the run goes on from its last weights")
+    assert edges[1].endswith("stage2_best.pth is not this stage's best checkpoint; the run goes on from its last "
+                             'weights')
     assert not changed(done.steps[4 * STEPS - 1].after, done.steps[4 * STEPS].before)
 
 

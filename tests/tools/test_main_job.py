@@ -53,7 +53,7 @@ def test_only_the_predict_convs_changed(job):
 def test_the_log_says_what_happens(job):
     _, _, steps = job
     printed = steps['train'].stdout + steps['train'].stderr
-    assert re.search(r"stage 1/1 'head': freeze level 2, training [\d,]+ of [\d,]+ parameters", printed)
+    assert re.search(r"stage 1/1 'head' from epoch 1 for 5: freeze level 2, training [\d,]+ of [\d,]+ param", printed)
     assert re.search(r'train: 1 of 17 boxes skipped', printed)
     assert 'balanced class weights of 16 objects' in printed
     losses = re.findall(r' loss\w*: (\S+)', printed)
