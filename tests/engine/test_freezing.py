@@ -5,7 +5,6 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
@@ -14,6 +13,7 @@ from mgdet_plugin.engine.freezing import digests, freeze, is_frozen, predict_lay
 from mgdet_plugin.engine.plan import Stage
 from mgdet_plugin.errors import UserError
 from tests.conftest import ROOT
+from tests.mmdet_detectors import RETINANET, YOLOV3
 
 
 def stage(level=None, **fields):
@@ -27,33 +27,8 @@ def nano():
 
 
 def build(name):
-    """mmdet's own detectors, small: YOLOv3 on Darknet, RetinaNet on a ResNet with mmdet's usual frozen stem."""
-    register_all_modules()
-    bn = dict(type='BN', requires_grad=True)
-    if name == 'yolov3':
-        return MODELS.build(dict(
-            type='YOLOV3', data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
-            backbone=dict(type='ScaledDarknet', depth=53, widen_factor=1 / 16, out_indices=(3, 4, 5), norm_cfg=bn,
-                          norm_eval=False),
-            neck=dict(type='YOLOV3Neck', num_scales=3, in_channels=[64, 32, 16], out_channels=[32, 16, 8]),
-            bbox_head=dict(
-                type='YOLOV3Head', num_classes=3, in_channels=[32, 16, 8], out_channels=[32, 16, 8],
-                anchor_generator=dict(type='YOLOAnchorGenerator', strides=[32, 16, 8],
-                                      base_sizes=[[(40, 40)] * 3, [(20, 20)] * 3, [(10, 10)] * 3]),
-                bbox_coder=dict(type='YOLOBBoxCoder'), featmap_strides=[32, 16, 8]),
-            train_cfg=dict(assigner=dict(type='GridAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0))))
-    return MODELS.build(dict(
-        type='RetinaNet', data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
-        backbone=dict(type='ResNet', depth=18, base_channels=8, num_stages=4, out_indices=(0, 1, 2, 3),
-                      frozen_stages=1, norm_cfg=bn, norm_eval=False),
-        neck=dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, start_level=1, num_outs=3),
-        bbox_head=dict(
-            type='RetinaHead', num_classes=3, in_channels=8, feat_channels=8, stacked_convs=1,
-            anchor_generator=dict(type='AnchorGenerator', octave_base_scale=4, scales_per_octave=1, ratios=[1.0],
-                                  strides=[8, 16, 32])),
-        train_cfg=dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0,
-                                     ignore_iof_thr=-1), sampler=dict(type='PseudoSampler'), allowed_border=-1,
-                       pos_weight=-1, debug=False)))
+    init_default_scope('mmdet')
+    return MODELS.build(copy.deepcopy(YOLOV3 if name == 'yolov3' else RETINANET))
 
 
 def train_step(model, optimizer):
