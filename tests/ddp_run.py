@@ -25,14 +25,15 @@ from mmengine.runner import Runner
 import mgdet_plugin  # noqa: F401
 from mgdet_plugin.engine.freezing import digests, unwrap
 from mgdet_plugin.engine.random_state_hook import random_state
+from mgdet_plugin.errors import UserError
 from tests.staged_run import FULL, HEAD, NECK, run, staged_config
 
 UNTIL = dict(metric='table/value', patience=1, min_epochs=1)
 LONG = [dict(HEAD, epochs=4, until=UNTIL, restore_best=True), dict(NECK, epochs=3, until=UNTIL), dict(FULL, epochs=1)]
 SHORT = [dict(HEAD, epochs=1), NECK]
 TABLES = (0.5, 0.4, 0.5, 0.6, 0.7, 0.8), (0.1, 0.2, 0.9, 0.8, 0.7, 0.6)
-"""What each process measures: the first alone ends stage 1 after 2 epochs and keeps stage 2 for 3, the second alone
-keeps stage 1 for 3 epochs and would end whatever follows early."""
+"""What each process measures in which epoch. By the first, stages 1 and 2 of LONG last 2 and 3 epochs; the second alone
+would make it 4 and 2."""
 EMA = dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.02)
 BY_ITERATION = dict(type='CheckpointHook', by_epoch=False, interval=1, max_keep_ckpts=-1)
 GROUPED = {'optim_wrapper.accumulative_counts': 3, 'train_dataloader.batch_size': 1}  # 4 iterations an epoch: 3 and 1
@@ -141,9 +142,15 @@ class Pair:
         for count in (5, 7):  # in the second epoch: two gradients of three wait, and none
             self.run(f'grouped-stopped{count}', grouped, kill=('iter', count))
             self.run(f'grouped-resumed{count}', grouped, f'grouped-stopped{count}', resume=True)
-        self.run('seeded', self.config(SHORT[:1], **{'randomness.diff_rank_seed': True}))
+        self.run('two-seeds', self.config(SHORT[:1], **{'randomness.diff_rank_seed': True}))
+        best = [dict(HEAD, epochs=2, until=UNTIL, restore_best=True), dict(NECK, epochs=1)]
+        self.run('two-disks', self.config(best), f'two-disks{self.rank}')
         with frozen_before_wrapping():
-            self.run('mistake', self.config(SHORT))
+            self.run('mistake', self.config(SHORT, **{'default_hooks.staged_unfreeze.verify': False}))
+            try:
+                self.run('mistake-proven', self.config(SHORT))
+            except UserError as error:
+                (self.folder / f'refused-rank{self.rank}.txt').write_text(str(error))
 
 
 if __name__ == '__main__':

@@ -51,7 +51,8 @@ def stages_of(scenario: str) -> list[dict]:
 def logged_rates(folder: Path, data: Path, stages: Sequence[dict], start: str) -> list[dict[str, float]]:
     """Train a plan on the tiny model and read the rates from the run's log.
 
-    Runner, loop, hooks, scheduler, model and log are the real ones; only width, images and validations are fewer.
+    Runner, loop, hooks, scheduler, optimizer and log are the real ones; the model is the tiny one of
+    :mod:`tests.staged_run`, and only the last epoch is validated.
 
     Args:
         folder: Where the run lies.

@@ -138,6 +138,7 @@ def run(cfg: Config, work_dir: Path, kill: tuple[str, int] | None = None, resume
     cfg = copy.deepcopy(cfg)
     cfg.work_dir, cfg.resume = str(work_dir), resume
     cfg.experiment_name = f'{work_dir.name}-{next(_NUMBERS)}'  # the log's history goes by this name
+    cfg.visualizer.name = cfg.experiment_name  # and what it writes by this
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *([dict(type='KillHook', moment=kill[0], count=kill[1])]
                                                           if kill else [])]
     if change:

@@ -196,6 +196,16 @@ def hold(norms: Iterable[nn.Module]) -> None:
         norm.eval()
 
 
+def learned_tensors(model: nn.Module) -> list[str]:
+    """Names of parameters and running statistics: what all processes of a run share."""
+    model = unwrap(model)
+    names = [name for name, _ in model.named_parameters()]
+    for name, module in model.named_modules():
+        if isinstance(module, _NormBase):
+            names += [f'{name}.{key}' for key, _ in module.named_buffers(recurse=False)]
+    return names
+
+
 def digests(model: nn.Module) -> dict[str, str]:
     """A hash of every tensor of a model's state dict, by name (16 hexadecimal digits of BLAKE2b)."""
     return {key: digest(value) for key, value in unwrap(model).state_dict().items()}

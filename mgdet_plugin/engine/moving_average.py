@@ -1,9 +1,10 @@
 """Moving averages of weights across stages."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from torch import Tensor
@@ -41,6 +42,22 @@ class FrozenAverage:
         """Undo the rounding."""
         for average, tensor in self.pairs:
             average.copy_(tensor)
+
+
+def share_averaged_statistics(runner: Runner, learning: Mapping[str, Tensor]) -> None:
+    """Give the averaged models the statistics that the processes agreed on; an averaged model is what is saved.
+
+    Args:
+        runner: The runner.
+        learning: Name -> statistic of the model, the same in all processes by now.
+    """
+    for hook in ema_hooks(runner):
+        averages = hook.ema_model.module.state_dict()
+        for name, statistic in learning.items():
+            if hook.ema_model.update_buffers:  # averages of their own, of what each process saw
+                all_reduce(averages[name], 'mean')
+            else:
+                averages[name].copy_(statistic)
 
 
 def ema_hooks(runner: Runner) -> list[EMAHook]:

@@ -44,7 +44,7 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         self.hook, self.cap = hooks[0], max_epochs
         self.plan = self.hook.read_plan(runner)
         _hand_over_plan(runner)
-        super().__init__(runner, staged_dataloader(dataloader, self.plan, runner.seed or 0),
+        super().__init__(runner, staged_dataloader(dataloader, self.plan),
                          min(self.plan.epochs, max_epochs or self.plan.epochs), **kwargs)
         self._skip = 0
 
@@ -109,13 +109,12 @@ class StagedTrainLoop(EpochBasedTrainLoop):
                     and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs))
 
 
-def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan, seed: int) -> DataLoader | dict[str, Any]:
+def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan) -> DataLoader | dict[str, Any]:
     """A dataloader's config with dataset and batch sampler wrapped so that they follow the plan.
 
     Args:
         dataloader: The config; it is not changed.
         plan: The plan.
-        seed: Of the augmentation.
 
     Raises:
         UserError: A built dataloader cannot follow a plan that mixes images or changes probabilities.
@@ -129,7 +128,7 @@ def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan, seed:
         return dataloader
     wrapped = dict(dataloader)
     wrapped['batch_sampler'] = dict(
-        type='StagedBatchSampler', inner=wrapped.get('batch_sampler'), seed=seed, batch_sizes=sizes,
+        type='StagedBatchSampler', inner=wrapped.get('batch_sampler'), batch_sizes=sizes,
         drop_last=wrapped.pop('drop_last', False))
     wrapped['dataset'] = dict(type='StagedDataset', dataset=wrapped['dataset'], stage_probs=probs)
     return wrapped

@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from mmdet.registry import HOOKS
-from mmengine.dist import all_reduce, barrier, broadcast_object_list, is_distributed
+from mmengine.dist import all_gather_object, all_reduce, broadcast_object_list, get_rank, is_distributed
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from mgdet_plugin.checkpoints import load_checkpoint
@@ -23,10 +23,11 @@ from mgdet_plugin.engine.freezing import (
     freeze,
     frozen_by_itself,
     hold,
+    learned_tensors,
     resolve,
     unwrap,
 )
-from mgdet_plugin.engine.moving_average import FrozenAverage, restart_ema
+from mgdet_plugin.engine.moving_average import FrozenAverage, restart_ema, share_averaged_statistics
 from mgdet_plugin.engine.plan import Plan, Stage, build_plan
 from mgdet_plugin.engine.plan_rules import check_rules, history_entry, rate_limit, refuse_broken
 from mgdet_plugin.engine.progress import Progress
@@ -62,10 +63,11 @@ class StagedUnfreezeHook(Hook):
         self.frozen = Frozen(frozenset(), {})
         self._record: dict[str, Any] = {}
         self._history: list[dict[str, Any]] = []
-        self._gradients: dict[str, torch.Tensor] = {}
+        self._gradients: list[dict[str, Tensor]] = []  # that wait for their step, of each process
         self._applied = -1
         self._built: frozenset[str] = frozenset()
         self._average: FrozenAverage | None = None
+        self._waiting: list[dict[str, Tensor]] = []
 
     # ---- before the first iteration
 
@@ -97,7 +99,7 @@ class StagedUnfreezeHook(Hook):
         if runner._resume:
             record = checkpoint.get(RECORD)
             self._record = dict(record) if isinstance(record, Mapping) else {}
-            self._gradients = dict(checkpoint.get('gradients') or {})
+            self._gradients = list(checkpoint.get('gradients') or ())
         else:
             self._history = [dict(entry) for entry in stages_before(checkpoint)]
 
@@ -118,7 +120,9 @@ class StagedUnfreezeHook(Hook):
         self._set_length(runner, runner.epoch)
         sampler = getattr(loop, 'batch_sampler', None)
         if sampler is not None:
-            sampler.set_seed(runner.seed)  # on resume the checkpoint's
+            seeds = [runner.seed]
+            broadcast_object_list(seeds, 0)  # with diff_rank_seed each process has its own
+            sampler.set_seed(seeds[0])  # on resume the checkpoint's
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         scaled = bool((runner.auto_scale_lr or {}).get('enable'))
         for scheduler in self._schedulers(runner):
@@ -144,9 +148,9 @@ class StagedUnfreezeHook(Hook):
         for scheduler in self._schedulers(runner):
             scheduler.enter(progress.stage, progress.first_iter, steps, runner.iter)
         start_counting(runner.optim_wrapper, skip, steps)
-        if self._gradients:
-            restore_gradients(unwrap(runner.model), self._gradients)
-            self._gradients = {}
+        if get_rank() < len(self._gradients):
+            restore_gradients(unwrap(runner.model), self._gradients[get_rank()])
+        self._gradients = []
         if not progress.digests:
             progress.digests = digests(runner.model) if self.verify else {}
         self._average = FrozenAverage.of(runner, self.frozen)
@@ -161,6 +165,8 @@ class StagedUnfreezeHook(Hook):
         """Make the processes' statistics one before an iteration's checkpoint."""
         if saves_now(self, runner):
             self._make_exact(runner)
+            waiting = pending_gradients(runner.optim_wrapper, unwrap(runner.model))
+            self._waiting = all_gather_object(waiting) if waiting and is_distributed() else []
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Make the processes' statistics one: mmengine's DDP does not share them."""
@@ -200,7 +206,7 @@ class StagedUnfreezeHook(Hook):
         checkpoint[RECORD] = record
         pending = pending_gradients(runner.optim_wrapper, unwrap(runner.model))
         if pending:
-            checkpoint['gradients'] = pending
+            checkpoint['gradients'] = [pending, *self._waiting[1:]]
 
     # ---- the parts of an edge
 
@@ -239,7 +245,7 @@ class StagedUnfreezeHook(Hook):
         """Compare the model with the stage's start.
 
         Raises:
-            UserError: If a frozen tensor changed.
+            UserError: If a frozen tensor changed in any process, or the processes' weights differ.
         """
         progress = self._progress
         if not self.verify or not progress.digests:
@@ -248,9 +254,15 @@ class StagedUnfreezeHook(Hook):
         frozen = self.frozen.tensors(model)
         moved = [key for key in frozen if now[key] != progress.digests.get(key)]
         name = progress.current(self._plan).name
+        everywhere = all_gather_object((moved, {key: now[key] for key in learned_tensors(model)}))
+        moved = next((each for each, _ in everywhere if each), [])
+        apart = [key for key, value in everywhere[0][1].items() if any(other[key] != value for _, other in everywhere)]
         if moved:
             raise UserError(f"stage '{name}': {len(moved)} of {len(frozen)} frozen tensors changed "
                             f'({", ".join(moved[:3])}): something else writes to them; look at the hooks of the config')
+        if apart:
+            raise UserError(f"stage '{name}': {len(apart)} tensors differ between processes ({', '.join(apart[:3])}): "
+                            'were parameters frozen before the model was wrapped?')
         trained = [key for key, _ in model.named_parameters() if key not in self.frozen.parameters]
         still = [key for key in trained if now[key] == progress.digests.get(key)]
         runner.logger.info(f"stage '{name}' proven by hash: {len(frozen)} frozen tensors bit-equal to its start, "
@@ -269,16 +281,19 @@ class StagedUnfreezeHook(Hook):
         """Go on from the stage's best checkpoint: weights, statistics and the optimizer's state."""
         progress = self._progress
         path = os.path.join(runner.work_dir, best_name(progress.stage))
-        barrier()
-        state, content = load_checkpoint(path) if progress.best is not None and os.path.isfile(path) else ({}, {})
-        record = content.get(RECORD) or {}
-        seen = [record.get(key) for key in ('stage', 'best_epoch', 'best')]
+        read: list[Any] = [{}, {}, None]
+        if get_rank() == 0 and progress.best is not None and os.path.isfile(path):
+            state, content = load_checkpoint(path)
+            record = content.get(RECORD) or {}
+            read = [dict(state), content.get('optimizer'), [record.get(key) for key in ('stage', 'best_epoch', 'best')]]
+        broadcast_object_list(read, 0)  # the first process wrote it, maybe on a disk of its own
+        state, optimizer, seen = read
         if seen != [progress.stage, progress.best_epoch, progress.best]:  # nothing, or another run's
             runner.logger.warning(f"{path} is not this stage's best checkpoint; the run goes on from its last weights")
             return
         unwrap(runner.model).load_state_dict(state, strict=True)
-        if 'optimizer' in content:
-            runner.optim_wrapper.load_state_dict(content['optimizer'])
+        if optimizer is not None:
+            runner.optim_wrapper.load_state_dict(optimizer)
         runner.logger.info(f'restored the best of the stage: epoch {progress.best_epoch}, '
                            f'{progress.best} ({os.path.basename(path)})')
 
@@ -292,11 +307,12 @@ class StagedUnfreezeHook(Hook):
         """Average the running statistics of what trains over the processes; frozen ones are equal and stay."""
         if not is_distributed():
             return
-        for module in unwrap(runner.model).modules():
-            if isinstance(module, _NormBase) and module.training:
-                for buffer in module.buffers(recurse=False):
-                    if buffer.is_floating_point():
-                        all_reduce(buffer, 'mean')
+        learning = {f'{name}.{key}': buffer for name, module in unwrap(runner.model).named_modules()
+                    if isinstance(module, _NormBase) and module.training
+                    for key, buffer in module.named_buffers(recurse=False) if buffer.is_floating_point()}
+        for buffer in learning.values():
+            all_reduce(buffer, 'mean')
+        share_averaged_statistics(runner, learning)
 
     # ---- small things
 

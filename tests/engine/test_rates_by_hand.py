@@ -95,6 +95,8 @@ def test_the_share_of_a_group_holds_at_every_iteration(tmp_path, data):
     assert len(rates) == 20
     assert all(seen['backbone'] == 0 < seen['neck'] == seen['bbox_head'] for seen in rates[:4])
     for iteration, seen in enumerate(rates[4:16]):
-        done = warmed(iteration, 2, 1e-4) if iteration < 2 else 1e-4 if iteration < 6 else cosine(iteration - 6, 6, 5e-5)
-        assert seen == close(dict(backbone=done * BACKBONE_SHARE, neck=done, bbox_head=done)), iteration
+        rate = warmed(iteration, 2, 1e-4) if iteration < 2 else 1e-4
+        if iteration >= 6:
+            rate = cosine(iteration - 6, 6, 5e-5)
+        assert seen == close(dict(backbone=rate * BACKBONE_SHARE, neck=rate, bbox_head=rate)), iteration
     assert all(seen['backbone'] == seen['neck'] == seen['bbox_head'] > 0 for seen in rates[16:])
