@@ -2,20 +2,18 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdet.registry import HOOKS
-from mmengine.dist import all_gather_object, all_reduce, broadcast_object_list, get_rank, is_distributed
+from mmengine.dist import all_gather_object, broadcast_object_list, get_rank, is_distributed
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
-from torch.nn.modules.batchnorm import _NormBase
 
-from mgdet_plugin.checkpoints import load_checkpoint
 from mgdet_plugin.engine.accumulation import pending_gradients, restore_gradients, start_counting
 from mgdet_plugin.engine.checkpoint_check import RECORD, stages_before
+from mgdet_plugin.engine.edges import best_name, prove, restore_best, share_statistics
 from mgdet_plugin.engine.freezing import (
     Frozen,
     built_frozen,
@@ -23,11 +21,10 @@ from mgdet_plugin.engine.freezing import (
     freeze,
     frozen_by_itself,
     hold,
-    learned_tensors,
     resolve,
     unwrap,
 )
-from mgdet_plugin.engine.moving_average import FrozenAverage, restart_ema, share_averaged_statistics
+from mgdet_plugin.engine.moving_average import FrozenAverage, restart_ema
 from mgdet_plugin.engine.plan import Plan, Stage, build_plan
 from mgdet_plugin.engine.plan_rules import check_rules, history_entry, rate_limit, refuse_broken
 from mgdet_plugin.engine.progress import Progress
@@ -217,7 +214,7 @@ class StagedUnfreezeHook(Hook):
         stage = progress.current(plan)
         epochs = runner.epoch - progress.first_epoch
         if stage.restore_best:
-            self._restore_best(runner)
+            restore_best(runner, progress)
         progress.advance(runner.epoch, runner.iter, history_entry(
             stage, unwrap(runner.model), self.frozen, epochs, progress.best, progress.best_epoch))
         runner.optim_wrapper.zero_grad()
@@ -242,33 +239,10 @@ class StagedUnfreezeHook(Hook):
                                   f'though the plan trains them: {", ".join(own[:3])}, ...')
 
     def _prove(self, runner: Runner) -> None:
-        """Compare the model with the stage's start.
-
-        Raises:
-            UserError: If a frozen tensor changed in any process, or the processes' weights differ.
-        """
+        """Compare the model with the stage's start."""
         progress = self._progress
-        if not self.verify or not progress.digests:
-            return
-        now, model = digests(runner.model), unwrap(runner.model)
-        frozen = self.frozen.tensors(model)
-        moved = [key for key in frozen if now[key] != progress.digests.get(key)]
-        name = progress.current(self._plan).name
-        everywhere = all_gather_object((moved, {key: now[key] for key in learned_tensors(model)}))
-        moved = next((each for each, _ in everywhere if each), [])
-        apart = [key for key, value in everywhere[0][1].items() if any(other[key] != value for _, other in everywhere)]
-        if moved:
-            raise UserError(f"stage '{name}': {len(moved)} of {len(frozen)} frozen tensors changed "
-                            f'({", ".join(moved[:3])}): something else writes to them; look at the hooks of the config')
-        if apart:
-            raise UserError(f"stage '{name}': {len(apart)} tensors differ between processes ({', '.join(apart[:3])}): "
-                            'were parameters frozen before the model was wrapped?')
-        trained = [key for key, _ in model.named_parameters() if key not in self.frozen.parameters]
-        still = [key for key in trained if now[key] == progress.digests.get(key)]
-        runner.logger.info(f"stage '{name}' proven by hash: {len(frozen)} frozen tensors bit-equal to its start, "
-                           f'{len(trained) - len(still)} of {len(trained)} trained parameters changed')
-        if still:
-            runner.logger.warning(f"stage '{name}': trained, but unchanged: {', '.join(still[:3])}")
+        if self.verify and progress.digests:
+            prove(runner, progress.current(self._plan).name, self.frozen, progress.digests)
 
     def _check_wrapper(self, runner: Runner) -> None:
         """Refuse a distributed wrapper that waits for the gradients of frozen parameters."""
@@ -277,42 +251,11 @@ class StagedUnfreezeHook(Hook):
             raise UserError("frozen parameters have no gradient, and DDP would wait for it ('Expected to have finished "
                             "reduction'); set find_unused_parameters=True in the config")
 
-    def _restore_best(self, runner: Runner) -> None:
-        """Go on from the stage's best checkpoint: weights, statistics and the optimizer's state."""
-        progress = self._progress
-        path = os.path.join(runner.work_dir, best_name(progress.stage))
-        read: list[Any] = [{}, {}, None]
-        if get_rank() == 0 and progress.best is not None and os.path.isfile(path):
-            state, content = load_checkpoint(path)
-            record = content.get(RECORD) or {}
-            read = [dict(state), content.get('optimizer'), [record.get(key) for key in ('stage', 'best_epoch', 'best')]]
-        broadcast_object_list(read, 0)  # the first process wrote it, maybe on a disk of its own
-        state, optimizer, seen = read
-        if seen != [progress.stage, progress.best_epoch, progress.best]:  # nothing, or another run's
-            runner.logger.warning(f"{path} is not this stage's best checkpoint; the run goes on from its last weights")
-            return
-        unwrap(runner.model).load_state_dict(state, strict=True)
-        if optimizer is not None:
-            runner.optim_wrapper.load_state_dict(optimizer)
-        runner.logger.info(f'restored the best of the stage: epoch {progress.best_epoch}, '
-                           f'{progress.best} ({os.path.basename(path)})')
-
     def _make_exact(self, runner: Runner) -> None:
         """Before a checkpoint or validation: one set of statistics, averages of frozen weights without rounding."""
-        self._share_statistics(runner)
+        share_statistics(runner)
         if self._average is not None:
             self._average.put_back()
-
-    def _share_statistics(self, runner: Runner) -> None:
-        """Average the running statistics of what trains over the processes; frozen ones are equal and stay."""
-        if not is_distributed():
-            return
-        learning = {f'{name}.{key}': buffer for name, module in unwrap(runner.model).named_modules()
-                    if isinstance(module, _NormBase) and module.training
-                    for key, buffer in module.named_buffers(recurse=False) if buffer.is_floating_point()}
-        for buffer in learning.values():
-            all_reduce(buffer, 'mean')
-        share_averaged_statistics(runner, learning)
 
     # ---- small things
 
@@ -377,8 +320,3 @@ class StagedUnfreezeHook(Hook):
             f'training {trained:,} of {sum(each.numel() for each in model.parameters()):,} parameters, '
             f'{len(self.frozen.norms)} normalisation layers held, rate {stage.lr:g}, '
             f'augmentation {probs or "as in the pipeline"}')
-
-
-def best_name(stage: int) -> str:
-    """File of a stage's best checkpoint in the run's folder."""
-    return f'stage{stage + 1}_best.pth'
