@@ -37,11 +37,7 @@ class StagedTrainLoop(EpochBasedTrainLoop):
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict[str, Any], max_epochs: int | None = None,
                  **kwargs: Any) -> None:
-        hooks = [hook for hook in runner.hooks if isinstance(hook, StagedUnfreezeHook)]
-        if len(hooks) != 1:
-            raise UserError(f'StagedTrainLoop needs one StagedUnfreezeHook, found {len(hooks)}: nothing would be '
-                            "frozen; add default_hooks=dict(staged_unfreeze=dict(type='StagedUnfreezeHook'))")
-        self.hook, self.cap = hooks[0], max_epochs
+        self.hook, self.cap = _the_hook(runner), max_epochs
         self.plan = self.hook.read_plan(runner)
         _hand_over_plan(runner)
         super().__init__(runner, staged_dataloader(dataloader, self.plan),
@@ -107,6 +103,27 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         self._decide_current_val_interval()
         return bool(self.runner.val_loop is not None and self._epoch >= self.val_begin
                     and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs))
+
+
+def _the_hook(runner: Runner) -> StagedUnfreezeHook:
+    """The hook that carries out the plan; one with stages of its own takes the place of the default one.
+
+    Raises:
+        UserError: If there is none, or there are several.
+    """
+    hooks = [hook for hook in runner.hooks if isinstance(hook, StagedUnfreezeHook)]
+    if len(hooks) > 1 and sum(hook.stages is not None for hook in hooks) == 1:
+        for hook in hooks:
+            if hook.stages is None:
+                runner.hooks.remove(hook)
+        hooks = [hook for hook in hooks if hook.stages is not None]
+    if not hooks:
+        raise UserError('StagedTrainLoop found no StagedUnfreezeHook, so nothing would be frozen; add '
+                        "default_hooks=dict(staged_unfreeze=dict(type='StagedUnfreezeHook'))")
+    if len(hooks) > 1:
+        raise UserError(f'StagedTrainLoop needs one StagedUnfreezeHook, found {len(hooks)}; it is a default hook '
+                        'already, so take it out of custom_hooks')
+    return hooks[0]
 
 
 def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan) -> DataLoader | dict[str, Any]:

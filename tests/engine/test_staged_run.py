@@ -124,8 +124,28 @@ def test_custom_hooks_of_a_users_config_do_not_lose_the_plan(data, tmp_path):
 def test_without_the_hook_the_loop_refuses(data, tmp_path):
     cfg = staged_config(tmp_path, data, STAGES, **NO_VALIDATION)
     cfg.default_hooks.pop('staged_unfreeze')
-    with pytest.raises(UserError, match='needs one StagedUnfreezeHook, found 0'):
+    with pytest.raises(UserError, match='found no StagedUnfreezeHook, so nothing would be frozen'):
         run(cfg, tmp_path / 'run')
+
+
+def test_a_hook_with_stages_takes_the_default_ones_place(data, tmp_path):
+    cfg = staged_config(tmp_path, data, STAGES[:1], **NO_VALIDATION)
+    cfg.custom_hooks = [dict(type='StagedUnfreezeHook', stages=cfg.stages)]
+    runner = run(cfg, tmp_path / 'run')
+    assert sum(type(hook).__name__ == 'StagedUnfreezeHook' for hook in runner.hooks) == 1
+    cfg.custom_hooks = [dict(type='StagedUnfreezeHook')]
+    with pytest.raises(UserError, match='needs one StagedUnfreezeHook, found 2'):
+        run(cfg, tmp_path / 'two')
+
+
+@pytest.mark.parametrize(('start', 'highest'), [('full', 1e-4), ('nothing', 4e-4)])
+def test_scaled_by_the_batch_and_held_to_the_limit(data, tmp_path, start, highest):
+    """mmengine's auto_scale_lr at four times the batch the rates are for."""
+    cfg = staged_config(tmp_path, data, [dict(HEAD, warmup_epochs=0, schedule='constant')], **NO_VALIDATION)
+    cfg.plan, cfg.auto_scale_lr = dict(start=start), dict(enable=True, base_batch_size=1)
+    runner = run(cfg, tmp_path / 'run')
+    rates = [group['lr'] for group in runner.optim_wrapper.optimizer.param_groups]
+    assert rates == pytest.approx([highest] * 3)
 
 
 def test_stages_may_be_given_to_the_hook(data, tmp_path):
