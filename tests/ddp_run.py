@@ -155,3 +155,6 @@ class Pair:
 
 if __name__ == '__main__':
     Pair(Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ['RANK'])).all()
+    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads, left to the interpreter's end by the models of eleven runs, sometimes abort there

@@ -52,7 +52,7 @@ def check_weights(cfg: Config, split: str = 'train') -> list[str]:
     meta = content.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     if split != 'test':
-        lines = check_plan(cfg, model, stages_before(content))
+        lines = check_plan(cfg, model, stages_before(content, own=not cfg.get('resume')))
     return lines + compare_classes(str(path), meta, cfg, split) + compare_anchors(str(path), meta, cfg)
 
 
@@ -72,14 +72,54 @@ def check_plan(cfg: Config, model: nn.Module, history: Sequence[Mapping[str, Any
     """
     if not cfg.get('stages'):
         return []
-    return refuse_broken(check_rules(Plan.from_cfg(cfg), cfg, model, history))
+    plan = Plan.from_cfg(cfg)
+    check_wiring(cfg, plan)
+    return refuse_broken(check_rules(plan, cfg, model, history))
 
 
-def stages_before(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The stages a checkpoint's weights went through, the last of them maybe unfinished."""
+def check_wiring(cfg: Config, plan: Plan) -> None:
+    """Refuse a config in which something the plan says could never happen.
+
+    Raises:
+        UserError: What the plan says, and what is missing.
+    """
+    loop = cfg.get('train_cfg') or {}
+    if loop.get('type') == 'StagedTrainLoop':
+        schedulers = cfg.get('param_scheduler') or []
+        types = [each.get('type') for each in ([schedulers] if isinstance(schedulers, Mapping) else schedulers)]
+        if types != ['StagedLR']:
+            raise UserError(f'param_scheduler is {types}: the rates of the stages would not be used alone; set '
+                            "param_scheduler=[dict(type='StagedLR')]")
+    interval = loop.get('val_interval', 1)
+    steps = pipeline_steps((cfg.get('train_dataloader') or {}).get('dataset'))
+    for stage in plan.stages:
+        if stage.until is not None and (interval > stage.epochs or not cfg.get('val_cfg')):
+            raise UserError(f"stage '{stage.name}' ends by {stage.until.metric}, and its {stage.epochs} epochs see no "
+                            f'validation (train_cfg.val_interval={interval}); validate more often or take until out')
+        missing = [name for name, prob in stage.step_probs().items() if name not in steps and (
+            prob > 0 or name in stage.probs)]
+        if missing and steps:
+            raise UserError(f"stage '{stage.name}' gives a probability to {missing[0]}, and no step of the training "
+                            f'pipeline has this name; there is {", ".join(sorted(steps))}')
+
+
+def pipeline_steps(dataset: Any) -> set[str]:
+    """Names of the steps in the pipelines of a dataset's config, wrappers included."""
+    return {str(step.get('name', step['type'])) if step['type'] == 'StagedMix' else str(step['type'])
+            for leaf in iter_dataset_cfgs(dataset) for step in leaf.get('pipeline') or ()}
+
+
+def stages_before(content: Mapping[str, Any], own: bool = True) -> list[Mapping[str, Any]]:
+    """The stages a checkpoint's weights went through, the last of them maybe unfinished.
+
+    Args:
+        content: Of the checkpoint.
+        own: Those of the run that saved it, too; False for what its weights went through before that run.
+    """
     record = content.get(RECORD)
     record = record if isinstance(record, Mapping) else {}
-    entries = [*(record.get('history') or ()), record.get('entry')]
+    history = list(record.get('history') or ())
+    entries = [*history, record.get('entry')] if own else history[:len(history) - int(record.get('stage') or 0)]
     return [entry for entry in entries if isinstance(entry, Mapping) and {'name', 'trained_parts'} <= set(entry)]
 
 
@@ -147,7 +187,7 @@ def read_weights(path: str, cfg: Config, part: str = 'model') -> tuple[Mapping[s
 def _stage_before(path: str) -> str | None:
     """Name of the run whose best checkpoint a path means."""
     match = re.search(r'work_dirs/([^/]+)/best\.pth$', path)
-    return match.group(1) if match else None
+    return match.group(1) if match and os.path.isfile(f'configs/{match.group(1)}.py') else None
 
 
 def compare_classes(path: str, meta: Mapping[str, Any], cfg: Config, split: str) -> list[str]:
@@ -205,8 +245,9 @@ def compare(path: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
     predictions = [key for key in mismatched if '.predict_convs.' in key]
     if predictions and len(predictions) == len(mismatched) and not missing and not unexpected:
         classes = [state[predictions[0]].shape[0] - _base_channels(cfg) for state in (found, wanted)]
-        raise UserError(f'{path} was trained on {classes[0]} classes, the config has {classes[1]}: import it again '
-                        f'with --classes {classes[1]}, or set model.bbox_head.num_classes={classes[0]}')
+        raise UserError(f'{path} was trained on {classes[0]} classes, the config has {classes[1]}: import its Keras '
+                        f'file again with --classes {config_name(cfg)} (of a run of your own make one first: python '
+                        f'tools/export_keras.py {path} model.h5), or set model.bbox_head.num_classes={classes[0]}')
     problems = [f'{len(keys)} {kind} ({_some(keys)})' for kind, keys in
                 (('missing', missing), ('unexpected', unexpected)) if keys]
     if mismatched:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.dist import all_gather_object, all_reduce, broadcast_object_list, get_rank, is_distributed
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -78,6 +79,14 @@ def restore_best(runner: Runner, progress: Progress) -> None:
         runner.optim_wrapper.load_state_dict(optimizer)
     runner.logger.info(f'restored the best of the stage: epoch {progress.best_epoch}, {progress.best} '
                        f'({os.path.basename(path)})')
+
+
+def save_last(runner: Runner) -> None:
+    """Save the last epoch as ``CheckpointHook`` would have, had it known that it is the last."""
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.by_epoch and hook.save_last and (
+                hook.interval < 1 or runner.epoch % hook.interval):
+            hook._save_checkpoint_with_step(runner, runner.epoch, dict(epoch=runner.epoch, iter=runner.iter))
 
 
 def share_statistics(runner: Runner) -> None:

@@ -62,7 +62,7 @@ class StagedOptimWrapperConstructor:
         check_patterns(self.rules.get('custom_keys', {}), model, 'paramwise_cfg.custom_keys')
         decay = self.optimizer_cfg.get('weight_decay', 0) or 0
         groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for name, parameter, is_norm in _parameters(model):
+        for name, parameter, is_norm in all_parameters(model):
             lr_mult, decay_mult = self.multipliers(name, is_norm, model)
             stage_mults = tuple(stage_multiplier(stage, name) for stage in self.stages)
             label = self._label(name)
@@ -149,6 +149,22 @@ class StagedOptimWrapperConstructor:
         return f'{part}.{rest[0]}' if part == 'backbone' and self.rules.get('layer_decay') is not None else part
 
 
+def check_groups(optim_wrapper: OptimWrapper, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to resume an optimizer whose groups are others.
+
+    Raises:
+        UserError: With both numbers of groups.
+    """
+    saved = (checkpoint.get('optimizer') or {}).get('param_groups')
+    groups = getattr(getattr(optim_wrapper, 'optimizer', None), 'param_groups', None)
+    if saved is None or groups is None:
+        return
+    if [len(group['params']) for group in saved] != [len(group['params']) for group in groups]:
+        raise UserError(f"the checkpoint's optimizer has {len(saved)} groups of parameters and the plan makes "
+                        f'{len(groups)}, or divides them otherwise: lr_mult or paramwise_cfg was changed; resume with '
+                        'what it was made with, or start a new run from its weights (load_from)')
+
+
 def backbone_blocks(model: nn.Module) -> list[str]:
     """Names of the backbone's children that hold parameters, in the order of depth."""
     return [name for name, child in model.get_submodule('backbone').named_children()
@@ -167,7 +183,7 @@ def stage_multiplier(stage: Stage, name: str) -> float:
     return 1.0 if best is None else float(stage.lr_mult[best])
 
 
-def _parameters(model: nn.Module) -> list[tuple[str, Parameter, bool]]:
+def all_parameters(model: nn.Module) -> list[tuple[str, Parameter, bool]]:
     """Name, parameter and whether it belongs to a normalisation layer; shared parameters once."""
     norms = {id(parameter) for module in model.modules() if isinstance(module, (_NormBase, GroupNorm, LayerNorm))
              for parameter in module.parameters(recurse=False)}

@@ -120,7 +120,7 @@ class Stage:
                 values[key] = (values[key], ) if isinstance(values[key], str) else tuple(values[key])
         for key in ('lr_mult', 'probs'):
             values[key] = dict(values.get(key) or {})
-        if isinstance(values.get('until'), Mapping):
+        if values.get('until') is not None:
             values['until'] = _until(fields['name'], values['until'])
         return cls(**values).checked()
 
@@ -289,6 +289,8 @@ def stage_at(plan: Sequence[Stage], epoch: int) -> tuple[int, Stage]:
 def _until(name: str, fields: Mapping[str, Any]) -> Until:
     """The condition of a config entry, checked."""
     known = {each.name for each in dataclasses.fields(Until)}
+    if not isinstance(fields, Mapping):
+        raise UserError(f"stage '{name}': until must be dict(metric=..., patience=...), got {fields!r}")
     if {'metric', 'patience'} - set(fields) or set(fields) - known:
         raise UserError(f"stage '{name}': until needs metric and patience and takes {sorted(known)}, got "
                         f'{dict(fields)}')

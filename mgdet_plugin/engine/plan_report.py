@@ -1,6 +1,7 @@
 """What a config's plan will do, worked out without training: the same functions a run uses, on the model alone."""
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +10,14 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from mgdet_plugin.checkpoints import load_checkpoint
 from mgdet_plugin.datasets import iter_dataset_cfgs
+from mgdet_plugin.engine.checkpoint_check import check_wiring, pipeline_steps, stages_before
 from mgdet_plugin.engine.freezing import Frozen, resolve
 from mgdet_plugin.engine.plan import Plan, Stage
-from mgdet_plugin.engine.plan_rules import Finding, check_rules, rate_limit
+from mgdet_plugin.engine.plan_rules import Finding, batch_size, check_rules, rate_limit
 from mgdet_plugin.engine.staged_lr_scheduler import StagedLR
-from mgdet_plugin.engine.staged_train_loop import pipeline_steps, stage_probs
+from mgdet_plugin.engine.staged_train_loop import stage_probs
 from mgdet_plugin.errors import UserError
 
 
@@ -36,7 +39,8 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     plan = Plan.from_cfg(cfg)
     model = MODELS.build(cfg.model)
-    findings = check_rules(plan, cfg, model)
+    check_wiring(cfg, plan)
+    findings = check_rules(plan, cfg, model, _history(cfg))
     scheduler = _scheduler(cfg, plan, model, processes)
     steps = pipeline_steps((cfg.get('train_dataloader') or {}).get('dataset'))
     probs = stage_probs(plan, steps)
@@ -51,6 +55,12 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
     report = dict(config=cfg.filename, start=plan.start, load_from=cfg.get('load_from'), epochs=plan.epochs,
                   rate_limit=rate_limit(plan), rate_scale=scheduler.scale, allow=sorted(plan.allow), stages=stages)
     return report, findings
+
+
+def _history(cfg: Config) -> list[Mapping[str, Any]]:
+    """Stages that the weights went through, where they are there already."""
+    path = str(cfg.get('load_from') or '')
+    return stages_before(load_checkpoint(path, mmap=True)[1]) if path.endswith('.pth') and os.path.isfile(path) else []
 
 
 def plan_text(report: Mapping[str, Any]) -> str:
@@ -143,20 +153,23 @@ def _scheduler(cfg: Config, plan: Plan, model: nn.Module, processes: int) -> Sta
         for group in built.optimizer.param_groups:
             group['lr'] *= ratio
     scheduler = StagedLR(built)
-    scheduler.follow(plan, rate_limit(plan), counts if scaling.get('enable') else 1)
+    enabled = bool(scaling.get('enable'))
+    scheduler.follow(plan, rate_limit(plan), counts if enabled else 1, batch_size(cfg) if enabled else None)
     return scheduler
 
 
 def _groups(scheduler: StagedLR, stage: Stage, index: int, frozen: Frozen, model: nn.Module) -> list[dict[str, Any]]:
     """Each group's first rate, its rate at the top, and its last."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = scheduler.optimizer.param_groups
+    trains = ['name' not in group or any(names[id(each)] not in frozen.parameters for each in group['params'])
+              for group in groups]
     found = []
-    for group, rate in zip(scheduler.optimizer.param_groups, scheduler.peaks(index)):
+    for group, rate, counts in zip(groups, scheduler.peaks(index, trains), trains):
         if 'name' not in group:
             continue
         found.append(dict(
-            name=group['name'], parameters=sum(each.numel() for each in group['params']),
-            trains=any(names[id(each)] not in frozen.parameters for each in group['params']),
+            name=group['name'], parameters=sum(each.numel() for each in group['params']), trains=counts,
             first=rate * stage.factor(0.0), peak=rate * stage.peak_boost,
             last=rate * stage.factor(float(stage.epochs))))
     return found

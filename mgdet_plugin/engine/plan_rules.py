@@ -13,6 +13,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mgdet_plugin.engine.freezing import Frozen, resolve, trained_parts
+from mgdet_plugin.engine.optim_constructor import StagedOptimWrapperConstructor, all_parameters, stage_multiplier
 from mgdet_plugin.engine.plan import Plan, Stage
 from mgdet_plugin.errors import UserError
 
@@ -67,8 +68,8 @@ def check_rules(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Map
         raise UserError(f'plan.allow names no rule {sorted(unknown)}; there are {", ".join((*ERRORS, *WARNINGS))}')
     frozen = [resolve(stage, model) for stage in plan.stages]
     parts = [trained_parts(model, each) for each in frozen]
-    findings = [*_levels(plan, parts, history), *_rates(plan), *_loss(plan, cfg), *_mixing(plan, model, parts),
-                *_knobs(plan), *_length(plan, cfg)]
+    findings = [*_levels(plan, parts, history), *_rates(plan, cfg, model, frozen), *_loss(plan, cfg),
+                *_mixing(plan, model, parts), *_knobs(plan), *_length(plan, cfg)]
     return [finding for finding in findings if finding.rule not in plan.allow]
 
 
@@ -111,8 +112,9 @@ def _levels(plan: Plan, parts: Sequence[Sequence[str]], history: Sequence[Mappin
     found = []
     for (kind, name, before), (_, following, after) in pairwise(trained):
         if _skips(before, after):
-            what = f"stage '{name}'" if kind == 'stage' else f"the weights come from stage '{name}'"
-            found.append(Finding('skipped-level', f"{what} trained only the head and stage '{following}' frees "
+            what = (f"stage '{name}' trained only the head" if kind == 'stage' else
+                    f"the weights come from stage '{name}', in which only the head trained,")
+            found.append(Finding('skipped-level', f"{what} and stage '{following}' frees "
                                  'everything: put a stage between them that frees the neck (freeze_level=1)', True))
     if not history and 'backbone' in parts[0] and len(plan.stages) > 1:
         found.append(Finding('starts-thawed', f"stage '{plan.stages[0].name}' trains everything from the first step on "
@@ -121,20 +123,40 @@ def _levels(plan: Plan, parts: Sequence[Sequence[str]], history: Sequence[Mappin
     return found
 
 
-def _rates(plan: Plan) -> list[Finding]:
+def batch_size(cfg: Config) -> int:
+    """Images a process and iteration, of the training dataloader."""
+    return int(cfg.train_dataloader.batch_size)
+
+
+def _rates(plan: Plan, cfg: Config, model: nn.Module, frozen: Sequence[Frozen]) -> list[Finding]:
     limit = rate_limit(plan)
     if limit is None:
         return []
     found = []
-    for stage in plan.stages:
-        name, mult = max([('lr', 1.0), *((f"lr * lr_mult['{key}']", mult) for key, mult in stage.lr_mult.items())],
-                         key=lambda entry: entry[1])
-        highest = stage.lr * mult * stage.peak_boost
+    fixed = fixed_multipliers(cfg, model)
+    for stage, held in zip(plan.stages, frozen):
+        rates = {name: stage.lr * mult * stage_multiplier(stage, name) for name, mult in fixed.items()
+                 if name not in held.parameters}
+        name = max(rates, key=lambda each: rates[each])
+        highest = rates[name] * stage.peak_boost
         if highest > limit * _ROUNDING:
-            boost = ' * boost' if stage.peak_boost > 1 else ''
-            found.append(Finding('rate', f"stage '{stage.name}': {name}{boost} is {highest:g}, and full pretrained "
-                                 f'weights take at most {limit:g}: lower it', True))
+            mult = rates[name] / stage.lr
+            factors = (f' times {mult:g} (multipliers of {name})' if abs(mult - 1) > 1e-9 else '') + (
+                f' times {stage.peak_boost:g} (boost)' if stage.peak_boost > 1 else '')
+            found.append(Finding('rate', f"stage '{stage.name}': lr {stage.lr:g}{factors} is {highest:g}, and full "
+                                 f'pretrained weights take at most {limit:g}: lower it', True))
     return found
+
+
+def fixed_multipliers(cfg: Config, model: nn.Module) -> dict[str, float]:
+    """Name of a parameter -> the factor on its rate that holds in every stage."""
+    wrapper: Any = cfg.get('optim_wrapper') or {}
+    names = [name for name, _ in model.named_parameters()]
+    if wrapper.get('constructor') != 'StagedOptimWrapperConstructor' or not wrapper.get('paramwise_cfg'):
+        return dict.fromkeys(names, 1.0)
+    rules = {key: value for key, value in wrapper.paramwise_cfg.items() if key != 'stages'}
+    constructor = StagedOptimWrapperConstructor(dict(optimizer=dict()), rules)
+    return {name: constructor.multipliers(name, is_norm, model)[0] for name, _, is_norm in all_parameters(model)}
 
 
 def _loss(plan: Plan, cfg: Config) -> list[Finding]:

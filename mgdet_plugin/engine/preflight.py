@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mmdet
+import torch
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -44,6 +45,8 @@ def run_mmdet_script(name: str, arguments: Sequence[str]) -> None:
     path = mmdet_script(name)
     sys.argv = [path, *arguments]
     runpy.run_path(path, run_name='__main__')
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # left to the interpreter's end, it sometimes aborts
 
 
 def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespace, Config]:

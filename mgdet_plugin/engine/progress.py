@@ -1,6 +1,7 @@
 """Where a run is in its plan: the one small record that a checkpoint keeps."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -24,6 +25,8 @@ class Progress:
         validated: Epochs done at the last validation of the run.
         digests: Name -> hash of every tensor when the stage began.
         history: Finished stages, those of the loaded weights first.
+        steps: Iterations an epoch of the stage.
+        run: A name that all checkpoints of one run share, resumed or not.
         start: The plan's start, where the config leaves it to what is loaded: on resume that cannot be told.
     """
     stage: int = 0
@@ -36,6 +39,8 @@ class Progress:
     validated: int = 0
     digests: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    steps: int = 0
+    run: str = ''
     start: str = ''
 
     @classmethod
@@ -60,13 +65,20 @@ class Progress:
         """Out of a checkpoint.
 
         Raises:
-            UserError: If the record is of another plan.
+            UserError: If the record is of another plan or another stage's run.
         """
         known = {each.name for each in fields(cls)}
         progress = cls(**{key: value for key, value in record.items() if key in known})
         if not 0 <= progress.stage < len(plan.stages):
             raise UserError(f'the checkpoint was made in stage {progress.stage + 1} and the plan has '
                             f'{len(plan.stages)}; resume with the config it was made with')
+        made = record.get('entry')
+        name = made.get('name') if isinstance(made, Mapping) else None
+        stage = plan.stages[progress.stage]
+        if name is not None and name != stage.name:
+            raise UserError(f"the checkpoint was made in stage '{name}', and stage {progress.stage + 1} of the plan is "
+                            f"'{stage.name}': that is another run; start it from the weights (load_from) in a work "
+                            'folder of its own, without --resume')
         return progress
 
     def current(self, plan: Plan) -> Stage:
@@ -91,19 +103,21 @@ class Progress:
             metrics: Name -> value.
 
         Returns:
-            Whether it is the stage's best so far.
+            Whether it is the stage's best so far. A metric that could not be measured (mmdet gives none of its figures
+            where nothing was detected) is no improvement.
 
         Raises:
-            UserError: If the metric the stage goes by is not among them.
+            UserError: If the validation gives other figures of the same kind, but not the one the stage goes by.
         """
         self.validated = epoch
         until = self.current(plan).until
         if until is None:
             return False
-        if until.metric not in metrics:
+        kind = until.metric.rpartition('/')[0]
+        if until.metric not in metrics and any(name.rpartition('/')[0] == kind for name in metrics):
             raise UserError(f"stage '{self.current(plan).name}' goes by {until.metric}, which the validation does not "
                             f'give; it gives {", ".join(sorted(metrics)) or "nothing"}')
-        value = float(metrics[until.metric])
+        value = float(metrics.get(until.metric, math.nan))
         improved = until.improves(value, self.best)
         if improved:
             self.best, self.best_epoch, self.misses = value, epoch, 0

@@ -11,7 +11,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from mgdet_plugin.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint
-from mgdet_plugin.engine.checkpoint_check import compare
+from mgdet_plugin.engine.checkpoint_check import RECORD, compare
 from mgdet_plugin.errors import UserError
 
 PATTERNS = ('epoch_*.pth', 'iter_*.pth')
@@ -45,7 +45,9 @@ class Resumer:
                 readable.append((self.progress(path), path.stat().st_mtime, path))
             except UserError as error:
                 problems.append(str(error).removesuffix(f'; {WRITTEN_BY}'))
-        for *_, path in sorted(readable, reverse=True):
+        run = self.current_run(folder)
+        mine = [entry for entry in readable if run is None or run_of(entry[-1]) in (None, run)]
+        for *_, path in sorted(mine, reverse=True):
             try:
                 check_checksums(path)
             except UserError as error:
@@ -66,6 +68,15 @@ class Resumer:
             if elsewhere.is_file() and not any(path.samefile(elsewhere) for path in found):
                 found.add(elsewhere)
         return sorted(found)
+
+    def current_run(self, folder: Path) -> str | None:
+        """The run that last saved a checkpoint in a folder; started anew there, it leaves older files behind."""
+        last = folder / 'last_checkpoint'
+        named = Path(last.read_text(errors='replace').strip()) if last.is_file() else None
+        try:
+            return run_of(named) if named is not None and named.is_file() else None
+        except UserError:  # damaged
+            return None
 
     def progress(self, path: Path) -> tuple[int, int]:
         """Epoch and iteration a checkpoint was saved at, if a run can go on from it.
@@ -115,6 +126,13 @@ class Resumer:
             init_default_scope(self.cfg.get('default_scope', 'mmdet'))
             self._model_state = MODELS.build(self.cfg.model).state_dict()
         return self._model_state
+
+
+def run_of(path: Path) -> str | None:
+    """Which run saved a checkpoint; None where it does not say."""
+    record = load_checkpoint(path, mmap=True)[1].get(RECORD)
+    run = record.get('run') if isinstance(record, Mapping) else None
+    return run if isinstance(run, str) else None
 
 
 def has_optimizer(path: Path) -> bool:
@@ -169,7 +187,7 @@ def resolve_resume(arguments: list[str], asked: str | None, cfg: Config) -> tupl
         return [*without_resume(arguments), '--cfg-options', 'resume=False'], said
     if not has_optimizer(choice):
         said.append(f"{choice} holds no optimizer state: the optimizer's momentum starts from nothing")
-    cfg.load_from = str(choice)
+    cfg.load_from, cfg.resume = str(choice), True
     return [*without_resume(arguments), f'--resume={choice}'], said
 
 

@@ -1,6 +1,7 @@
 """Rates by stage."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmdet.registry import PARAM_SCHEDULERS
@@ -40,20 +41,23 @@ class StagedLR(_ParamScheduler):
         self.fixed_mults = [group.get('lr_mult', 1.0) for group in groups]
         self.stage_mults = [group.get('stage_mults', ()) for group in groups]
         self.plan: Plan | None = None
+        self.batch_size: int | None = None
         self.limit: float | None = None
         self.stage = 0
         self.first_iter = 0
         self.steps = 1
         super().__init__(optimizer, 'lr', by_epoch=False)
 
-    def follow(self, plan: Plan, limit: float | None, accumulated: int = 1) -> None:
+    def follow(self, plan: Plan, limit: float | None, accumulated: int = 1, batch_size: int | None = None) -> None:
         """Take the plan.
 
         Args:
             plan: The plan.
             limit: The highest rate a group may have, or None.
             accumulated: Iterations a step, where rates are scaled by the batch: mmengine leaves them out.
+            batch_size: The dataloader's, where rates are scaled: a stage may have another.
         """
+        self.batch_size = batch_size
         self.plan, self.limit = plan, limit
         self.scale = self.batch_ratio * accumulated
 
@@ -75,18 +79,32 @@ class StagedLR(_ParamScheduler):
         assert self.plan is not None
         stage = self.plan.stages[self.stage]
         factor = stage.factor((iteration - self.first_iter) / self.steps)
-        return [peak * factor for peak in self.peaks(self.stage)]
+        trains = [any(parameter.requires_grad for parameter in group['params']) or 'name' not in group
+                  for group in self.optimizer.param_groups]
+        return [peak * factor for peak in self.peaks(self.stage, trains)]
 
-    def peaks(self, index: int) -> list[float]:
-        """The rate of each group in a stage before warmup, boost and cosine."""
+    def stage_scale(self, index: int) -> float:
+        """Factor on the rates of a stage by the batch."""
+        assert self.plan is not None
+        own = self.plan.stages[index].batch_size
+        return self.scale * own / self.batch_size if own and self.batch_size else self.scale
+
+    def peaks(self, index: int, trains: Sequence[bool]) -> list[float]:
+        """The rate of each group in a stage before warmup, boost and cosine.
+
+        Args:
+            index: The stage.
+            trains: Of each group, whether anything of it trains: what is frozen does not count for the limit.
+        """
         assert self.plan is not None
         stage = self.plan.stages[index]
-        rates = [stage.lr * self.scale * fixed * (mults[index] if mults else 1.0)
+        rates = [stage.lr * self.stage_scale(index) * fixed * (mults[index] if mults else 1.0)
                  for fixed, mults in zip(self.fixed_mults, self.stage_mults)]
         if self.limit is None:
             return rates
         # one factor for all, so that multipliers keep their meaning
-        held = min(1.0, self.limit / (max(rates) * stage.peak_boost))
+        highest = max((rate for rate, counts in zip(rates, trains) if counts), default=0.0)
+        held = min(1.0, self.limit / (highest * stage.peak_boost)) if highest else 1.0
         return [rate * held for rate in rates]
 
     def step(self) -> None:

@@ -10,8 +10,8 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mgdet_plugin.datasets.annotation_check import iter_dataset_cfgs
 from mgdet_plugin.datasets.staged_batch_sampler import StagedBatchSampler
+from mgdet_plugin.engine.checkpoint_check import pipeline_steps
 from mgdet_plugin.engine.plan import BASE_AUGMENTATIONS, Plan
 from mgdet_plugin.engine.staged_unfreeze_hook import StagedUnfreezeHook
 from mgdet_plugin.errors import UserError
@@ -55,13 +55,13 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         return self.batch_sampler.batches_of(stage) if self.batch_sampler is not None else len(self.dataloader)
 
     def set_length(self, epochs: int, iterations: int) -> None:
-        """Set the length of the run, at most the cap.
+        """Set the length of the run.
 
         Args:
             epochs: Epochs of the whole run.
             iterations: Its iterations.
         """
-        self._max_epochs = min(epochs, self.cap or epochs)
+        self._max_epochs = epochs
         self._max_iters = iterations
 
     def start_epoch(self, stage: int, skip: int) -> None:
@@ -165,12 +165,6 @@ def stage_probs(plan: Plan, steps: Collection[str]) -> list[dict[str, float]]:
     optional = {*BASE_AUGMENTATIONS, 'mosaic', 'mixup'}
     return [{name: prob for name, prob in stage.step_probs().items()
              if name in steps or name in stage.probs or name not in optional or name in mixed} for stage in plan.stages]
-
-
-def pipeline_steps(dataset: Any) -> set[str]:
-    """Names of the steps in the pipelines of a dataset's config, wrappers included."""
-    return {str(step.get('name', step['type'])) if step['type'] == 'StagedMix' else str(step['type'])
-            for leaf in iter_dataset_cfgs(dataset) for step in leaf.get('pipeline') or ()}
 
 
 def _hand_over_plan(runner: Runner) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mgdet_plugin.engine.accumulation import pending_gradients, restore_gradients, start_counting
 from mgdet_plugin.engine.checkpoint_check import RECORD, stages_before
-from mgdet_plugin.engine.edges import best_name, prove, restore_best, share_statistics
+from mgdet_plugin.engine.edges import best_name, prove, restore_best, save_last, share_statistics
 from mgdet_plugin.engine.freezing import (
     Frozen,
     built_frozen,
@@ -24,9 +25,10 @@ from mgdet_plugin.engine.freezing import (
     resolve,
     unwrap,
 )
-from mgdet_plugin.engine.moving_average import FrozenAverage, restart_ema
+from mgdet_plugin.engine.moving_average import FrozenAverage, ema_hooks, restart_ema
+from mgdet_plugin.engine.optim_constructor import check_groups
 from mgdet_plugin.engine.plan import Plan, Stage, build_plan
-from mgdet_plugin.engine.plan_rules import check_rules, history_entry, rate_limit, refuse_broken
+from mgdet_plugin.engine.plan_rules import batch_size, check_rules, history_entry, rate_limit, refuse_broken
 from mgdet_plugin.engine.progress import Progress
 from mgdet_plugin.engine.random_state_hook import saves_now
 from mgdet_plugin.engine.staged_lr_scheduler import StagedLR
@@ -97,6 +99,7 @@ class StagedUnfreezeHook(Hook):
             record = checkpoint.get(RECORD)
             self._record = dict(record) if isinstance(record, Mapping) else {}
             self._gradients = list(checkpoint.get('gradients') or ())
+            check_groups(runner.optim_wrapper, checkpoint)
         else:
             self._history = [dict(entry) for entry in stages_before(checkpoint)]
 
@@ -104,11 +107,13 @@ class StagedUnfreezeHook(Hook):
         """Find where the run is, freeze accordingly and give rates and sampler the plan."""
         if self._record:
             self.progress = Progress.from_plain(self._record, self._plan)
+            self._fit_steps(runner)
             if self.progress.start and not (runner.cfg.get('plan') or {}).get('start'):
                 self.plan = dataclasses.replace(self._plan, start=self.progress.start)
         else:
             self.progress = Progress.at(self._plan, runner.epoch, self._steps(runner, 0))
             self.progress.history, self.progress.start = self._history, self._plan.start
+            self.progress.run = f'{runner.timestamp}-{os.urandom(4).hex()}'
         plan, loop = self._plan, runner.train_loop
         before = self.progress.history[:len(self.progress.history) - self.progress.stage]
         for line in refuse_broken(check_rules(plan, runner.cfg, unwrap(runner.model), before)):
@@ -122,8 +127,15 @@ class StagedUnfreezeHook(Hook):
             sampler.set_seed(seeds[0])  # on resume the checkpoint's
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         scaled = bool((runner.auto_scale_lr or {}).get('enable'))
-        for scheduler in self._schedulers(runner):
-            scheduler.follow(plan, rate_limit(plan), accumulated if scaled else 1)
+        schedulers = self._schedulers(runner)
+        if not schedulers and hasattr(loop, 'set_length'):
+            raise UserError("the rates of the stages would not be used: set param_scheduler=[dict(type='StagedLR')]")
+        if any(stage.restart_ema for stage in plan.stages) and not ema_hooks(runner):
+            raise UserError("a stage has restart_ema, and there is no moving average: add dict(type='EMAHook') to "
+                            'custom_hooks, or take restart_ema out')
+        for scheduler in schedulers:
+            scheduler.follow(plan, rate_limit(plan), accumulated if scaled else 1,
+                             batch_size(runner.cfg) if scaled else None)
         self._apply(runner)
 
     def is_validation_missing(self, runner: Runner) -> bool:
@@ -144,6 +156,7 @@ class StagedUnfreezeHook(Hook):
         steps = self._steps(runner, progress.stage)
         for scheduler in self._schedulers(runner):
             scheduler.enter(progress.stage, progress.first_iter, steps, runner.iter)
+        progress.steps = steps
         start_counting(runner.optim_wrapper, skip, steps)
         if get_rank() < len(self._gradients):
             restore_gradients(unwrap(runner.model), self._gradients[get_rank()])
@@ -188,8 +201,10 @@ class StagedUnfreezeHook(Hook):
         self._set_length(runner, runner.epoch)
 
     def after_train(self, runner: Runner) -> None:
-        """Prove the last stage, too."""
+        """Prove the last stage, too, and leave a checkpoint that says the run is over."""
         self._prove(runner)
+        if self._progress.ended:  # decided after CheckpointHook asked whether this is the last epoch
+            save_last(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the record, what a later run must know of this stage, and gradients that wait for their step."""
@@ -280,6 +295,26 @@ class StagedUnfreezeHook(Hook):
         return runner.iter - progress.first_iter - (runner.epoch - progress.first_epoch) * self._steps(
             runner, progress.stage)
 
+    def _fit_steps(self, runner: Runner) -> None:
+        """Come to terms with another number of iterations an epoch than when the checkpoint was made.
+
+        Raises:
+            UserError: The checkpoint is of the middle of an epoch.
+        """
+        progress = self._progress
+        steps, before = self._steps(runner, progress.stage), progress.steps
+        if not before or before == steps:
+            return
+        epochs = runner.epoch - progress.first_epoch
+        done = runner.iter - progress.first_iter - epochs * before
+        if 0 < done < before:
+            raise UserError(f'the checkpoint was made after {done} of {before} iterations of an epoch, and an epoch '
+                            f'has {steps} now: resume with the batch size and number of processes it was made with, or '
+                            'from a checkpoint of an epoch (--resume PATH)')
+        progress.first_iter = runner.iter - (epochs + (done == before)) * steps
+        runner.logger.warning(f'an epoch had {before} iterations and has {steps} now: rates follow the epochs, but '
+                              'this is not the run it would have been')
+
     def _is_between_epochs(self, runner: Runner) -> bool:
         """Whether no batch of the current epoch was trained on."""
         return self._batches_done(runner) <= 0
@@ -290,11 +325,14 @@ class StagedUnfreezeHook(Hook):
             return
         plan, progress = self._plan, self._progress
         last = progress.last_epoch(plan, epoch)
+        end = min(last, runner.train_loop.cap or last)
         later = plan.stages[progress.stage + 1:]
-        here = last - sum(stage.epochs for stage in later) - progress.first_epoch
-        iterations = progress.first_iter + here * self._steps(runner, progress.stage) + sum(
-            stage.epochs * self._steps(runner, progress.stage + 1 + index) for index, stage in enumerate(later))
-        runner.train_loop.set_length(last, iterations)
+        begin, iterations = progress.first_epoch, progress.first_iter
+        lengths = [last - sum(stage.epochs for stage in later) - begin, *(stage.epochs for stage in later)]
+        for index, length in enumerate(lengths, progress.stage):
+            iterations += max(0, min(length, end - begin)) * self._steps(runner, index)
+            begin += length
+        runner.train_loop.set_length(end, iterations)
 
     def _schedulers(self, runner: Runner) -> list[StagedLR]:
         schedulers = runner.param_schedulers or []

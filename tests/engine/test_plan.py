@@ -33,6 +33,7 @@ def test_stage_at():
     (dict(freeze_level=None), 'got none'), (dict(freeze_level=None, train=[]), 'train is empty'),
     (dict(batch_size=0), 'batch_size'),
     (dict(restore_best=True), 'restore_best needs until'),
+    (dict(until='mAP'), "until must be dict\\(metric=..., patience=...\\), got 'mAP'"),
     (dict(until=dict(metric='x')), 'until needs metric and patience'),
     (dict(until=dict(metric='x', patience=0)), 'at least 1'),
     (dict(until=dict(metric='x', patience=1, rule='up')), 'until.rule'),

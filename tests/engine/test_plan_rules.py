@@ -35,7 +35,7 @@ def test_the_guide_itself_breaks_none(nano):
 
 BREAKING = {
     'skipped-level': (dict(stages=[HEAD, FULL]), "'head' trained only the head and stage 'full' frees everything"),
-    'rate': (dict(stages=[dict(HEAD, lr=2e-4), NECK, FULL]), "stage 'head': lr is 0.0002, .* at most 0.0001"),
+    'rate': (dict(stages=[dict(HEAD, lr=2e-4), NECK, FULL]), "stage 'head': lr 0.0002 is 0.0002, .* at most 0.0001"),
     'loss-scales': (dict(loss=dict(coord_scale=1.0)), 'coord_scale is 1, theirs 5'),
     'grid-normalizer': (dict(loss=dict(normalizers=('batch', 'grid'))), "'grid' divides"),
     'mixing-while-frozen': (dict(stages=[dict(HEAD, mixup_prob=0.1), NECK, FULL]), 'trains only the head and has '
@@ -68,10 +68,19 @@ def test_each_broken_rule_gives_one_line_and_can_be_switched_off(nano, rule):
 
 def test_rates_count_multiplier_and_boost(nano):
     [one] = broken(nano, [HEAD, NECK, dict(FULL, lr_mult={'bbox_head': 5.0})])
-    assert "lr * lr_mult['bbox_head'] is 0.00015" in one.text
+    assert 'lr 3e-05 times 5 (multipliers of bbox_head.' in one.text and 'is 0.00015' in one.text
     [one] = broken(nano, [HEAD, NECK, dict(FULL, boost=4.0, boost_epochs=1)])
-    assert 'lr * boost is 0.00012' in one.text
+    assert 'lr 3e-05 times 4 (boost) is 0.00012' in one.text
     assert broken(nano, [HEAD, NECK, dict(FULL, lr_mult={'backbone': 0.1})]) == []
+    # of what is frozen the rate does not matter
+    assert broken(nano, [HEAD, dict(NECK, lr_mult={'backbone': 5.0}), FULL]) == []
+
+
+def test_rates_count_the_optimizers_multipliers(nano):
+    wrapper = dict(constructor='StagedOptimWrapperConstructor',
+                   paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=10)}))
+    [one] = broken(nano, optim_wrapper=wrapper)
+    assert "stage 'full': lr 3e-05 times 10 (multipliers of backbone." in one.text
 
 
 def test_rates_of_other_starts_are_free(nano):
@@ -92,7 +101,7 @@ def test_history_of_the_weights_counts(nano):
     """Stage configs are runs of their own: what the weights went through before is in their checkpoint."""
     head = [dict(name='head', trained_parts=['bbox_head'])]
     [one] = broken(nano, [FULL], head)
-    assert one.rule == 'skipped-level' and "the weights come from stage 'head'" in one.text
+    assert one.rule == 'skipped-level' and "come from stage 'head', in which only the head trained, and" in one.text
     assert broken(nano, [FULL], [*head, dict(name='neck', trained_parts=['neck', 'bbox_head'])]) == []
     assert broken(nano, [NECK], head) == []
 

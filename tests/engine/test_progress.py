@@ -48,6 +48,14 @@ def test_less_is_better_for_a_loss_and_nan_is_no_improvement():
     assert validate(Progress(stage=2), [float('nan')], 'loss') == [False]
 
 
+def test_a_validation_without_figures_is_no_improvement():
+    """mmdet's CocoMetric gives none where nothing was detected, as happens with a new head."""
+    progress = Progress()
+    assert [progress.after_validation(PLAN, epoch, {}) for epoch in (1, 2)] == [False, False]
+    assert progress.misses == 2 and not progress.ended
+    assert not Progress().after_validation(PLAN, 1, {'retention/mAP': 0.5})
+
+
 def test_everything_of_a_stage_starts_anew_at_an_edge():
     progress = Progress()
     validate(progress, [0.5, 0.1])
@@ -70,7 +78,9 @@ def test_without_a_record():
 
 def test_refuses():
     with pytest.raises(UserError, match=r"stage 'a' goes by coco/bbox_mAP, which the validation does not give; it "
-                                        'gives AP'):
-        Progress().after_validation(PLAN, 1, dict(AP=1.0))
+                                        'gives coco/AP'):
+        Progress().after_validation(PLAN, 1, {'coco/AP': 1.0})
+    with pytest.raises(UserError, match="made in stage 'neck', and stage 2 of the plan is 'b': that is another run"):
+        Progress.from_plain(dict(stage=1, entry=dict(name='neck')), PLAN)
     with pytest.raises(UserError, match='made in stage 4 and the plan has 3'):
         Progress.from_plain(dict(stage=3), PLAN)

@@ -1,6 +1,13 @@
 """A run that was stopped anywhere and resumed equals the run that was not, bit for bit."""
-import pytest
+import json
 
+import pytest
+import torch
+from mmengine.config import Config
+
+from mgdet_plugin.engine.checkpoint_check import check_weights
+from mgdet_plugin.engine.resume_choice import Resumer
+from mgdet_plugin.errors import UserError
 from tests.small_run import make_dataset
 from tests.staged_run import FULL, HEAD, NECK, differences, newest, run, staged_config, state_of
 
@@ -118,7 +125,6 @@ def test_finished_stage_goes_on_to_the_next(data, tmp_path):
 
 def test_checkpoint_without_a_record_is_resumed_by_the_plan(data, tmp_path):
     """A checkpoint from before there were records: the stage follows from its epoch."""
-    import torch
     cfg = staged_config(tmp_path, data, [HEAD, NECK])
     run(cfg, tmp_path / 'run', kill=('val', 3))
     path = tmp_path / 'run' / 'epoch_3.pth'
@@ -130,3 +136,79 @@ def test_checkpoint_without_a_record_is_resumed_by_the_plan(data, tmp_path):
     assert runner.epoch == 4
     record = newest(tmp_path / 'run')['mgdet']
     assert (record['stage'], record['first_epoch'], record['first_iter']) == (1, 2, 4)
+
+
+def test_another_batch_size_trains_every_epoch_and_keeps_the_schedule(data, tmp_path):
+    """Eight images in batches of 8, then of 2: no epoch is skipped, and the last rate is the cosine's end."""
+    cfg = staged_config(tmp_path, data, [HEAD, NECK], custom_hooks=[BY_ITERATION],
+                        **{'train_dataloader.batch_size': 2, 'train_cfg.val_begin': 100})
+    run(cfg, tmp_path / 'run', kill=('epoch', 3))
+    (tmp_path / 'run' / 'last_checkpoint').write_text(str(tmp_path / 'run' / 'epoch_3.pth'))
+
+    def larger(cfg):
+        cfg.train_dataloader.batch_size = 8
+
+    runner = run(cfg, tmp_path / 'run', resume=True, change=larger)
+    assert (runner.epoch, runner.iter) == (4, 3 * 4 + 1)
+    [scheduler] = runner.param_schedulers
+    assert scheduler.rates(runner.iter)[1] == pytest.approx(1e-7)
+    (tmp_path / 'run' / 'last_checkpoint').write_text(str(tmp_path / 'run' / 'iter_11.pth'))
+    with pytest.raises(UserError, match='made after 3 of 4 iterations of an epoch, and an epoch has 1 now'):
+        run(cfg, tmp_path / 'run', resume=True, change=larger)
+
+
+def test_a_run_that_ended_early_is_over(data, tmp_path):
+    """The last stage ends by its metric between two checkpoints: the end is saved, and resuming trains nothing."""
+    cfg = staged_config(tmp_path, data, [dict(HEAD, epochs=6, until=UNTIL)])
+    cfg.val_evaluator = dict(type='TableMetric', values=(0.5, 0.4))
+    cfg.default_hooks.checkpoint.interval = 5
+    assert run(cfg, tmp_path / 'run').epoch == 2
+    saved = newest(tmp_path / 'run')
+    assert saved['meta']['epoch'] == 2 and saved['mgdet']['ended'] and 'optimizer' in saved
+    runner = run(cfg, tmp_path / 'run', resume=True)
+    assert (runner.epoch, runner.iter) == (2, 4)
+
+
+def test_a_cap_counts_for_iterations_too(data, tmp_path):
+    """CheckpointHook saves the last iteration by max_iters."""
+    cfg = staged_config(tmp_path, data, [HEAD, NECK], **{'train_cfg.val_begin': 100})
+    cfg.train_cfg.max_epochs = 1
+    cfg.custom_hooks = [dict(type='CheckpointHook', by_epoch=False, interval=100)]
+    runner = run(cfg, tmp_path / 'run')
+    assert runner.max_iters == 2 and (tmp_path / 'run' / 'iter_2.pth').is_file()
+
+
+def test_another_stages_run_is_not_resumed(data, tmp_path):
+    """One work folder for all stage configs, and --resume: the next stage is another run."""
+    run(staged_config(tmp_path, data, [HEAD]), tmp_path / 'run')
+    with pytest.raises(UserError, match=r"made in stage 'head', and stage 1 of the plan is 'neck'.*load_from"):
+        run(staged_config(tmp_path, data, [NECK]), tmp_path / 'run', resume=True)
+
+
+def test_other_groups_are_refused(data, tmp_path):
+    run(staged_config(tmp_path, data, [HEAD]), tmp_path / 'run', kill=('val', 1))
+    with pytest.raises(UserError, match='has 3 groups of parameters and the plan makes 4'):
+        run(staged_config(tmp_path, data, [dict(HEAD, lr_mult={'backbone.conv1': 0.5})]), tmp_path / 'run', resume=True)
+
+
+def test_a_plan_that_ends_with_the_head_can_be_resumed(data, tmp_path):
+    """The run's own stages are no history of its weights: everything first, the head last, is no skipped level."""
+    cfg = staged_config(tmp_path, data, [FULL, HEAD], **{'train_cfg.val_begin': 100})
+    cfg.plan = dict(start='full', allow=['mixing-while-frozen'])
+    run(cfg, tmp_path / 'run', kill=('epoch', 3))
+    cfg.load_from, cfg.resume = str(tmp_path / 'run' / 'epoch_3.pth'), True
+    check_weights(cfg)
+    cfg.resume = False
+    with pytest.raises(UserError, match='skipped-level'):
+        check_weights(cfg)
+
+
+def test_the_files_of_an_older_run_in_the_folder_are_passed_over(data, tmp_path):
+    """Started anew in a used folder and stopped: the newest of *this* run, not the old one's later epochs."""
+    cfg = staged_config(tmp_path, data, [HEAD, NECK], **{'train_cfg.val_begin': 100})
+    run(cfg, tmp_path / 'run')
+    run(cfg, tmp_path / 'run', kill=('epoch', 1))
+    assert len(list((tmp_path / 'run').glob('epoch_*.pth'))) == 4
+    chosen, problems = Resumer(Config(json.loads(json.dumps(cfg.to_dict())))).newest(tmp_path / 'run')
+    assert chosen == tmp_path / 'run' / 'epoch_1.pth' and problems == []
+    assert torch.load(chosen)['mgdet']['run'] != torch.load(tmp_path / 'run' / 'epoch_4.pth')['mgdet']['run']

@@ -8,6 +8,7 @@ from mmdet.registry import HOOKS
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.freezing import digest
 from mgdet_plugin.errors import UserError
 from tests.conftest import ROOT
@@ -184,7 +185,7 @@ def test_stage_3_on_the_weights_of_stage_1_is_refused(data, tmp_path):
     run(staged_config(tmp_path, data, STAGES[:1], **NO_VALIDATION), tmp_path / 'one')
     cfg = staged_config(tmp_path, data, STAGES[2:], **NO_VALIDATION)
     cfg.load_from = str(tmp_path / 'one' / 'epoch_1.pth')
-    with pytest.raises(UserError, match=r"the weights come from stage 'head' trained only the head and stage 'full'"):
+    with pytest.raises(UserError, match="come from stage 'head', in which only the head trained, and stage 'full'"):
         run(cfg, tmp_path / 'three')
     two = staged_config(tmp_path, data, STAGES[1:2], **NO_VALIDATION)
     two.load_from = cfg.load_from
@@ -192,3 +193,36 @@ def test_stage_3_on_the_weights_of_stage_1_is_refused(data, tmp_path):
     cfg.load_from = str(tmp_path / 'two' / 'epoch_1.pth')
     assert run(cfg, tmp_path / 'three_after_two').epoch == 1
     assert [entry['name'] for entry in newest(tmp_path / 'three_after_two')['mgdet']['history']] == ['head', 'neck']
+
+
+@pytest.mark.parametrize(('stages', 'options', 'message'), [
+    ([HEAD], {'param_scheduler': [dict(type='LinearLR', start_factor=0.1)]}, r"param_scheduler is \['LinearLR'\]"),
+    ([HEAD], {'param_scheduler': None}, r'param_scheduler is \[\]'),
+    ([dict(HEAD, until=dict(metric='m', patience=1))], {'train_cfg.val_interval': 5}, 'see no validation'),
+    ([dict(HEAD, probs=dict(CutOut=0.2))], {}, "stage 'head' gives a probability to CutOut, and no step")])
+def test_what_could_never_happen_is_refused_before_anything_is_built(data, tmp_path, stages, options, message):
+    cfg = staged_config(tmp_path, data, stages)
+    cfg.merge_from_dict(options)
+    with pytest.raises(UserError, match=message):
+        check_weights(cfg)
+
+
+def test_restart_without_a_moving_average_is_refused(data, tmp_path):
+    cfg = staged_config(tmp_path, data, [HEAD, dict(NECK, restart_ema=True)])
+    with pytest.raises(UserError, match='has restart_ema, and there is no moving average'):
+        run(cfg, tmp_path / 'run')
+
+
+def test_rates_that_would_not_be_used_are_refused(data, tmp_path):
+    cfg = staged_config(tmp_path, data, [HEAD])
+    cfg.param_scheduler = None
+    with pytest.raises(UserError, match='the rates of the stages would not be used'):
+        run(cfg, tmp_path / 'run')
+
+
+def test_scaled_rates_follow_a_stages_own_batch(data, tmp_path):
+    stages = [dict(HEAD, warmup_epochs=0, schedule='constant', batch_size=2)]
+    cfg = staged_config(tmp_path, data, stages, **NO_VALIDATION)
+    cfg.plan, cfg.auto_scale_lr = dict(start='nothing'), dict(enable=True, base_batch_size=4)
+    runner = run(cfg, tmp_path / 'run')
+    assert runner.optim_wrapper.optimizer.param_groups[0]['lr'] == pytest.approx(5e-5)  # of 1e-4 for four images
