@@ -7,6 +7,8 @@ accelerator they change nothing.
 """
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +58,25 @@ def _no_gpu_to_choose() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_device = set_device
+
+
+def end_launched_process() -> None:
+    """Leave the process group when all is done; without one nothing happens.
+
+    gloo's threads, left to the interpreter's end, sometimes abort a process whose work is done, and the launcher takes
+    that for a failure: such a process ends here, at once and with 0, after all have come this far.
+    """
+    group = torch.distributed
+    if not group.is_available() or not group.is_initialized():
+        return
+    if group.get_backend() != 'gloo':
+        group.destroy_process_group()
+        return
+    group.barrier()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def patch_model_wrapper(module: ModuleType) -> None:

@@ -26,6 +26,7 @@ import mgdet_plugin  # noqa: F401
 from mgdet_plugin.engine.freezing import digests, unwrap
 from mgdet_plugin.engine.random_state_hook import random_state
 from mgdet_plugin.errors import UserError
+from mgdet_plugin.launch_compat import end_launched_process
 from tests.staged_run import FULL, HEAD, NECK, run, staged_config
 
 UNTIL = dict(metric='table/value', patience=1, min_epochs=1)
@@ -155,6 +156,4 @@ class Pair:
 
 if __name__ == '__main__':
     Pair(Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ['RANK'])).all()
-    torch.distributed.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)  # gloo's threads, left to the interpreter's end by the models of eleven runs, sometimes abort there
+    end_launched_process()

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mmdet
-import torch
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -21,6 +20,7 @@ from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.plan import Plan
 from mgdet_plugin.engine.resume_choice import Resumer, resolve_resume
 from mgdet_plugin.errors import UserError
+from mgdet_plugin.launch_compat import end_launched_process
 
 DEMO_FLAG = '--demo'
 DEMO_SOURCE = 'mgdet_nano_source.py'
@@ -45,8 +45,7 @@ def run_mmdet_script(name: str, arguments: Sequence[str]) -> None:
     path = mmdet_script(name)
     sys.argv = [path, *arguments]
     runpy.run_path(path, run_name='__main__')
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # left to the interpreter's end, it sometimes aborts
+    end_launched_process()
 
 
 def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespace, Config]:
