@@ -11,9 +11,5 @@ fi
 config=$1 checkpoint=$2 gpus=$3
 shift 3
 
-tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-export PYTHONPATH="${tools%/*}${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$gpus" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-    "$tools/test.py" "$config" "$checkpoint" "$@" --launcher pytorch
+source "$(dirname "${BASH_SOURCE[0]}")/torchrun.sh"
+torchrun_tool test.py "$gpus" "$config" "$checkpoint" "$@"

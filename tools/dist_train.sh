@@ -15,9 +15,5 @@ fi
 config=$1 gpus=$2
 shift 2
 
-tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-export PYTHONPATH="${tools%/*}${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$gpus" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-    "$tools/train.py" "$config" "$@" --launcher pytorch
+source "$(dirname "${BASH_SOURCE[0]}")/torchrun.sh"
+torchrun_tool train.py "$gpus" "$config" "$@"

@@ -42,7 +42,8 @@ def check_weights(cfg: Config, split: str = 'train') -> list[str]:
     path = cfg.get('load_from')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = MODELS.build(cfg.model)  # refuses a wrong field, with or without weights
-    lines = [] if split == 'test' else check_plan(cfg, model)
+    plan = Plan.from_cfg(cfg) if split != 'test' and cfg.get('stages') else None
+    lines = check_plan(plan, cfg, model) if plan else []
     if not path:
         return lines + ([] if split == 'test' else check_backbone(cfg, model))
     if '://' in str(path):
@@ -51,16 +52,17 @@ def check_weights(cfg: Config, split: str = 'train') -> list[str]:
     compare(str(path), state_dict, model.state_dict(), cfg)
     meta = content.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
-    if split != 'test':
-        lines = check_plan(cfg, model, stages_before(content, own=not cfg.get('resume')))
+    if plan:
+        lines = check_plan(plan, cfg, model, stages_before(content, own=not cfg.get('resume')))
     return lines + compare_classes(str(path), meta, cfg, split) + compare_anchors(str(path), meta, cfg)
 
 
-def check_plan(cfg: Config, model: nn.Module, history: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """Hold a config's plan against the training guide.
+def check_plan(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """Hold a plan against its config and the training guide, before a run is built.
 
     Args:
-        cfg: A whole config; one without ``stages`` passes.
+        plan: The plan.
+        cfg: The whole config.
         model: Its model.
         history: Stages that the weights went through before.
 
@@ -70,9 +72,6 @@ def check_plan(cfg: Config, model: nn.Module, history: Sequence[Mapping[str, Any
     Raises:
         UserError: The plan is wrong, does not fit the model or breaks a rule.
     """
-    if not cfg.get('stages'):
-        return []
-    plan = Plan.from_cfg(cfg)
     check_wiring(cfg, plan)
     return refuse_broken(check_rules(plan, cfg, model, history))
 
@@ -105,8 +104,12 @@ def check_wiring(cfg: Config, plan: Plan) -> None:
 
 def pipeline_steps(dataset: Any) -> set[str]:
     """Names of the steps in the pipelines of a dataset's config, wrappers included."""
-    return {str(step.get('name', step['type'])) if step['type'] == 'StagedMix' else str(step['type'])
-            for leaf in iter_dataset_cfgs(dataset) for step in leaf.get('pipeline') or ()}
+    return {step_name(step) for leaf in iter_dataset_cfgs(dataset) for step in leaf.get('pipeline') or ()}
+
+
+def step_name(step: Mapping[str, Any]) -> str:
+    """What a plan calls a step of a pipeline, by its config."""
+    return str(step.get('name', step['type'])) if step['type'] == 'StagedMix' else str(step['type'])
 
 
 def stages_before(content: Mapping[str, Any], own: bool = True) -> list[Mapping[str, Any]]:
@@ -140,8 +143,7 @@ def check_backbone(cfg: Config, model: nn.Module) -> list[str]:
     prefix = init.get('prefix') or ''
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     wanted = model.get_submodule('backbone').state_dict()
-    missing = [key for key in wanted if key not in found]
-    others = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
+    missing, others = _lacking(found, wanted)
     if missing or others:
         what = [f'{len(keys)} {kind} ({_some(keys)})' for kind, keys in
                 (('missing', missing), ('of another shape', others)) if keys]
@@ -239,9 +241,8 @@ def compare(path: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
     Raises:
         UserError: With the missing, unexpected and mismatched names.
     """
-    missing = [key for key in wanted if key not in found]
+    missing, mismatched = _lacking(found, wanted)
     unexpected = [key for key in found if key not in wanted]
-    mismatched = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
     predictions = [key for key in mismatched if '.predict_convs.' in key]
     if predictions and len(predictions) == len(mismatched) and not missing and not unexpected:
         classes = [state[predictions[0]].shape[0] - _base_channels(cfg) for state in (found, wanted)]
@@ -257,6 +258,12 @@ def compare(path: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
     if problems:
         raise UserError(f'{path} does not fit the model of {config_name(cfg)}: {", ".join(problems)}; give the '
                         'weights of this model')
+
+
+def _lacking(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Names that are missing, and names whose tensors have another shape."""
+    return ([key for key in wanted if key not in found],
+            [key for key in wanted if key in found and found[key].shape != wanted[key].shape])
 
 
 def _base_channels(cfg: Config) -> int:

@@ -124,35 +124,30 @@ def resolve(stage: Stage, model: nn.Module) -> Frozen:
     names = [name for name, _ in model.named_parameters()]
     where = f"stage '{stage.name}'"
     check_patterns(stage.lr_mult, model, f'{where}: lr_mult')
-    if stage.freeze_level == 2 or stage.train is not None:
-        trained = predict_layers(model) if stage.train is None else stage.train
-        check_patterns(trained, model, f'{where}: train')
-        frozen = {name for name in names if not is_frozen(name, trained)}
-    else:
-        held = stage.freeze if stage.freeze is not None else ('backbone', ) * (stage.freeze_level or 0)
-        check_patterns(held, model, f'{where}: freeze')
-        frozen = {name for name in names if is_frozen(name, held)}
+    patterns, trains = _patterns(stage, model)
+    check_patterns(patterns, model, f'{where}: {"train" if trains else "freeze"}')
+    frozen = {name for name in names if is_frozen(name, patterns) != trains}
     if len(frozen) == len(names):
         raise UserError(f'{where} freezes every parameter of the {type(model).__name__}; leave something to train')
     return Frozen(frozenset(frozen), _norms(model, stage, frozen))
 
 
+def _patterns(stage: Stage, model: nn.Module) -> tuple[tuple[str, ...], bool]:
+    """The patterns a stage goes by, and whether what they match trains (else it is frozen)."""
+    if stage.train is not None or stage.freeze_level == 2:
+        return (predict_layers(model) if stage.train is None else stage.train), True
+    return (stage.freeze if stage.freeze is not None else ('backbone', ) * (stage.freeze_level or 0)), False
+
+
 def _norms(model: nn.Module, stage: Stage, frozen: set[str]) -> dict[str, nn.Module]:
     """Normalisation layers whose parameters are all frozen; one without parameters goes by its name."""
+    patterns, trains = _patterns(stage, model)
     norms: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, _NormBase):
-            continue
-        parameters = [f'{name}.{key}' for key, _ in module.named_parameters(recurse=False)]
-        if parameters:
-            held = all(parameter in frozen for parameter in parameters)
-        elif stage.freeze_level == 2 or stage.train is not None:
-            held = not is_frozen(name, stage.train or ())
-        else:
-            held = is_frozen(name, stage.freeze if stage.freeze is not None else
-                             ('backbone', ) * (stage.freeze_level or 0))
-        if held:
-            norms[name] = module
+        if isinstance(module, _NormBase):
+            parameters = [f'{name}.{key}' for key, _ in module.named_parameters(recurse=False)]
+            if frozen.issuperset(parameters) if parameters else is_frozen(name, patterns) != trains:
+                norms[name] = module
     return norms
 
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from mgdet_plugin.checkpoints import load_checkpoint
 from mgdet_plugin.datasets import iter_dataset_cfgs
-from mgdet_plugin.engine.checkpoint_check import check_wiring, pipeline_steps, stages_before
+from mgdet_plugin.engine.checkpoint_check import check_wiring, pipeline_steps, stages_before, step_name
 from mgdet_plugin.engine.freezing import Frozen, resolve
 from mgdet_plugin.engine.plan import Plan, Stage
-from mgdet_plugin.engine.plan_rules import Finding, batch_size, check_rules, rate_limit
+from mgdet_plugin.engine.plan_rules import Finding, check_rules, rate_limit
 from mgdet_plugin.engine.staged_lr_scheduler import StagedLR
 from mgdet_plugin.engine.staged_train_loop import stage_probs
 from mgdet_plugin.errors import UserError
@@ -154,7 +154,8 @@ def _scheduler(cfg: Config, plan: Plan, model: nn.Module, processes: int) -> Sta
             group['lr'] *= ratio
     scheduler = StagedLR(built)
     enabled = bool(scaling.get('enable'))
-    scheduler.follow(plan, rate_limit(plan), counts if enabled else 1, batch_size(cfg) if enabled else None)
+    scheduler.follow(plan, rate_limit(plan), counts if enabled else 1,
+                     cfg.train_dataloader.batch_size if enabled else None)
     return scheduler
 
 
@@ -181,7 +182,7 @@ def _own_probs(cfg: Config) -> dict[str, float]:
     for leaf in iter_dataset_cfgs((cfg.get('train_dataloader') or {}).get('dataset')):
         for step in leaf.get('pipeline') or ():
             if isinstance(step.get('prob'), (int, float)):
-                found[str(step.get('name', step['type']))] = float(step['prob'])
+                found[step_name(step)] = float(step['prob'])
             elif step['type'] in ('PhotoMetricDistortion', 'RandomAffine'):
                 found[str(step['type'])] = 1.0
     return found

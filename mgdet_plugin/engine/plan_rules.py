@@ -123,11 +123,6 @@ def _levels(plan: Plan, parts: Sequence[Sequence[str]], history: Sequence[Mappin
     return found
 
 
-def batch_size(cfg: Config) -> int:
-    """Images a process and iteration, of the training dataloader."""
-    return int(cfg.train_dataloader.batch_size)
-
-
 def _rates(plan: Plan, cfg: Config, model: nn.Module, frozen: Sequence[Frozen]) -> list[Finding]:
     limit = rate_limit(plan)
     if limit is None:

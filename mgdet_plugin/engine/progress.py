@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -80,6 +80,37 @@ class Progress:
                             f"'{stage.name}': that is another run; start it from the weights (load_from) in a work "
                             'folder of its own, without --resume')
         return progress
+
+    def inherited(self) -> list[dict[str, Any]]:
+        """Stages that the weights went through before this run."""
+        return self.history[:len(self.history) - self.stage]
+
+    def batches_done(self, epoch: int, iteration: int, steps: int) -> int:
+        """Batches of an epoch that were trained on.
+
+        Args:
+            epoch: The epoch, of the run.
+            iteration: Iterations of the run done.
+            steps: Iterations an epoch in this stage.
+        """
+        return iteration - self.first_iter - (epoch - self.first_epoch) * steps
+
+    def iterations(self, plan: Plan, last: int, end: int, steps: Sequence[int]) -> int:
+        """Iterations of the whole run, as far as is known.
+
+        Args:
+            plan: The plan.
+            last: Epochs of the run by the plan, see :meth:`last_epoch`.
+            end: Epochs after which it ends, at most ``last``.
+            steps: Iterations an epoch in each stage.
+        """
+        later = plan.stages[self.stage + 1:]
+        begin, total = self.first_epoch, self.first_iter
+        lengths = [last - sum(stage.epochs for stage in later) - begin, *(stage.epochs for stage in later)]
+        for length, each in zip(lengths, steps[self.stage:]):
+            total += max(0, min(length, end - begin)) * each
+            begin += length
+        return total
 
     def current(self, plan: Plan) -> Stage:
         """The current stage."""

@@ -55,7 +55,7 @@ class RandomStateHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Gather before an iteration's checkpoint."""
-        if saves_now(self, runner):
+        if saves_now(runner):
             self._gather()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -67,11 +67,11 @@ class RandomStateHook(Hook):
             self._others = all_gather_object(random_state())
 
 
-def saves_now(hook: Hook, runner: Runner) -> bool:
+def saves_now(runner: Runner) -> bool:
     """Whether a ``CheckpointHook`` that counts iterations saves after this one."""
     savers = [each for each in runner.hooks if isinstance(each, CheckpointHook) and not each.by_epoch]
-    return any((each.interval > 0 and hook.every_n_train_iters(runner, each.interval))
-               or (each.save_last and hook.is_last_train_iter(runner)) for each in savers)
+    return any((each.interval > 0 and each.every_n_train_iters(runner, each.interval))
+               or (each.save_last and each.is_last_train_iter(runner)) for each in savers)
 
 
 def random_state() -> dict[str, Any]:

@@ -43,6 +43,7 @@ class StagedLR(_ParamScheduler):
         self.plan: Plan | None = None
         self.batch_size: int | None = None
         self.limit: float | None = None
+        self.trains = [True] * len(groups)
         self.stage = 0
         self.first_iter = 0
         self.steps = 1
@@ -72,6 +73,9 @@ class StagedLR(_ParamScheduler):
         """
         self.stage, self.first_iter, self.steps = stage, first_iter, max(1, steps)
         self.last_step = iteration
+        # what is frozen changes at edges only; mmengine's own group always counts
+        self.trains = ['name' not in group or any(parameter.requires_grad for parameter in group['params'])
+                       for group in self.optimizer.param_groups]
         self.apply()
 
     def rates(self, iteration: int) -> list[float]:
@@ -79,9 +83,7 @@ class StagedLR(_ParamScheduler):
         assert self.plan is not None
         stage = self.plan.stages[self.stage]
         factor = stage.factor((iteration - self.first_iter) / self.steps)
-        trains = [any(parameter.requires_grad for parameter in group['params']) or 'name' not in group
-                  for group in self.optimizer.param_groups]
-        return [peak * factor for peak in self.peaks(self.stage, trains)]
+        return [peak * factor for peak in self.peaks(self.stage, self.trains)]
 
     def stage_scale(self, index: int) -> float:
         """Factor on the rates of a stage by the batch."""

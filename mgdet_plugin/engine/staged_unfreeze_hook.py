@@ -28,7 +28,7 @@ from mgdet_plugin.engine.freezing import (
 from mgdet_plugin.engine.moving_average import FrozenAverage, ema_hooks, restart_ema
 from mgdet_plugin.engine.optim_constructor import check_groups
 from mgdet_plugin.engine.plan import Plan, Stage, build_plan
-from mgdet_plugin.engine.plan_rules import batch_size, check_rules, history_entry, rate_limit, refuse_broken
+from mgdet_plugin.engine.plan_rules import check_rules, history_entry, rate_limit, refuse_broken
 from mgdet_plugin.engine.progress import Progress
 from mgdet_plugin.engine.random_state_hook import saves_now
 from mgdet_plugin.engine.staged_lr_scheduler import StagedLR
@@ -115,8 +115,7 @@ class StagedUnfreezeHook(Hook):
             self.progress.history, self.progress.start = self._history, self._plan.start
             self.progress.run = f'{runner.timestamp}-{os.urandom(4).hex()}'
         plan, loop = self._plan, runner.train_loop
-        before = self.progress.history[:len(self.progress.history) - self.progress.stage]
-        for line in refuse_broken(check_rules(plan, runner.cfg, unwrap(runner.model), before)):
+        for line in refuse_broken(check_rules(plan, runner.cfg, unwrap(runner.model), self.progress.inherited())):
             runner.logger.warning(line)
         self._check_wrapper(runner)
         self._set_length(runner, runner.epoch)
@@ -135,7 +134,7 @@ class StagedUnfreezeHook(Hook):
                             'custom_hooks, or take restart_ema out')
         for scheduler in schedulers:
             scheduler.follow(plan, rate_limit(plan), accumulated if scaled else 1,
-                             batch_size(runner.cfg) if scaled else None)
+                             runner.cfg.train_dataloader.batch_size if scaled else None)
         self._apply(runner)
 
     def is_validation_missing(self, runner: Runner) -> bool:
@@ -173,7 +172,7 @@ class StagedUnfreezeHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Make the processes' statistics one before an iteration's checkpoint."""
-        if saves_now(self, runner):
+        if saves_now(runner):
             self._make_exact(runner)
             waiting = pending_gradients(runner.optim_wrapper, unwrap(runner.model))
             self._waiting = all_gather_object(waiting) if waiting and is_distributed() else []
@@ -211,10 +210,7 @@ class StagedUnfreezeHook(Hook):
         if self.progress is None:
             return
         record = self.progress.to_plain()
-        stage = self.progress.current(self._plan)
-        record['entry'] = history_entry(stage, unwrap(runner.model), self.frozen,
-                                        checkpoint['meta']['epoch'] - self.progress.first_epoch,
-                                        self.progress.best, self.progress.best_epoch)
+        record['entry'] = self._entry(runner, checkpoint['meta']['epoch'])
         checkpoint[RECORD] = record
         pending = pending_gradients(runner.optim_wrapper, unwrap(runner.model))
         if pending:
@@ -227,16 +223,20 @@ class StagedUnfreezeHook(Hook):
         plan, progress = self._plan, self._progress
         self._prove(runner)
         stage = progress.current(plan)
-        epochs = runner.epoch - progress.first_epoch
         if stage.restore_best:
             restore_best(runner, progress)
-        progress.advance(runner.epoch, runner.iter, history_entry(
-            stage, unwrap(runner.model), self.frozen, epochs, progress.best, progress.best_epoch))
+        progress.advance(runner.epoch, runner.iter, self._entry(runner, runner.epoch))
         runner.optim_wrapper.zero_grad()
         self._apply(runner)
         if stage.restore_best or progress.current(plan).restart_ema:
             restart_ema(runner)
         self._set_length(runner, runner.epoch)
+
+    def _entry(self, runner: Runner, epoch: int) -> dict[str, Any]:
+        """What is remembered of the current stage after an epoch of the run."""
+        progress, stage = self._progress, self._progress.current(self._plan)
+        return history_entry(stage, unwrap(runner.model), self.frozen, epoch - progress.first_epoch, progress.best,
+                             progress.best_epoch)
 
     def _apply(self, runner: Runner) -> None:
         """Freeze what the current stage says, once a stage."""
@@ -292,8 +292,7 @@ class StagedUnfreezeHook(Hook):
     def _batches_done(self, runner: Runner) -> int:
         """Batches of the current epoch that were trained on."""
         progress = self._progress
-        return runner.iter - progress.first_iter - (runner.epoch - progress.first_epoch) * self._steps(
-            runner, progress.stage)
+        return progress.batches_done(runner.epoch, runner.iter, self._steps(runner, progress.stage))
 
     def _fit_steps(self, runner: Runner) -> None:
         """Come to terms with another number of iterations an epoch than when the checkpoint was made.
@@ -305,13 +304,12 @@ class StagedUnfreezeHook(Hook):
         steps, before = self._steps(runner, progress.stage), progress.steps
         if not before or before == steps:
             return
-        epochs = runner.epoch - progress.first_epoch
-        done = runner.iter - progress.first_iter - epochs * before
+        done = progress.batches_done(runner.epoch, runner.iter, before)
         if 0 < done < before:
             raise UserError(f'the checkpoint was made after {done} of {before} iterations of an epoch, and an epoch '
                             f'has {steps} now: resume with the batch size and number of processes it was made with, or '
                             'from a checkpoint of an epoch (--resume PATH)')
-        progress.first_iter = runner.iter - (epochs + (done == before)) * steps
+        progress.first_iter = runner.iter - (runner.epoch - progress.first_epoch + (done == before)) * steps
         runner.logger.warning(f'an epoch had {before} iterations and has {steps} now: rates follow the epochs, but '
                               'this is not the run it would have been')
 
@@ -326,13 +324,8 @@ class StagedUnfreezeHook(Hook):
         plan, progress = self._plan, self._progress
         last = progress.last_epoch(plan, epoch)
         end = min(last, runner.train_loop.cap or last)
-        later = plan.stages[progress.stage + 1:]
-        begin, iterations = progress.first_epoch, progress.first_iter
-        lengths = [last - sum(stage.epochs for stage in later) - begin, *(stage.epochs for stage in later)]
-        for index, length in enumerate(lengths, progress.stage):
-            iterations += max(0, min(length, end - begin)) * self._steps(runner, index)
-            begin += length
-        runner.train_loop.set_length(end, iterations)
+        steps = [self._steps(runner, index) for index in range(len(plan.stages))]
+        runner.train_loop.set_length(end, progress.iterations(plan, last, end, steps))
 
     def _schedulers(self, runner: Runner) -> list[StagedLR]:
         schedulers = runner.param_schedulers or []
@@ -340,10 +333,9 @@ class StagedUnfreezeHook(Hook):
 
     def _log_rates(self, runner: Runner) -> None:
         """One scalar a group, where there are several: its rate, 0 if nothing of it trains."""
-        groups = [group for group in runner.optim_wrapper.param_groups if 'name' in group]
-        if len(groups) > 1 and self._schedulers(runner):
-            for group in groups:
-                trains = any(parameter.requires_grad for parameter in group['params'])
+        for scheduler in self._schedulers(runner):
+            groups = [entry for entry in zip(runner.optim_wrapper.param_groups, scheduler.trains) if 'name' in entry[0]]
+            for group, trains in groups if len(groups) > 1 else ():
                 runner.message_hub.update_scalar(f"train/{group['name']}_lr", group['lr'] if trains else 0.0)
 
     def _log_stage(self, runner: Runner, stage: Stage) -> None:
