@@ -10,6 +10,7 @@ default_hooks = dict(
     best_checkpoint=dict(type='BestCheckpointHook'),  # work_dir/best.pth, what the next stage loads
     class_weights=dict(type='ClassWeightsHook'),
     staged_unfreeze=dict(type='StagedUnfreezeHook'),  # carries out the config's `stages`
+    drift_guard=dict(type='DriftGuardHook'),  # holds the losses against those of the loaded weights
     random_state=dict(type='RandomStateHook'),  # in every checkpoint, so that a resumed run is the same run
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'))

@@ -22,6 +22,7 @@ RULES = ('greater', 'less')
 RECIPE_WARMUP_EPOCHS = 3.0
 RECIPE_WARMUP_SHARE = 0.6  # of a short stage
 RECIPE_ETA_MIN = 1e-7
+EARLY_STOPPING = dict(metric='val/loss', patience=10)
 BASE_AUGMENTATIONS = ('PhotoMetricDistortion', 'RandomAffine', 'RandomFlip')  # what a clean stage leaves out
 
 
@@ -121,7 +122,7 @@ class Stage:
         for key in ('lr_mult', 'probs'):
             values[key] = dict(values.get(key) or {})
         if values.get('until') is not None:
-            values['until'] = _until(fields['name'], values['until'])
+            values['until'] = _until(f"stage '{fields['name']}': until", values['until'])
         return cls(**values).checked()
 
     def checked(self) -> Stage:
@@ -224,17 +225,20 @@ class Plan:
         stages: In order.
         start: 'full' (all weights are pretrained), 'backbone' (only its weights are) or 'nothing'.
         allow: Names of rules a person has switched off.
+        early_stopping: When the run ends before its last epoch, where the last stage has no ``until`` of its own.
     """
     stages: tuple[Stage, ...]
     start: str = 'full'
     allow: frozenset[str] = frozenset()
+    early_stopping: Until | None = None
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> Plan:
-        """The plan of a config: ``stages`` and, in ``plan``, ``start`` and ``allow``.
+        """The plan of a config: ``stages`` and, in ``plan``, ``start``, ``allow`` and ``early_stopping``.
 
         Without ``start`` it follows from what the config loads: 'full' with ``load_from``, 'backbone' with a
-        pretrained backbone, else 'nothing'.
+        pretrained backbone, else 'nothing'. Without ``early_stopping`` it is ten validations without a lower
+        ``val/loss``, where the validation loop measures that; None switches it off.
 
         Raises:
             UserError: If a stage or option is wrong.
@@ -242,11 +246,17 @@ class Plan:
         stages = build_plan(cfg.get('stages') or ())
         options = dict(cfg.get('plan') or {})
         start, allow = options.pop('start', None) or _start_of(cfg), options.pop('allow', ())
+        stopping = _early_stopping(options.pop('early_stopping', {}), cfg)
         if options:
-            raise UserError(f"plan has no option {sorted(options)}; it takes 'start' and 'allow'")
+            raise UserError(f"plan has no option {sorted(options)}; it takes 'start', 'allow' and 'early_stopping'")
         if start not in STARTS:
             raise UserError(f'plan.start must be one of {STARTS}, got {start!r}')
-        return cls(stages, start, frozenset([allow] if isinstance(allow, str) else allow))
+        return cls(stages, start, frozenset([allow] if isinstance(allow, str) else allow), stopping)
+
+    def until(self, index: int) -> Until | None:
+        """When a stage ends before its last epoch."""
+        own = self.stages[index].until
+        return self.early_stopping if own is None and index == len(self.stages) - 1 else own
 
     @property
     def epochs(self) -> int:
@@ -286,21 +296,28 @@ def stage_at(plan: Sequence[Stage], epoch: int) -> tuple[int, Stage]:
     return len(plan) - 1, plan[-1]
 
 
-def _until(name: str, fields: Mapping[str, Any]) -> Until:
+def _until(where: str, fields: Mapping[str, Any]) -> Until:
     """The condition of a config entry, checked."""
     known = {each.name for each in dataclasses.fields(Until)}
     if not isinstance(fields, Mapping):
-        raise UserError(f"stage '{name}': until must be dict(metric=..., patience=...), got {fields!r}")
+        raise UserError(f'{where} must be dict(metric=..., patience=...), got {fields!r}')
     if {'metric', 'patience'} - set(fields) or set(fields) - known:
-        raise UserError(f"stage '{name}': until needs metric and patience and takes {sorted(known)}, got "
-                        f'{dict(fields)}')
+        raise UserError(f'{where} needs metric and patience and takes {sorted(known)}, got {dict(fields)}')
     until = Until(**fields)
     if until.rule not in (None, *RULES):
-        raise UserError(f"stage '{name}': until.rule must be one of {RULES}, got {until.rule!r}")
+        raise UserError(f'{where}.rule must be one of {RULES}, got {until.rule!r}')
     if not isinstance(until.patience, int) or until.patience < 1 or until.min_epochs < 1 or until.min_delta < 0:
-        raise UserError(f"stage '{name}': until.patience and min_epochs must be at least 1 and min_delta at least 0, "
-                        f'got {until.patience}, {until.min_epochs} and {until.min_delta}')
+        raise UserError(f'{where}.patience and min_epochs must be at least 1 and min_delta at least 0, got '
+                        f'{until.patience}, {until.min_epochs} and {until.min_delta}')
     return until
+
+
+def _early_stopping(fields: Mapping[str, Any] | None, cfg: Config) -> Until | None:
+    """The condition of ``plan.early_stopping``, which has defaults; they need a loop that measures the loss."""
+    if fields is None or (not fields and (cfg.get('val_cfg') or {}).get('type') != 'LossValLoop'):
+        return None
+    given = {**EARLY_STOPPING, **fields} if isinstance(fields, Mapping) else fields
+    return _until('plan.early_stopping', given)
 
 
 def _start_of(cfg: Config) -> str:

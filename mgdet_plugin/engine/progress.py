@@ -26,6 +26,8 @@ class Progress:
         digests: Name -> hash of every tensor when the stage began.
         history: Finished stages, those of the loaded weights first.
         steps: Iterations an epoch of the stage.
+        held: Epochs by which the guard has made the stage longer; meanwhile its schedule stands still.
+        damping: Factor by which the guard has lowered all rates.
         run: A name that all checkpoints of one run share, resumed or not.
         start: The plan's start, where the config leaves it to what is loaded: on resume that cannot be told.
     """
@@ -40,6 +42,8 @@ class Progress:
     digests: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0
+    held: int = 0
+    damping: float = 1.0
     run: str = ''
     start: str = ''
 
@@ -118,11 +122,11 @@ class Progress:
 
     def is_over(self, plan: Plan, epoch: int) -> bool:
         """Whether the stage is over once ``epoch`` epochs of the run are done."""
-        return self.ended or epoch - self.first_epoch >= self.current(plan).epochs
+        return self.ended or epoch - self.first_epoch >= self.current(plan).epochs + self.held
 
     def last_epoch(self, plan: Plan, epoch: int) -> int:
         """Epochs of the whole run, as far as is known after ``epoch`` of them."""
-        end = epoch if self.ended else self.first_epoch + self.current(plan).epochs
+        end = epoch if self.ended else self.first_epoch + self.current(plan).epochs + self.held
         return end + sum(stage.epochs for stage in plan.stages[self.stage + 1:])
 
     def after_validation(self, plan: Plan, epoch: int, metrics: Mapping[str, float]) -> bool:
@@ -141,7 +145,7 @@ class Progress:
             UserError: If the validation gives other figures of the same kind, but not the one the stage goes by.
         """
         self.validated = epoch
-        until = self.current(plan).until
+        until = plan.until(self.stage)
         if until is None:
             return False
         kind = until.metric.rpartition('/')[0]
@@ -168,3 +172,4 @@ class Progress:
         self.history.append(entry)
         self.stage, self.first_epoch, self.first_iter = self.stage + 1, epoch, iteration
         self.best, self.best_epoch, self.misses, self.ended, self.digests = None, 0, 0, False, {}
+        self.held = 0

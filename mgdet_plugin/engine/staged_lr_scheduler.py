@@ -16,7 +16,8 @@ from mgdet_plugin.errors import UserError
 class StagedLR(_ParamScheduler):
     """The rate of every group as a pure function of the plan and the iteration.
 
-    ``stage rate x stage multiplier of the part x rules for bias and depth x warmup, boost or cosine``. The cosine ends
+    ``stage rate x stage multiplier of the part x rules for bias and depth x warmup, boost or cosine``, and the factor
+    of a guard that has lowered the rates. The cosine ends
     at a ratio of each group's own rate, so multipliers survive to its end. ``StagedUnfreezeHook`` gives it the plan
     and says where a stage begins; the groups must come from ``StagedOptimWrapperConstructor``.
 
@@ -47,6 +48,7 @@ class StagedLR(_ParamScheduler):
         self.stage = 0
         self.first_iter = 0
         self.steps = 1
+        self.damping = 1.0
         super().__init__(optimizer, 'lr', by_epoch=False)
 
     def follow(self, plan: Plan, limit: float | None, accumulated: int = 1, batch_size: int | None = None) -> None:
@@ -62,15 +64,17 @@ class StagedLR(_ParamScheduler):
         self.plan, self.limit = plan, limit
         self.scale = self.batch_ratio * accumulated
 
-    def enter(self, stage: int, first_iter: int, steps: int, iteration: int) -> None:
+    def enter(self, stage: int, first_iter: int, steps: int, iteration: int, damping: float = 1.0) -> None:
         """Say where the run is; sets the rates of the next iteration.
 
         Args:
             stage: Index of the stage.
-            first_iter: Iteration at which it began.
+            first_iter: Iteration at which it began, later by those for which its schedule stood still.
             steps: Iterations an epoch in this stage.
             iteration: The next iteration.
+            damping: Factor on all rates.
         """
+        self.damping = damping
         self.stage, self.first_iter, self.steps = stage, first_iter, max(1, steps)
         self.last_step = iteration
         # what is frozen changes at edges only; mmengine's own group always counts
@@ -82,7 +86,7 @@ class StagedLR(_ParamScheduler):
         """The rate of each group at an iteration of the current stage."""
         assert self.plan is not None
         stage = self.plan.stages[self.stage]
-        factor = stage.factor((iteration - self.first_iter) / self.steps)
+        factor = stage.factor((iteration - self.first_iter) / self.steps) * self.damping
         return [peak * factor for peak in self.peaks(self.stage, self.trains)]
 
     def stage_scale(self, index: int) -> float:

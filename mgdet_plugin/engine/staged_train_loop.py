@@ -6,6 +6,7 @@ from typing import Any
 
 from mmdet.registry import LOOPS
 from mmengine.config import ConfigDict
+from mmengine.hooks import EMAHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -14,6 +15,7 @@ from mgdet_plugin.datasets.staged_batch_sampler import StagedBatchSampler
 from mgdet_plugin.engine.checkpoint_check import pipeline_steps
 from mgdet_plugin.engine.plan import BASE_AUGMENTATIONS, Plan
 from mgdet_plugin.engine.staged_unfreeze_hook import StagedUnfreezeHook
+from mgdet_plugin.engine.step_guard import Fault, StepGuard
 from mgdet_plugin.errors import UserError
 
 
@@ -23,7 +25,8 @@ class StagedTrainLoop(EpochBasedTrainLoop):
 
     Beyond ``EpochBasedTrainLoop``: its length is the plan's; the training set is wrapped so that augmentation follows
     the plan and is a function of (seed, epoch, sample); a run resumed in the middle of an epoch goes on with the next
-    batch; a validation that an interruption left out is made up for.
+    batch; a validation that an interruption left out is made up for; a step with a number that is not finite changes
+    nothing, see :class:`StepGuard`.
 
     Args:
         runner: The runner; its config holds the plan.
@@ -43,6 +46,9 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         super().__init__(runner, staged_dataloader(dataloader, self.plan),
                          min(self.plan.epochs, max_epochs or self.plan.epochs), **kwargs)
         self._skip = 0
+        self._step_guard: StepGuard | None = None
+        self.fault: Fault | None = None  # of the iteration just done
+        self.stop_reason: str | None = None
 
     @property
     def batch_sampler(self) -> StagedBatchSampler | None:
@@ -75,17 +81,38 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         if self.batch_sampler is not None:
             self.batch_sampler.set_progress(self._epoch, stage, skip)
 
+    @property
+    def step_guard(self) -> StepGuard:
+        """What runs the training steps; made when the model and its optimizer are final."""
+        if self._step_guard is None:
+            self._step_guard = StepGuard(self.runner.model, self.runner.optim_wrapper)
+        return self._step_guard
+
+    def stop(self, reason: str) -> None:
+        """End the run after this iteration or validation, as a failed one.
+
+        Args:
+            reason: One line that says why and what to do.
+        """
+        self.stop_training, self.stop_reason = True, reason
+
     def run(self) -> nn.Module:
-        """Train to the end of the plan."""
+        """Train to the end of the plan.
+
+        Raises:
+            UserError: If the run was stopped.
+        """
         self.runner.call_hook('before_train')
         if self.hook.is_validation_missing(self.runner) and self._is_validated_epoch():
             self.runner.message_hub.update_info('epoch', self._epoch - 1)  # as it is when nothing was interrupted
             self.runner.val_loop.run()
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
-            if self._is_validated_epoch():
+            if not self.stop_training and self._is_validated_epoch():
                 self.runner.val_loop.run()
         self.runner.call_hook('after_train')
+        if self.stop_reason is not None:
+            raise UserError(self.stop_reason)
         return self.runner.model
 
     def run_epoch(self) -> None:
@@ -94,9 +121,20 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         self.runner.model.train()
         for index, data_batch in enumerate(self.dataloader, start=self._skip):
             self.run_iter(index, data_batch)
+            if self.stop_reason is not None:  # in the middle of an epoch: no checkpoint of an epoch, no validation
+                return
         self._skip = 0
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """One step; after a bad one, which changed nothing, no moving average of the weights moves either."""
+        self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
+        outputs, self.fault = self.step_guard.step(data_batch)
+        for hook in list(self.runner.hooks):
+            if self.fault is None or not isinstance(hook, EMAHook):
+                hook.after_train_iter(self.runner, batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
 
     def _is_validated_epoch(self) -> bool:
         """Whether a validation follows the epoch just done."""

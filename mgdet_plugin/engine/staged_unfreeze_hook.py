@@ -154,7 +154,8 @@ class StagedUnfreezeHook(Hook):
             runner.train_loop.start_epoch(progress.stage, skip)
         steps = self._steps(runner, progress.stage)
         for scheduler in self._schedulers(runner):
-            scheduler.enter(progress.stage, progress.first_iter, steps, runner.iter)
+            scheduler.enter(progress.stage, progress.first_iter + progress.held * steps, steps, runner.iter,
+                            progress.damping)
         progress.steps = steps
         start_counting(runner.optim_wrapper, skip, steps)
         if get_rank() < len(self._gradients):
@@ -194,8 +195,9 @@ class StagedUnfreezeHook(Hook):
         if decided[1] and stage.restore_best:
             runner.save_checkpoint(runner.work_dir, best_name(self.progress.stage), by_epoch=False,
                                    meta=dict(epoch=runner.epoch, iter=runner.iter))
-        if self.progress.ended and stage.until is not None:
-            runner.logger.info(f"stage '{stage.name}' ends by {stage.until.metric}: {self.progress.misses} validations "
+        until = plan.until(self.progress.stage)
+        if self.progress.ended and until is not None:
+            runner.logger.info(f"stage '{stage.name}' ends by {until.metric}: {self.progress.misses} validations "
                                f'without improvement on {self.progress.best} of epoch {self.progress.best_epoch}')
         self._set_length(runner, runner.epoch)
 
@@ -215,6 +217,55 @@ class StagedUnfreezeHook(Hook):
         pending = pending_gradients(runner.optim_wrapper, unwrap(runner.model))
         if pending:
             checkpoint['gradients'] = [pending, *self._waiting[1:]]
+
+    # ---- what a guard may ask for
+
+    def hold(self, runner: Runner, most: int | None = None) -> str | None:
+        """Make the current stage an epoch longer; its schedule stands still for that epoch.
+
+        Args:
+            runner: The runner.
+            most: Epochs by which a stage may be longer than planned. Default: its own length.
+
+        Returns:
+            What was done in words, None if the stage is as long as it may be.
+        """
+        progress, stage = self._progress, self._progress.current(self._plan)
+        if progress.held >= (stage.epochs if most is None else most):
+            return None
+        progress.held += 1
+        self._set_length(runner, runner.epoch)
+        return f"stage '{stage.name}' lasts {stage.epochs + progress.held} epochs, {progress.held} more than planned"
+
+    def lower_rates(self, runner: Runner, factor: float) -> float:
+        """Lower all rates for the rest of the run.
+
+        Args:
+            runner: The runner.
+            factor: On what they are now.
+
+        Returns:
+            The factor on the plan's rates from now on.
+        """
+        self._progress.damping *= factor
+        for scheduler in self._schedulers(runner):
+            scheduler.damping = self._progress.damping
+        return self._progress.damping
+
+    def take_weights_as_start(self, runner: Runner) -> None:
+        """Prove frozen tensors against what they are now: earlier weights were put back."""
+        self._progress.digests = digests(runner.model) if self.verify else {}
+        self._average = FrozenAverage.of(runner, self.frozen)
+
+    @property
+    def current_plan(self) -> Plan:
+        """The plan of the run."""
+        return self._plan
+
+    @property
+    def current_progress(self) -> Progress:
+        """Where the run is in it."""
+        return self._progress
 
     # ---- the parts of an edge
 

@@ -30,12 +30,12 @@ class FirstWeightsHook(Hook):
     """Write the weights a run starts from."""
 
     def before_train(self, runner):
-        torch.save(runner.model.state_dict(), f'{runner.work_dir}/start.pth')
+        torch.save(runner.model.state_dict(), f'{runner.work_dir}/first.pth')
 
 
 def hashes(work_dir, epochs=3):
     """Name -> hash of every tensor at the start and after each epoch."""
-    states = [torch.load(work_dir / 'start.pth')]
+    states = [torch.load(work_dir / 'first.pth')]
     states += [torch.load(work_dir / f'epoch_{epoch}.pth')['state_dict'] for epoch in range(1, epochs + 1)]
     return [{key: digest(value) for key, value in state.items()} for state in states]
 

@@ -2,7 +2,7 @@
 # weights were trained: eps 1e-7, no weight decay. Rates are those of the stages; by default each stage warms up for 3
 # epochs (at most three fifths of it) and ends with a cosine to 1e-7.
 train_cfg = dict(type='StagedTrainLoop', val_interval=1)
-val_cfg = dict(type='ValLoop')
+val_cfg = dict(type='LossValLoop')  # metrics and every loss term, val/loss, val/loss_obj, ..., from one pass
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',

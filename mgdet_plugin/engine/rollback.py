@@ -1,0 +1,110 @@
+"""The last good checkpoint of a run: kept, and gone back to."""
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import broadcast_object_list, get_rank, master_only
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from mgdet_plugin.checkpoints import load_checkpoint
+from mgdet_plugin.engine.freezing import unwrap
+from mgdet_plugin.engine.moving_average import ema_hooks, restart_ema
+from mgdet_plugin.engine.start_weights import START
+from mgdet_plugin.errors import UserError
+
+GOOD = 'last_good.pth'
+
+
+@master_only
+def keep_good(runner: Runner) -> None:
+    """Keep the epoch just validated as ``last_good.pth``: the checkpoint saved of it under a second name, if there is.
+
+    Args:
+        runner: The runner, right after a validation.
+    """
+    target = Path(runner.work_dir) / GOOD
+    saved = _saved_now(runner)
+    if saved is None:
+        runner.save_checkpoint(runner.work_dir, GOOD, by_epoch=False, meta=dict(epoch=runner.epoch, iter=runner.iter))
+        return
+    temporary = target.with_name(f'.{GOOD}.{os.getpid()}.tmp')
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(saved, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(saved, temporary)
+    os.replace(temporary, target)
+
+
+def _saved_now(runner: Runner) -> Path | None:
+    """The file ``CheckpointHook`` has just saved of this epoch."""
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.by_epoch:
+            path = Path(str(getattr(hook, 'last_ckpt', None) or ''))
+            if path.name == hook.filename_tmpl.format(runner.epoch) and path.is_file():
+                return path
+    return None
+
+
+def roll_back(runner: Runner, good: list[int] | None) -> str:
+    """Put back weights, running statistics, averages and the optimizer's state of the last good checkpoint.
+
+    Epochs and iterations go on counting, so rates and stages follow the plan. Before any good checkpoint the weights
+    are those of the start, the optimizer's state is empty and averages begin anew.
+
+    Args:
+        runner: The runner. Every process calls this.
+        good: Epoch and iteration of the checkpoint, or None for the start.
+
+    Returns:
+        What it went back to, in words.
+
+    Raises:
+        UserError: In every process, if the file is missing or of another run.
+    """
+    read: list[Any] = [None]
+    if get_rank() == 0:
+        try:
+            read[0] = _read(runner, good)
+        except UserError as error:
+            read[0] = str(error)
+    broadcast_object_list(read, 0)  # the first process wrote it, maybe on a disk of its own
+    if isinstance(read[0], str):
+        raise UserError(read[0])
+    state, averaged, steps, optimizer = read[0]
+    unwrap(runner.model).load_state_dict(state, strict=True)
+    runner.optim_wrapper.zero_grad()
+    if good is None:
+        runner.optim_wrapper.optimizer.state.clear()
+        restart_ema(runner)
+        return 'the start'
+    for hook in ema_hooks(runner) if averaged else ():
+        hook.ema_model.module.load_state_dict(averaged, strict=True)
+        hook.ema_model.steps.copy_(steps)
+    if optimizer is not None:
+        runner.optim_wrapper.load_state_dict(optimizer)
+    return f'epoch {good[0]}'
+
+
+def _read(runner: Runner, good: list[int] | None) -> tuple[dict, dict | None, Any, Any]:
+    """Weights, their averages, the averages' count and the optimizer's state."""
+    path = Path(runner.work_dir) / (START if good is None else GOOD)
+    if not path.is_file():
+        raise UserError(f'{path} is not there, so the guard cannot roll back; start the run anew')
+    state, content = load_checkpoint(path)
+    if good is None:
+        return dict(state), None, None, None
+    meta = content.get('meta') or {}
+    if [meta.get('epoch'), meta.get('iter')] != good:
+        raise UserError(f'{path} is of epoch {meta.get("epoch")}, the run knows epoch {good[0]} as its last good one; '
+                        "it is another run's: start the run anew")
+    averages = content.get('ema_state_dict')
+    if not averages:
+        return dict(state), None, None, content.get('optimizer')
+    # mmengine saves the averages as the weights, and the weights as the averages
+    trained = {key.removeprefix('module.'): value for key, value in averages.items() if key.startswith('module.')}
+    return {**state, **trained}, dict(state), averages['steps'], content.get('optimizer')
