@@ -19,6 +19,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mgdet_plugin.analysis.guard_benchmark import guarded_step, validation
 from mgdet_plugin.analysis.import_benchmark import import_rows
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.models.suppression import NMSOptions, suppress
@@ -144,6 +145,8 @@ SUITES: dict[str, Callable[[torch.device], tuple[str, Case, Case]]] = {
     'inference': _inference,
     'train_step': _train_step,
     'suppression': _suppression,
+    'validation': validation,
+    'guarded_step': guarded_step,
 }
 ROWS: dict[str, Callable[[], list[dict[str, Any]]]] = {'import': import_rows}
 """Suites whose sides run in processes of their own."""

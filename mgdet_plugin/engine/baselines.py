@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from mgdet_plugin.analysis.batch_statistics import estimate_statistics
+from mgdet_plugin.engine.batch_statistics import estimate_statistics
 from mgdet_plugin.engine.freezing import unwrap
 from mgdet_plugin.engine.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.random_state_hook import random_state, set_random_state

@@ -32,7 +32,8 @@ class L2SPHook(Hook):
     It is added once a step, by a hook of the optimizer itself: after the gradients of several iterations were gathered,
     after mixed precision was taken out of them, and *after* ``clip_grad``. So the clip holds for the loss alone: a
     large loss cannot scale the pull down, and the pull counts neither in the limit nor in ``grad_norm``. A step that
-    mixed precision skips has none. What is frozen has none.
+    mixed precision skips has none. What is frozen has none. Running statistics have no gradient, so nothing pulls them:
+    to hold those too freeze the normalisation layers (``freeze=['*.bn']`` of a stage).
 
     The start weights are those of the run's first step, in ``<work_dir>/start.pth``; a resumed run reads them there. At
     every logging interval ``train/l2_sp`` is the penalty of what trains, and ``train/l2_sp_<part>`` its parts where

@@ -14,7 +14,7 @@ from mgdet_plugin.checkpoints import load_checkpoint
 from mgdet_plugin.datasets import iter_dataset_cfgs
 from mgdet_plugin.engine.checkpoint_check import check_wiring, pipeline_steps, stages_before, step_name
 from mgdet_plugin.engine.freezing import Frozen, resolve
-from mgdet_plugin.engine.plan import Plan, Stage
+from mgdet_plugin.engine.plan import Plan, Stage, Until
 from mgdet_plugin.engine.plan_rules import Finding, check_rules, rate_limit
 from mgdet_plugin.engine.staged_lr_scheduler import StagedLR
 from mgdet_plugin.engine.staged_train_loop import stage_probs
@@ -46,7 +46,8 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
     probs = stage_probs(plan, steps)
     first = plan.first_epochs()
     stages = [
-        dict(_stage(stage, model), first_epoch=first[index] + 1, last_epoch=first[index] + stage.epochs,
+        dict(_stage(stage, model), until=_until(plan.until(index)),
+             first_epoch=first[index] + 1, last_epoch=first[index] + stage.epochs,
              batch_size=stage.batch_size or cfg.train_dataloader.batch_size,
              groups=_groups(scheduler, stage, index, resolve(stage, model), model),
              augmentation={**_own_probs(cfg), **probs[index]})
@@ -110,13 +111,15 @@ def _stage(stage: Stage, model: nn.Module) -> dict[str, Any]:
     what = (f'freeze level {stage.freeze_level}' if stage.freeze_level is not None else
             f'only {", ".join(stage.train)} trains' if stage.train is not None else
             f'frozen: {", ".join(stage.freeze or ()) or "nothing"}')
-    until = stage.until
-    ends = (f'{until.metric}, {until.patience} validations without improvement, after at least '
-            f'{_epochs(until.min_epochs)}' if until else '')
-    return dict(name=stage.name, epochs=stage.epochs, frozen=what, parts=parts, schedule=_schedule(stage), until=ends,
+    return dict(name=stage.name, epochs=stage.epochs, frozen=what, parts=parts, schedule=_schedule(stage),
                 restore_best=stage.restore_best, restart_ema=stage.restart_ema, lr=stage.lr,
                 lr_mult=dict(stage.lr_mult), trained_parameters=sum(part['trained'] for part in parts.values()),
                 frozen_parameters=sum(part['frozen'] for part in parts.values()))
+
+
+def _until(until: Until | None) -> str:
+    return (f'{until.metric}, {until.patience} validations without improvement, after at least '
+            f'{_epochs(until.min_epochs)}' if until else '')
 
 
 def _schedule(stage: Stage) -> str:

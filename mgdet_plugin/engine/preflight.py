@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import mmdet
 from mmdet.registry import TRANSFORMS
@@ -17,6 +18,7 @@ from mmengine.registry import init_default_scope
 
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.engine.checkpoint_check import check_weights
+from mgdet_plugin.engine.loss_val_loop import check_other
 from mgdet_plugin.engine.plan import Plan
 from mgdet_plugin.engine.resume_choice import Resumer, resolve_resume
 from mgdet_plugin.errors import UserError
@@ -131,7 +133,25 @@ def _prepare(cfg: Config, splits: Sequence[str]) -> Iterator[str]:
                 TRANSFORMS.build(step)  # a transform refuses what it cannot do
     for report in check_datasets(cfg, splits):
         yield from report.lines()
+    if 'val' in splits:
+        others = other_sets(cfg)
+        for report in check_datasets(others, [key.removesuffix('_dataloader') for key in others
+                                              if key.endswith('_dataloader')]):
+            yield from report.lines()
     yield from check_weights(cfg, splits[0])
+
+
+def other_sets(cfg: Config) -> Config:
+    """The further validation sets of a ``LossValLoop`` as a config with ``<name>_dataloader`` and ``<name>_evaluator``.
+
+    Raises:
+        UserError: One is not fully given.
+    """
+    sets: dict[str, Any] = dict(model=cfg.model)
+    for name, each in ((cfg.get('val_cfg') or {}).get('others') or {}).items():
+        check_other(name, each)
+        sets[f'{name}_dataloader'], sets[f'{name}_evaluator'] = each['dataloader'], each['evaluator']
+    return Config(sets, filename=cfg.filename)
 
 
 def use_demo(arguments: Sequence[str], train: bool) -> list[str]:

@@ -1,6 +1,7 @@
 """start.pth: written once before the first step, read back on resume, held against run and model."""
 from __future__ import annotations
 
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -114,3 +115,27 @@ def test_distance_from_nothing():
     assert distances(model, start)['neck'] == float('inf')
     nn.init.zeros_(model['neck'].weight)
     assert distances(model, start)['neck'] == 0.0
+
+
+def process(rank, folder, port):
+    """One of two: the second has no file of its own, and errors of the first are its own, too."""
+    torch.distributed.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = Net()
+    own = folder / f'disk{rank}'
+    save_start(Run(own, model))
+    assert (own / START).is_file() == (rank == 0)
+    loaded = load_start(Run(own, Net(), iteration=1))
+    assert differences(loaded, dict(model.state_dict())) == []
+    with pytest.raises(UserError, match=r'disk0/start\.pth is of the run one'):
+        load_start(Run(own, Net(), iteration=1, run='two'))
+    (folder / f'passed{rank}').touch()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes(tmp_path):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(process, (tmp_path, port), nprocs=2)
+    assert sorted(path.name for path in tmp_path.glob('passed*')) == ['passed0', 'passed1']

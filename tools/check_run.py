@@ -1,0 +1,30 @@
+#!/usr/bin/env python
+"""Judge a training run from its work folder: was the model fine-tuned, or untrained?"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from mgdet_plugin.analysis.run_checks import check_run, checks_json, checks_text, verdict
+from mgdet_plugin.analysis.run_record import read_run
+from mgdet_plugin.cli import Parser
+from mgdet_plugin.errors import user_errors_to_exit
+
+
+def main() -> int:
+    """Print the checks and the verdict; 0 if all pass, 1 if one fails."""
+    parser = Parser(description=__doc__)
+    parser.add_argument('work_dir', metavar='WORK_DIR', help='folder of a finished or running run')
+    parser.add_argument('--json', action='store_true', help='print the checks as JSON')
+    args: argparse.Namespace = parser.parse_args()
+    record = read_run(args.work_dir)
+    checks = check_run(record)
+    print(json.dumps(checks_json(record, checks), indent=1, allow_nan=False) if args.json else
+          checks_text(record, checks))
+    return 0 if verdict(checks) == 'PASS' else 1
+
+
+if __name__ == '__main__':
+    with user_errors_to_exit():
+        sys.exit(main())
