@@ -90,11 +90,10 @@ def too_hot(content: dict[str, Any]) -> None:
 
 
 def random_start(content: dict[str, Any]) -> None:
-    """Weights that were never trained: the baseline is that of a random start, and nothing is ever detected."""
+    """Weights that were never trained: the baseline is that of a random start, and nothing is ever found."""
     content['baseline']['pretrained'] = {name: value * 0.99 for name, value in content['baseline']['random'].items()}
     for figures in (content['baseline']['pretrained'], *(each['metrics'] for each in content['validations'])):
-        for name in [name for name in figures if 'mAP' in name]:
-            del figures[name]
+        figures.update({name: 0.0 for name in figures if 'mAP' in name})
 
 
 def with_nan(content: dict[str, Any]) -> None:
