@@ -308,7 +308,30 @@ def patch_checkpoint_hook(module: ModuleType) -> None:
     hook = module.CheckpointHook
     for name in ('_save_checkpoint_with_step', '_save_best_checkpoint'):
         setattr(hook, name, _removing_last(getattr(hook, name)))
+    hook._save_best_checkpoint = _without_figure(hook._save_best_checkpoint)
     vars(module)['open'] = open_whole  # the module opens nothing but last_checkpoint
+
+
+def _without_figure(save: Callable[..., None]) -> Callable[..., None]:
+    """Let a validation pass that lacks the figure the best checkpoint goes by.
+
+    mmdet gives none of its figures where nothing was detected. Beside other figures, such as a validation loss,
+    mmengine would end the run; alone it warns. A figure that is missing among others of its kind is misspelt, and still
+    an error.
+    """
+
+    @wraps(save)
+    def save_best(self: Any, runner: Any, metrics: dict[str, Any]) -> None:
+        kinds = {name.rpartition('/')[0] for name in metrics}
+        missing = [key for key in getattr(self, 'key_indicators', ()) if key != 'auto' and key not in metrics
+                   and key.rpartition('/')[0] not in kinds]
+        if missing and metrics:
+            runner.logger.warning(f'the validation gives no {missing[0]}, as when nothing is detected: it has no best '
+                                  'checkpoint')
+            metrics = {**metrics, **dict.fromkeys(missing)}  # None is never better
+        save(self, runner, metrics)
+
+    return save_best
 
 
 def _removing_last(save: Callable[..., None]) -> Callable[..., None]:

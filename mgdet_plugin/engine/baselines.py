@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
 from mmengine.dist import all_reduce
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -92,7 +93,7 @@ def without_pretrained(cfg: Any) -> Any:
 
 
 def subset_loader(loop: LossValLoop, images: int) -> DataLoader:
-    """Batches of some images of a validation set, evenly spread, in order, the same in every process.
+    """Batches of some images of a validation set, evenly spread, in order; each process has its share.
 
     Args:
         loop: The loop.
@@ -101,7 +102,9 @@ def subset_loader(loop: LossValLoop, images: int) -> DataLoader:
     whole = loop.dataloader
     count = min(images, len(whole.dataset))
     indices = [index * len(whole.dataset) // count for index in range(count)]
-    return DataLoader(Subset(whole.dataset, indices), batch_size=whole.batch_size or 1, collate_fn=whole.collate_fn)
+    subset: Any = Subset(whole.dataset, indices)
+    return DataLoader(subset, batch_size=whole.batch_size or 1, collate_fn=whole.collate_fn,
+                      sampler=DefaultSampler(subset, shuffle=False, seed=0))  # without a seed it would draw one
 
 
 def measure_subset(runner: Runner, batches: DataLoader) -> dict[str, float]:

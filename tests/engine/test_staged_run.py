@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from mmdet.registry import HOOKS
+from mmdet.registry import HOOKS, METRICS
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
@@ -14,7 +14,7 @@ from mgdet_plugin.errors import UserError
 from tests.conftest import ROOT
 from tests.mmdet_detectors import RETINANET, YOLOV3
 from tests.small_run import make_dataset
-from tests.staged_run import FULL, HEAD, NECK, differences, newest, run, staged_config, state_of
+from tests.staged_run import FULL, HEAD, NECK, TableMetric, differences, newest, run, staged_config, state_of
 
 STAGES = [dict(HEAD, epochs=1), dict(NECK, epochs=1), dict(FULL, epochs=1)]
 NO_VALIDATION = {'train_cfg.val_begin': 1000}
@@ -226,3 +226,27 @@ def test_scaled_rates_follow_a_stages_own_batch(data, tmp_path):
     cfg.plan, cfg.auto_scale_lr = dict(start='nothing'), dict(enable=True, base_batch_size=4)
     runner = run(cfg, tmp_path / 'run')
     assert runner.optim_wrapper.optimizer.param_groups[0]['lr'] == pytest.approx(5e-5)  # of 1e-4 for four images
+
+
+@METRICS.register_module(force=True)
+class NothingMetric(TableMetric):
+    """No figure in the first epoch, as mmdet's metrics where nothing was detected."""
+
+    def compute_metrics(self, results):
+        found = super().compute_metrics(results)
+        return found if found['value'] else {}
+
+
+def test_a_validation_in_which_nothing_is_detected(data, tmp_path):
+    """It has losses and no metric: the run goes on, and the best checkpoint is the other epoch's."""
+    cfg = staged_config(tmp_path, data, [HEAD])
+    cfg.val_evaluator = dict(type='NothingMetric', values=(0.0, 0.3))
+    run(cfg, tmp_path / 'run')
+    assert torch.load(tmp_path / 'run/best.pth', weights_only=True)['meta']['epoch'] == 2
+
+
+def test_a_misspelt_metric_is_still_an_error(data, tmp_path):
+    cfg = staged_config(tmp_path, data, [HEAD])
+    cfg.default_hooks.checkpoint.save_best = 'table/valeu'
+    with pytest.raises(KeyError, match='table/valeu'):
+        run(cfg, tmp_path / 'run')
