@@ -187,6 +187,6 @@ def state_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
             if key.startswith('train/') and ('loss' in key or key.endswith('lr') or 'grad' in key)}
     assert any('loss' in key for key in kept)
     parts = {key: checkpoint[key] for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers',
-                                              'random_state', 'mgdet', 'gradients') if key in checkpoint}
+                                              'random_state', 'mgdet', 'gradients', 'guard') if key in checkpoint}
     parts['mgdet'] = {key: value for key, value in parts['mgdet'].items() if key != 'run'}
     return dict(parts, losses=kept, epoch=checkpoint['meta']['epoch'], iter=checkpoint['meta']['iter'])

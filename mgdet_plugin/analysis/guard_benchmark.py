@@ -52,13 +52,14 @@ def validation(device: torch.device) -> tuple[str, Case, Case]:
 def guarded_step(device: torch.device) -> tuple[str, Case, Case]:
     """Ten training steps with everything the guard does in them, and ten without."""
     batches = _batches('train')
-    cases = []
-    for guarded in (True, False):
-        model = _model(device)
-        model.train()
-        wrapper = OptimWrapper(torch.optim.Adam(model.parameters(), lr=1e-6, eps=1e-7))
-        cases.append(_guarded(model, wrapper, batches) if guarded else _plain(model, wrapper, batches))
-    return f"the detector's own train_step, {_INTERVAL} steps of {BATCH} images of 192 pixels", *cases
+    ours, peer = (_guarded(*_trained(device), batches), _plain(*_trained(device), batches))
+    return f"the detector's own train_step, {_INTERVAL} steps of {BATCH} images of 192 pixels", ours, peer
+
+
+def _trained(device: torch.device) -> tuple[nn.Module, OptimWrapper]:
+    model = _model(device)
+    model.train()
+    return model, OptimWrapper(torch.optim.Adam(model.parameters(), lr=1e-6, eps=1e-7))
 
 
 def _guarded(model: nn.Module, wrapper: OptimWrapper, batches: list[Any]) -> Case:

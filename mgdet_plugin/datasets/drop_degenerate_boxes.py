@@ -69,6 +69,8 @@ class DropDegenerateBoxes(BaseTransform):
         Returns:
             The same dict, changed in place.
         """
+        if 'gt_bboxes' not in results:  # a pipeline without LoadAnnotations
+            return results
         boxes: BaseBoxes = results['gt_bboxes']
         height, width = results['img_shape']
         x1, y1, x2, y2 = boxes.tensor.unbind(-1)  # each (G,)

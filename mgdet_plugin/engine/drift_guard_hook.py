@@ -170,8 +170,8 @@ class DriftGuardHook(Hook):
     def _measure(self, runner: Runner, record: GuardRecord) -> None:
         """Losses and metrics of the loaded weights and of a random start."""
         if self._loop is None:
-            runner.logger.warning("guard: validation measures no losses, so only spikes, divergence and NaN are "
-                                  "guarded; set val_cfg=dict(type='LossValLoop')")
+            runner.logger.warning('guard: no validation of this run measures losses, so only spikes, divergence and '
+                                  "NaN are guarded (val_cfg=dict(type='LossValLoop') measures them)")
             return
         begun = time.perf_counter()
         record.data = fingerprint(self._loop)
@@ -330,25 +330,28 @@ class DriftGuardHook(Hook):
             runner.message_hub.update_scalar(f'val/{name}', value)
         record.validations.append(dict(epoch=runner.epoch, iter=runner.iter, stage=self._stage_name(runner),
                                        metrics=values, ratios=ratios, weights=weights))
-        self._judge(runner, values, ratios)
+        rolled_back = ROLLBACK in self._judge(runner, values, ratios)
+        if rolled_back and isinstance(metrics, dict):
+            # the figures are not those of the weights there are now: they make no best checkpoint and no improvement
+            metrics.update(dict.fromkeys(values, math.nan))
         self._write(runner)
 
-    def _judge(self, runner: Runner, values: Mapping[str, float], ratios: Mapping[str, float]) -> None:
-        """Keep a good validation's weights; act on a bad one."""
+    def _judge(self, runner: Runner, values: Mapping[str, float], ratios: Mapping[str, float]) -> list[str]:
+        """Keep a good validation's weights; act on a bad one, and return the actions."""
         record = self._known
         broken = [name for name, value in values.items() if 'loss' in name and not math.isfinite(value)]
         guarded = {name: ratios[name] for name in record.guarded if name in ratios} if record.start == FULL else {}
         if broken:
-            self._trouble(runner, NAN, VALIDATION, {}, f'{", ".join(broken)} is not finite')
-        elif any(self._is_over(ratio) for ratio in guarded.values()):
-            self._trouble(runner, DRIFT, VALIDATION, dict(guarded),
-                          f"{times(guarded, record.limit)} times the loaded weights'")
-        else:
-            keep_good(runner)
-            record.good = [runner.epoch, runner.iter]
-            if ratios:
-                runner.logger.info(f"guard: {times(ratios)} times the loaded weights'" + (
-                    f', guarded at most {1 + record.limit:.2f}: {", ".join(guarded)}' if guarded else ''))
+            return self._trouble(runner, NAN, VALIDATION, {}, f'{", ".join(broken)} is not finite')
+        if any(self._is_over(ratio) for ratio in guarded.values()):
+            return self._trouble(runner, DRIFT, VALIDATION, dict(guarded),
+                                 f"{times(guarded, record.limit)} times the loaded weights'")
+        keep_good(runner)
+        record.good = [runner.epoch, runner.iter]
+        if ratios:
+            runner.logger.info(f"guard: {times(ratios)} times the loaded weights'" + (
+                f', guarded at most {1 + record.limit:.2f}: {", ".join(guarded)}' if guarded else ''))
+        return []
 
     def after_train(self, runner: Runner) -> None:
         """Write down how the run ended."""

@@ -29,11 +29,11 @@ class ActionLimits:
     max_rollbacks: int = 3
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate_factor < 1:
-            raise UserError(f'DriftGuardHook: rate_factor must be above 0 and below 1, got {self.rate_factor}')
-        for name in ('max_hold', 'max_rollbacks'):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 0):
+        if not isinstance(self.rate_factor, (int, float)) or not 0 < self.rate_factor < 1:
+            raise UserError(f'DriftGuardHook: rate_factor must be above 0 and below 1, got {self.rate_factor!r}')
+        for name, value in (('max_hold', 0 if self.max_hold is None else self.max_hold),
+                            ('max_rollbacks', self.max_rollbacks)):
+            if not isinstance(value, int) or value < 0:
                 raise UserError(f'DriftGuardHook: {name} must be a whole number of at least 0, got {value!r}')
 
 
@@ -43,8 +43,8 @@ def check_actions(kind: str, actions: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         UserError: One is unknown, or there is none.
     """
-    given = (actions, ) if isinstance(actions, str) else tuple(actions or ())
-    if not given or set(given) - set(ACTIONS):
+    given = tuple(actions) if isinstance(actions, (list, tuple)) else (actions, )
+    if not given or any(each not in ACTIONS for each in given):
         raise UserError(f'DriftGuardHook: {kind} must be one or several of {ACTIONS}, got {actions!r}')
     return tuple(each for each in ACTIONS if each in given)
 

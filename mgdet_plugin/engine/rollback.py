@@ -11,9 +11,10 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mgdet_plugin.checkpoints import load_checkpoint
+from mgdet_plugin.engine.checkpoint_check import RECORD
 from mgdet_plugin.engine.freezing import unwrap
 from mgdet_plugin.engine.moving_average import ema_hooks, restart_ema
-from mgdet_plugin.engine.start_weights import START
+from mgdet_plugin.engine.start_weights import START, run_name
 from mgdet_plugin.errors import UserError
 
 GOOD = 'last_good.pth'
@@ -98,10 +99,11 @@ def _read(runner: Runner, good: list[int] | None) -> tuple[dict, dict | None, An
     state, content = load_checkpoint(path)
     if good is None:
         return dict(state), None, None, None
-    meta = content.get('meta') or {}
-    if [meta.get('epoch'), meta.get('iter')] != good:
-        raise UserError(f'{path} is of epoch {meta.get("epoch")}, the run knows epoch {good[0]} as its last good one; '
-                        "it is another run's: start the run anew")
+    meta, run = content.get('meta') or {}, (content.get(RECORD) or {}).get('run')
+    # A killed run may have gone further than the checkpoint it was resumed from: then the file is a later one.
+    if run != run_name(runner) or (meta.get('epoch') or 0) < good[0]:
+        raise UserError(f'{path} is of epoch {meta.get("epoch")} of the run {run}, and this run, {run_name(runner)}, '
+                        f'knows its epoch {good[0]} as the last good one; start the run anew')
     averages = content.get('ema_state_dict')
     if not averages:
         return dict(state), None, None, content.get('optimizer')

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mgdet_plugin.engine.batch_statistics import estimate_statistics, norm_layers
 from mgdet_plugin.analysis.blending import blend_states
+from mgdet_plugin.engine.batch_statistics import estimate_statistics, norm_layers
 from mgdet_plugin.engine.random_state_hook import random_state
 from mgdet_plugin.errors import UserError
 from tests.conftest import ROOT
