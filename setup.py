@@ -20,6 +20,7 @@ setup(
     extras_require={
         'demo': ['scikit-learn'],
         'keras': ['keras'],  # verify with Keras and export to .keras; torch serves as its backend
-        'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'mypy', 'pre-commit'],
+        'tensorboard': ['tensorboard'],  # for mmengine's TensorboardVisBackend
+        'dev': ['tensorboard', 'pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'mypy', 'pre-commit'],
     },
 )

@@ -22,7 +22,9 @@ env_cfg = dict(
 
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
-log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
+# Means over 50 iterations of training; mmengine's own pattern would average validation losses over 50 epochs, too.
+log_processor = dict(
+    type='LogProcessor', window_size=50, by_epoch=True, mean_pattern=r'^[^/]*(loss|time|grad_norm)[^/]*$')
 log_level = 'INFO'
 load_from = None
 resume = False
