@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -20,12 +22,81 @@ from torch.utils.data import DataLoader, Subset
 
 from mgdet_plugin.engine.batch_statistics import estimate_statistics
 from mgdet_plugin.engine.freezing import unwrap
+from mgdet_plugin.engine.guard_options import GuardOptions
+from mgdet_plugin.engine.guard_record import GuardRecord
 from mgdet_plugin.engine.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.random_state_hook import random_state, set_random_state
 from mgdet_plugin.engine.validation import measure
+from mgdet_plugin.errors import UserError
 
 _STATISTICS_IMAGES = 64
 _SEED = 0
+_GUARDED = ('obj', 'conf', 'cls')  # in the names of objectness and class losses, of any detector of mmdet
+
+
+def take_baselines(runner: Runner, loop: LossValLoop | None, record: GuardRecord, before: GuardRecord | None,
+                   options: GuardOptions) -> None:
+    """Measure losses and metrics of the loaded weights and of a random start, or take those of an earlier stage.
+
+    Args:
+        runner: The runner, before its first step.
+        loop: Its validation loop, None if it measures no losses.
+        record: Takes the figures.
+        before: The record of the checkpoint the weights are from, if there is one.
+        options: The guard's.
+
+    Raises:
+        UserError: A guarded loss is not there, or the loaded weights have no finite one.
+    """
+    if loop is None:
+        runner.logger.warning('guard: no validation of this run measures losses, so only spikes, divergence and '
+                              "NaN are guarded (val_cfg=dict(type='LossValLoop') measures them)")
+        return
+    begun = time.perf_counter()
+    record.data = fingerprint(loop)
+    if before and (before.data, before.start) == (record.data, record.start) and before.pretrained:
+        record.pretrained, record.random, record.subset = before.pretrained, before.random, before.subset
+        runner.logger.info('guard: losses are held against those of the weights the earlier stage started from')
+    else:
+        if record.start != 'nothing':
+            record.pretrained = measure_pretrained(runner, loop)
+        if options.random_start:
+            record.random = measure_random(runner, loop)
+    names = record.pretrained or record.random
+    record.metric = record.metric or next((name for name in names if 'mAP' in name), '')
+    record.guarded = guarded_terms(record, options.terms)
+    _say(runner, record, time.perf_counter() - begun)
+
+
+def guarded_terms(record: GuardRecord, terms: str | Sequence[str] | None) -> list[str]:
+    """Names of the guarded losses.
+
+    Raises:
+        UserError: One is not there, or the loaded weights have no finite loss to keep.
+    """
+    names = [name.removeprefix('val/') for name in record.pretrained or record.random if name.startswith('val/loss_')]
+    given = [terms] if isinstance(terms, str) else terms
+    guarded = [name for name in names if any(part in name for part in _GUARDED)] if given is None else list(given)
+    unknown = sorted(set(guarded) - set(names))
+    if names and unknown:
+        raise UserError(f"DriftGuardHook: terms names '{unknown[0]}', and the losses are {', '.join(names)}")
+    broken = [name for name in guarded if not math.isfinite(record.pretrained.get(f'val/{name}', 0.0))]
+    if broken:
+        raise UserError(f'the loaded weights give {broken[0]}={record.pretrained[f"val/{broken[0]}"]} on the '
+                        'validation set; there is nothing to keep: look at the weights and the images')
+    return guarded
+
+
+def _say(runner: Runner, record: GuardRecord, seconds: float) -> None:
+    """Log the baselines and give them to the visualizer as epoch 0."""
+    for name, values in (('the loaded weights', record.pretrained), ('a random start', record.random)):
+        if values:
+            runner.logger.info(f'guard: {name}: ' + ', '.join(f'{key} {value:.4g}' for key, value in values.items()
+                                                              if 'loss' in key or key.endswith(record.metric)))
+    runner.logger.info(f'guard: baselines took {seconds:.1f} s; guarded: {", ".join(record.guarded) or "nothing"}, '
+                       f'at most {1 + record.limit:.2f} times')
+    if record.pretrained:
+        runner.visualizer.add_scalars(dict(record.pretrained), step=0, file_path=f'{runner.timestamp}.json')
 
 
 @contextmanager

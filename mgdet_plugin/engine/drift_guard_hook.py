@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mmdet.registry import HOOKS
@@ -14,12 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.engine.baselines import (
-    fingerprint,
-    measure_pretrained,
-    measure_random,
     measure_subset,
     scalars,
     subset_loader,
+    take_baselines,
 )
 from mgdet_plugin.engine.freezing import unwrap
 from mgdet_plugin.engine.guard_actions import (
@@ -27,11 +24,10 @@ from mgdet_plugin.engine.guard_actions import (
     STOP,
     TRAINING,
     VALIDATION,
-    ActionLimits,
     act,
-    check_actions,
     times,
 )
+from mgdet_plugin.engine.guard_options import MISMATCH, NAN, GuardOptions
 from mgdet_plugin.engine.guard_record import KEY, GuardRecord, append_line
 from mgdet_plugin.engine.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.loss_watch import DIVERGENCE, DRIFT, SPIKE, Block, LossWatch, Sign
@@ -43,10 +39,8 @@ from mgdet_plugin.engine.start_weights import distances, load_start, save_start
 from mgdet_plugin.engine.step_guard import Fault, file_names
 from mgdet_plugin.errors import UserError
 
-NAN = 'nan'
 BAD_BATCHES = 'bad_batches.jsonl'
-FULL, NOTHING = 'full', 'nothing'
-_GUARDED = ('obj', 'conf', 'cls')  # in the names of objectness and class losses, of any detector of mmdet
+FULL = 'full'
 _EVENTS_KEPT = 1000
 
 
@@ -63,55 +57,20 @@ class DriftGuardHook(Hook):
     The band is guarded where all weights were pretrained (``plan.start='full'``); a random head has none to keep, so
     there spikes, divergence and NaN are.
 
-    ``drift``, ``spike``, ``divergence`` and ``nan`` each name one or several actions: 'warn'; 'hold': the stage lasts
-    an epoch longer and its schedule stands still meanwhile; 'lower_rate': by ``rate_factor``, for the rest of the run;
-    'rollback': to the last checkpoint that was in the band, or the start; 'stop': the run ends as failed.
+    ``drift``, ``spike``, ``divergence``, ``nan`` and ``mismatch`` each name one or several actions: 'warn'; 'hold': the
+    stage lasts an epoch longer and its schedule stands still meanwhile; 'lower_rate': by ``rate_factor``, for the rest
+    of the run; 'rollback': to the last checkpoint that was in the band, or the start; 'stop': the run ends as failed.
 
     Args:
-        limit: By how much a guarded loss may exceed that of the loaded weights.
-        terms: The guarded losses. Default: those of objectness and class.
-        images: Size of the subset.
-        window: Iterations over which training losses are smoothed.
-        interval: Iterations between looks at them.
-        drift: Actions when a guarded loss is above its limit.
-        spike: Actions when one iteration's loss is above ``spike_factor`` times the smoothed one.
-        divergence: Actions when the smoothed loss is above ``divergence_factor`` times its lowest of the stage.
-        nan: Actions when ``nan_patience`` steps in a row were skipped, or a validation loss is not finite.
-        spike_factor: See ``spike``.
-        divergence_factor: See ``divergence``.
-        nan_patience: See ``nan``.
-        random_start: Whether a random start is measured.
-        **limits: ``rate_factor``, ``max_hold`` and ``max_rollbacks``, see :class:`ActionLimits`.
+        **options: See :class:`GuardOptions`.
 
     Raises:
         UserError: An argument is out of its range.
     """
     priority = 55  # after EMAHook has put the weights back, before LoggerHook and what decides about stages
 
-    def __init__(self, limit: float = 0.2, terms: Sequence[str] | None = None, images: int = 64, window: int = 50,
-                 interval: int = 10, drift: str | Sequence[str] = 'warn', spike: str | Sequence[str] = 'warn',
-                 divergence: str | Sequence[str] = ('lower_rate', 'rollback'),
-                 nan: str | Sequence[str] = ('lower_rate', 'rollback'), spike_factor: float = 5.0,
-                 divergence_factor: float = 2.0, nan_patience: int = 3, random_start: bool = True,
-                 **limits: Any) -> None:
-        for name, value, least in (('limit', limit, 0), ('spike_factor', spike_factor, 1),
-                                   ('divergence_factor', divergence_factor, 1)):
-            if not isinstance(value, (int, float)) or not value > least:
-                raise UserError(f'DriftGuardHook: {name} must be above {least}, got {value!r}')
-        for name, value in (('images', images), ('window', window), ('interval', interval),
-                            ('nan_patience', nan_patience)):
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f'DriftGuardHook: {name} must be a whole number of at least 1, got {value!r}')
-        self.limit, self.images, self.window, self.interval = limit, images, window, interval
-        self.terms = None if terms is None else [terms] if isinstance(terms, str) else list(terms)
-        self.actions = {kind: check_actions(kind, given) for kind, given in
-                        ((DRIFT, drift), (SPIKE, spike), (DIVERGENCE, divergence), (NAN, nan))}
-        self.spike_factor, self.divergence_factor = spike_factor, divergence_factor
-        self.nan_patience, self.random_start = nan_patience, random_start
-        try:
-            self.limits = ActionLimits(**limits)
-        except TypeError:
-            raise UserError(f'DriftGuardHook has no option {sorted(limits)}; see its docstring') from None
+    def __init__(self, **options: Any) -> None:
+        self.options = GuardOptions.build(options)
         self.record: GuardRecord | None = None
         self.watch, self.block = LossWatch(), Block()
         self._inherited: GuardRecord | None = None
@@ -153,71 +112,19 @@ class DriftGuardHook(Hook):
             if runner.iter:
                 runner.logger.warning('guard: the checkpoint holds no record of the guard, so the run is held against '
                                       'the weights it is resumed with')
-            self.record = GuardRecord(start=self._hook(runner).current_plan.start, limit=self.limit,
+            self.record = GuardRecord(start=self._hook(runner).current_plan.start, limit=self.options.limit,
                                       metric=_main_metric(runner))
-            self._measure(runner, self.record)
+            take_baselines(runner, self._loop, self.record, self._inherited, self.options)
         if isinstance(runner.train_loop, StagedTrainLoop):
             runner.train_loop.step_guard.optim.poisoned = self.record.poisoned
         else:
             runner.logger.warning("guard: steps with NaN are skipped, and the run can be stopped in the middle of an "
                                   "epoch, only with train_cfg=dict(type='StagedTrainLoop')")
         if self._loop is not None and self.record.start == FULL:
-            self._subset = subset_loader(self._loop, self.images)
+            self._subset = subset_loader(self._loop, self.options.images)
             if not self.record.subset:
                 self.record.subset = measure_subset(runner, self._subset)
         self._write(runner)
-
-    def _measure(self, runner: Runner, record: GuardRecord) -> None:
-        """Losses and metrics of the loaded weights and of a random start."""
-        if self._loop is None:
-            runner.logger.warning('guard: no validation of this run measures losses, so only spikes, divergence and '
-                                  "NaN are guarded (val_cfg=dict(type='LossValLoop') measures them)")
-            return
-        begun = time.perf_counter()
-        record.data = fingerprint(self._loop)
-        before = self._inherited
-        if before and (before.data, before.start) == (record.data, record.start) and before.pretrained:
-            record.pretrained, record.random, record.subset = before.pretrained, before.random, before.subset
-            runner.logger.info('guard: losses are held against those of the weights the earlier stage started from')
-        else:
-            if record.start != NOTHING:
-                record.pretrained = measure_pretrained(runner, self._loop)
-            if self.random_start:
-                record.random = measure_random(runner, self._loop)
-        names = record.pretrained or record.random
-        record.metric = record.metric or next((name for name in names if 'mAP' in name), '')
-        record.guarded = self._guarded(record)
-        self._say_baselines(runner, record, time.perf_counter() - begun)
-
-    def _guarded(self, record: GuardRecord) -> list[str]:
-        """Names of the guarded losses.
-
-        Raises:
-            UserError: One is not there, or the loaded weights have no finite loss to keep.
-        """
-        names = [name.removeprefix('val/') for name in record.pretrained or record.random
-                 if name.startswith('val/loss_')]
-        guarded = [name for name in names if any(part in name for part in _GUARDED)] if self.terms is None else (
-            self.terms)
-        unknown = sorted(set(guarded) - set(names))
-        if names and unknown:
-            raise UserError(f"DriftGuardHook: terms names '{unknown[0]}', and the losses are {', '.join(names)}")
-        broken = [name for name in guarded if not math.isfinite(record.pretrained.get(f'val/{name}', 0.0))]
-        if broken:
-            raise UserError(f'the loaded weights give {broken[0]}={record.pretrained[f"val/{broken[0]}"]} on the '
-                            'validation set; there is nothing to keep: look at the weights and the images')
-        return guarded
-
-    def _say_baselines(self, runner: Runner, record: GuardRecord, seconds: float) -> None:
-        """Log the baselines and give them to the visualizer as epoch 0."""
-        for name, values in (('the loaded weights', record.pretrained), ('a random start', record.random)):
-            if values:
-                runner.logger.info(f'guard: {name}: ' + ', '.join(f'{key} {value:.4g}' for key, value in values.items()
-                                                                  if 'loss' in key or key.endswith(record.metric)))
-        runner.logger.info(f'guard: baselines took {seconds:.1f} s; guarded: {", ".join(record.guarded) or "nothing"}, '
-                           f'at most {1 + record.limit:.2f} times')
-        if record.pretrained:
-            runner.visualizer.add_scalars(dict(record.pretrained), step=0, file_path=f'{runner.timestamp}.json')
 
     # ---- training
 
@@ -243,7 +150,7 @@ class DriftGuardHook(Hook):
             self._known.bad_in_row = 0
             self.block.add({name: float(value.detach() if isinstance(value, Tensor) else value)
                             for name, value in outputs.items() if 'loss' in name})
-        if self.block.count >= self.interval or saves_now(runner):
+        if self.block.count >= self.options.interval or saves_now(runner):
             self._look(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -257,13 +164,31 @@ class DriftGuardHook(Hook):
         count = self.block.count
         means, peak = self.block.over_processes(next(unwrap(runner.model).parameters()).device)
         self.block = Block()
-        spike = self.watch.spike(peak, self.spike_factor)
-        self.watch.take(means, count, self.window)
+        spike = self.watch.spike(peak, self.options.spike_factor)
+        self.watch.take(means, count, self.options.window)
         guarded = self._known.guarded if self._subset is not None else ()
+        self._compare_with_validation(runner)
         for sign in (*([spike] if spike else []),
-                     *list(self.watch.signs(self.divergence_factor, self._known.limit, guarded))):
+                     *list(self.watch.signs(self.options.divergence_factor, self._known.limit, guarded))):
             if self._heed(runner, sign):
                 break
+
+    def _compare_with_validation(self, runner: Runner) -> None:
+        """Hold a run's first training losses against those of validation images, once.
+
+        Both are of the loaded weights and of images of one kind. Far apart they mean that the training labels are not
+        those the weights know, or that the loss is another one.
+        """
+        record = self._known
+        if record.compared or not self.watch.reference or record.start != FULL or not record.pretrained:
+            return
+        record.compared = True
+        ratios = {name: self.watch.reference[name] / record.pretrained[f'val/{name}'] for name in record.guarded
+                  if record.pretrained.get(f'val/{name}') and name in self.watch.reference}
+        if any(ratio > self.options.mismatch_factor for ratio in ratios.values()):
+            self._trouble(runner, MISMATCH, TRAINING, ratios, f'the first training losses are {times(ratios)} times '
+                          'those of validation images: labels in another order than the weights have them, images '
+                          'without their boxes, or loss scales and normaliser that are not theirs')
 
     def _heed(self, runner: Runner, sign: Sign) -> bool:
         """See to a sign; returns whether the weights were put back or the run ends."""
@@ -272,7 +197,8 @@ class DriftGuardHook(Hook):
             text = f'smoothed {times(values)} times its lowest of the stage'
         elif sign.kind == DRIFT:
             values = self._measured_drift(runner)
-            text = f"{times(values, self._known.limit)} times the loaded weights' on {self.images} validation images"
+            images = len(self._subset.dataset) if self._subset is not None else 0  # type: ignore[arg-type]
+            text = f"{times(values, self._known.limit)} times the loaded weights' on {images} validation images"
             if not any(self._is_over(values[name]) for name in self._known.guarded):
                 runner.logger.info(f"guard: training losses are {times(sign.values)} times those of the stage's first "
                                    f'iterations; measured they are in the band: {text}')
@@ -307,7 +233,7 @@ class DriftGuardHook(Hook):
                 append_line(runner.work_dir, BAD_BATCHES, dict(where, rank=rank, names=names, files=paths))
         names = next((names for names, _ in seen if names), ())
         text = f'the {fault.kind} is not finite ({", ".join(names[:3]) or "in no named place"}): the step is skipped'
-        if record.bad_in_row < self.nan_patience:
+        if record.bad_in_row < self.options.nan_patience:
             self._note(runner, NAN, TRAINING, {}, ['skip'], f'{text}; files of the batch are in {BAD_BATCHES}')
             return
         count, record.bad_in_row = record.bad_in_row, 0
@@ -377,7 +303,8 @@ class DriftGuardHook(Hook):
 
     def _trouble(self, runner: Runner, kind: str, where: str, values: Mapping[str, float], text: str) -> list[str]:
         """Take the actions for a kind of trouble and write it down; returns their names."""
-        taken, said = act(runner, self._hook(runner), self._known, self.limits, self.actions[kind])
+        taken, said = act(runner, self._hook(runner), self._known, self.options.action_limits,
+                          self.options.actions(kind))
         line = self._note(runner, kind, where, values, taken, '; '.join((text, *said)))
         if STOP in taken:
             good = self._known.good

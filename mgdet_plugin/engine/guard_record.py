@@ -38,6 +38,7 @@ class GuardRecord:
         rollbacks: How often weights were put back.
         good: Epoch and iteration of ``last_good.pth``; None while that is the start.
         held_epoch: Epoch after which the stage was made longer last.
+        compared: Whether the first training losses were held against the validation's.
         ended: 'plan', 'early_stopping' or 'guard' at the end.
     """
     start: str = 'full'
@@ -57,6 +58,7 @@ class GuardRecord:
     rollbacks: int = 0
     good: list[int] | None = None
     held_epoch: int = -1
+    compared: bool = False
     ended: str | None = None
 
     def to_plain(self) -> dict[str, Any]:

@@ -333,3 +333,16 @@ def test_without_a_plan(data, tmp_path):
     cfg.default_hooks.pop('staged_unfreeze')
     with pytest.raises(UserError, match='DriftGuardHook needs a plan'):
         run(cfg, tmp_path / 'run')
+
+
+@pytest.mark.parametrize(('scale', 'expected'), [(0.5, []), (50.0, [('mismatch', 'training', 2, ['warn'])])])
+def test_training_losses_far_from_the_validations(data, tmp_path, scale, expected):
+    """Other loss scales are seen as soon as the first training losses are smoothed; the recipe's are no mismatch."""
+    cfg = guarded_config(tmp_path, data, [dict(FLAT, epochs=1)], dict(window=2, interval=1, drift='warn'))
+    cfg.model.bbox_head.loss.no_object_scale = scale
+    cfg.plan.allow = ['loss-scales']
+    run(cfg, tmp_path / 'run')
+    assert [each for each in events(tmp_path / 'run') if each[0] == 'mismatch'] == expected
+    if expected:
+        ratios = guard_json(tmp_path / 'run')['events'][0]['values']
+        assert ratios['loss_obj'] > 3 > 2 > ratios['loss_cls']
