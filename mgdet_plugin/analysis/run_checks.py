@@ -118,11 +118,13 @@ def _band_figures(record: RunRecord, last: Validation, top: float) -> tuple[bool
     if not record.guarded:
         return False, 'no loss is guarded; name them in the hook drift_guard', {}
     ratios = {name: record.ratio(name, last) for name in record.guarded}
-    figures: dict[str, Any] = dict(epoch=last.epoch, limit=top, ratios=ratios)
+    best = kept(record)
+    figures: dict[str, Any] = dict(epoch=last.epoch, limit=top, ratios=ratios, best_epoch=best.epoch,
+                                   best_ratios={name: record.ratio(name, best) for name in record.guarded})
     unknown = [name for name in record.guarded if f'val/{name}' not in record.pretrained]
     if unknown:
         return False, f'no pretrained value of {", ".join(unknown)} was measured', figures
-    over = [name for name, ratio in ratios.items() if not ratio <= top * (1 + _ROUNDING)]
+    over = _over(record, (last, best), top)
     worst, name, epoch = max(((record.ratio(each, validation), each, validation.epoch) for each in record.guarded
                               for validation in record.validations), key=lambda found: _nan_last(found[0]))
     figures.update(worst=worst, worst_loss=name, worst_epoch=epoch)
@@ -132,30 +134,46 @@ def _band_figures(record: RunRecord, last: Validation, top: float) -> tuple[bool
     return not over, line + (f'; too high: {", ".join(over)}' if over else ''), figures
 
 
+def _over(record: RunRecord, validations: tuple[Validation, ...], top: float) -> list[str]:
+    """The guarded losses above the limit at the end and in the best checkpoint."""
+    found = {f'{name} at epoch {each.epoch}': record.ratio(name, each) for each in validations
+             for name in record.guarded}
+    return [name for name, ratio in found.items() if not ratio <= top * (1 + _ROUNDING)]
+
+
 def _nan_last(ratio: float) -> float:
     """A key that puts NaN above every number."""
     return math.inf if math.isnan(ratio) else ratio
 
 
 def _performance_kept(record: RunRecord, last: Validation) -> Check:
-    """The metric is at least what the pretrained weights had on the same images, and not 0."""
+    """The best checkpoint's metric is at least what the pretrained weights had on the same images, and not 0."""
     if record.start == 'nothing':
         return Check(NAMES[2], False, 'started from nothing: there is no pretrained baseline')
     if not record.pretrained:
         passed = record.start == 'backbone'
         return Check(NAMES[2], passed, 'not asked: only the backbone was pretrained' if passed else
                      'the pretrained baseline was not measured')
-    values = [each.metrics.get(record.metric, 0.0) for each in record.validations]
-    best = max(range(len(values)), key=lambda index: -math.inf if math.isnan(values[index]) else values[index])
+    best = kept(record)
+    value, end = (each.metrics.get(record.metric, 0.0) for each in (best, last))
     before = record.pretrained.get(record.metric, 0.0)
-    figures = dict(metric=record.metric, epoch=last.epoch, value=values[-1], pretrained=before, best=values[best],
-                   best_epoch=record.validations[best].epoch)
-    line = (f'{record.metric} {values[-1]:.3f} at epoch {last.epoch}{_nothing(record, last.metrics)}, pretrained '
-            f'{before:.3f}{_nothing(record, record.pretrained)}; best of the run {values[best]:.3f} '
-            f'(epoch {figures["best_epoch"]})')
-    if not values[-1] > 0:
+    figures = dict(metric=record.metric, epoch=best.epoch, value=value, pretrained=before, last=end,
+                   last_epoch=last.epoch)
+    line = (f'{record.metric} {value:.3f} at epoch {best.epoch}, the best{_nothing(record, best.metrics)}, pretrained '
+            f'{before:.3f}{_nothing(record, record.pretrained)}; at the end {end:.3f} (epoch {last.epoch})')
+    if not value > 0:
         line += '; a model that detects nothing right has kept nothing'
-    return Check(NAMES[2], values[-1] >= before and values[-1] > 0, line, figures)
+    return Check(NAMES[2], value >= before and value > 0, line, figures)
+
+
+def kept(record: RunRecord) -> Validation:
+    """The validation of the best checkpoint, which is what a person or the next stage takes; the first on ties."""
+
+    def metric(validation: Validation) -> float:
+        value = validation.metrics.get(record.metric, 0.0)
+        return -math.inf if math.isnan(value) else value
+
+    return max(record.validations, key=metric)
 
 
 def _nothing(record: RunRecord, metrics: Mapping[str, float]) -> str:

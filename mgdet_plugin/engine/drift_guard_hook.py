@@ -237,7 +237,7 @@ class DriftGuardHook(Hook):
             self._note(runner, NAN, TRAINING, {}, ['skip'], f'{text}; files of the batch are in {BAD_BATCHES}')
             return
         count, record.bad_in_row = record.bad_in_row, 0
-        if ROLLBACK in self._trouble(runner, NAN, TRAINING, {}, f'{text}, the {count}th in a row'):
+        if ROLLBACK in self._trouble(runner, NAN, TRAINING, {}, f'{text}, {count} in a row'):
             self.watch.forget()
             self.block = Block()
 
@@ -362,10 +362,10 @@ def _stop_at_once(reason: str) -> None:
 
 
 def _main_metric(runner: Runner) -> str:
-    """What the best checkpoint goes by, where that is a name."""
+    """The metric the best checkpoint goes by, where that is a name and no loss."""
     for hook in runner.hooks:
         best = getattr(hook, 'save_best', None) if isinstance(hook, CheckpointHook) else None
         name = best[0] if isinstance(best, (list, tuple)) and best else best
-        if isinstance(name, str) and name != 'auto':
+        if isinstance(name, str) and name != 'auto' and 'loss' not in name:
             return name
     return ''

@@ -113,7 +113,7 @@ def test_the_page_tells_verdict_and_figures(tmp_path):
     good, hot = page_of(tmp_path, old=True), page_of(tmp_path, 'too_hot')
     assert 'PASS</span></h1>' in good and 'FAIL' not in good and 'not judged' in good
     assert 'FAIL</span></h1>' in hot and 'PASS</span></h1>' not in hot
-    assert 'random start 310.2' in good and 'coco/bbox_mAP 0.057 at epoch 8' in hot
+    assert 'random start 310.2' in good and 'at the end 0.057 (epoch 8)' in hot
     assert '14.9 → 19.43' in hot and '1.57 (loss_obj)' in hot  # the stage table
     assert 'lower rate, rollback' in hot and 'stopped by the guard' in hot
 
