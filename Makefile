@@ -1,6 +1,6 @@
 # Everything happens in .venv in this folder; needs only Python 3.11 and make.
 #   make setup         install (make setup OPS=1 builds mmcv with its compiled operations, tens of minutes)
-#   make demo          train on the embedded data, evaluate and draw detections
+#   make demo          import weights, fine-tune them in three stages on embedded data, evaluate and judge the run
 #   make test          the test suite
 #   make bench         speed against named peers
 #   make lint          ruff and mypy through pre-commit
@@ -8,8 +8,14 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
-DEMO_CONFIG := configs/mgdet_nano_source.py
-DEMO_DIR := work_dirs/mgdet_nano_source
+# The demo: the weights of the old domain, whose config names their classes; the plan on the new domain; the run.
+DEMO_KERAS := weights/digits_source.h5
+DEMO_START := weights/digits_source.pth
+DEMO_OLD := configs/mgdet_nano_source.py
+DEMO_CONFIG := configs/mgdet_nano_staged.py
+DEMO_DIR := work_dirs/demo
+DEMO_BEST := $(DEMO_DIR)/best.pth
+heading = @echo; echo '=== $(1)'
 OPS ?= 0
 
 # Modules are compiled when first imported and kept: faster than compiling all of torch at install.
@@ -37,10 +43,24 @@ $(VENV)/.ops: $(VENV)/.runtime
 	MMCV_WITH_OPS=1 $(PIP) --no-build-isolation --no-binary mmcv mmcv
 	touch $@
 
+# One thread: with the loader beside it two cores are full, and threads that wait for one another cost more than they do.
+demo: export OMP_NUM_THREADS := 1
 demo: $(VENV)/.runtime
+	$(call heading,1 of 7: import Keras weights that know the old domain)
+	$(BIN)/python tools/import_keras.py $(DEMO_KERAS) $(DEMO_START) --config $(DEMO_CONFIG) --classes $(DEMO_CONFIG) \
+		--source-classes $(DEMO_OLD)
+	$(call heading,2 of 7: the plan of the run)
+	$(BIN)/python tools/plan.py $(DEMO_CONFIG)
+	$(call heading,3 of 7: fine-tune on the new domain in three stages)
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
-	$(BIN)/python tools/test.py $(DEMO_CONFIG) $(DEMO_DIR)/best.pth --work-dir $(DEMO_DIR)/test
-	$(BIN)/python tools/draw.py $(DEMO_CONFIG) $(DEMO_DIR)/best.pth $(DEMO_DIR)/detections.png --score-thr 0.2
+	$(call heading,4 of 7: pictures of the run)
+	$(BIN)/python tools/plot_run.py $(DEMO_DIR)
+	$(call heading,5 of 7: what the fine-tuned model finds on the new domain)
+	$(BIN)/python tools/draw.py $(DEMO_CONFIG) $(DEMO_BEST) $(DEMO_DIR)/detections.png --score-thr 0.3
+	$(call heading,6 of 7: both domains before and after)
+	$(BIN)/python tools/compare.py $(DEMO_CONFIG) $(DEMO_START) $(DEMO_BEST) --old $(DEMO_OLD)
+	$(call heading,7 of 7: was the model fine-tuned or untrained?)
+	$(BIN)/python tools/check_run.py $(DEMO_DIR)
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

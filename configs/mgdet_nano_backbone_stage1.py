@@ -4,8 +4,7 @@ _base_ = [
     '_base_/default_runtime.py'
 ]
 model = dict(
-    backbone=dict(
-        init_cfg=dict(type='Pretrained', checkpoint='work_dirs/mgdet_nano_source/best.pth', prefix='backbone.')))
+    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='weights/digits_source.pth', prefix='backbone.')))
 train_dataloader = dict(batch_size=8)
 plan = dict(start='backbone')
 stages = [dict(name='neck', epochs=10, freeze_level=1, lr=1e-4, mosaic_prob=0.3, mixup_prob=0.1)]

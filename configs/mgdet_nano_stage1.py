@@ -3,8 +3,8 @@ _base_ = [
     '_base_/models/multigrid_nano.py', '_base_/datasets/digits_target.py', '_base_/schedules/staged.py',
     '_base_/default_runtime.py'
 ]
-load_from = 'work_dirs/mgdet_nano_source/best.pth'
-train_dataloader = dict(batch_size=8)
+load_from = 'weights/digits_source.pth'  # imported from the Keras file there; --demo does it
+train_dataloader = dict(batch_size=4)  # 50 steps an epoch of the 200 images
 plan = dict(start='full')
 stages = [dict(name='head', epochs=5, freeze_level=2, lr=1e-4, mosaic_prob=0.0, mixup_prob=0.0)]
 val_cfg = dict(others=dict(old={{_base_.old_domain}}))  # the source domain's losses and AP are followed as old/...

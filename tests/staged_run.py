@@ -114,7 +114,7 @@ def staged_config(folder: Path, data: Path, stages: Sequence[dict], **options: A
     cfg.model.bbox_head.loss.class_weights = None
     cfg.val_evaluator = dict(type='TableMetric', values=(0.1, ))
     cfg.val_dataloader.dataset.indices = 2
-    cfg.default_hooks.checkpoint.update(save_best='table/value', max_keep_ckpts=-1)
+    cfg.default_hooks.checkpoint.update(save_best='table/value', rule='greater', max_keep_ckpts=-1)
     cfg.default_hooks.pop('visualization', None)
     cfg.log_level = 'WARNING'
     return cfg

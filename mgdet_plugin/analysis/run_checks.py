@@ -154,6 +154,8 @@ def _performance_kept(record: RunRecord, last: Validation) -> Check:
         passed = record.start == 'backbone'
         return Check(NAMES[2], passed, 'not asked: only the backbone was pretrained' if passed else
                      'the pretrained baseline was not measured')
+    if not record.metric:
+        return Check(NAMES[2], True, 'not asked: the validation gives no metric')
     best = kept(record)
     value, end = (each.metrics.get(record.metric, 0.0) for each in (best, last))
     before = record.pretrained.get(record.metric, 0.0)
@@ -167,13 +169,19 @@ def _performance_kept(record: RunRecord, last: Validation) -> Check:
 
 
 def kept(record: RunRecord) -> Validation:
-    """The validation of the best checkpoint, which is what a person or the next stage takes; the first on ties."""
+    """The validation of the best checkpoint, which is what a person or the next stage takes; the first on ties.
 
-    def metric(validation: Validation) -> float:
-        value = validation.metrics.get(record.metric, 0.0)
-        return -math.inf if math.isnan(value) else value
+    It goes by what the run kept its best by, else by the main metric. A validation the guard rolled back from left no
+    checkpoint.
+    """
+    name, rule = record.best or (record.metric, 'greater')
 
-    return max(record.validations, key=metric)
+    def figure(validation: Validation) -> float:
+        value = validation.metrics.get(name, math.nan)
+        return -math.inf if math.isnan(value) else value if rule == 'greater' else -value
+
+    left = [each for each in record.validations if not each.rolled_back] or record.validations
+    return max(left, key=figure)
 
 
 def _nothing(record: RunRecord, metrics: Mapping[str, float]) -> str:

@@ -40,12 +40,14 @@ class Validation:
         stage: Name of the stage.
         metrics: Name -> value; NaN where it was not finite.
         weights: Part of the model -> relative distance from the weights the run started from.
+        rolled_back: Whether the guard went back from it to earlier weights.
     """
     epoch: int
     iteration: int
     stage: str
     metrics: Numbers
     weights: Numbers
+    rolled_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class RunRecord:
         ended: 'plan', 'early_stopping', 'guard', or None while the run goes on.
         training: Key of the log -> value a logged iteration, NaN where it has none; 'step' is the iteration, from 1.
             Empty without a log.
+        best: Name and rule ('greater' or 'less') by which the best checkpoint is kept, where they are known.
     """
     folder: Path
     start: str
@@ -94,6 +97,7 @@ class RunRecord:
     bad_steps: int
     ended: str | None
     training: dict[str, np.ndarray]
+    best: tuple[str, ...] = ()
 
     @property
     def last(self) -> Validation | None:
@@ -158,7 +162,8 @@ def read_run(work_dir: str | Path) -> RunRecord:
         raise UserError(f'{path} has version {content.get("version")!r}, known is {VERSION}; read it with the release '
                         'of mgdet that wrote it')
     validations = tuple(Validation(each.count('epoch'), each.count('iter'), each.text('stage'),
-                                   each.numbers('metrics'), each.numbers('weights', {}))
+                                   each.numbers('metrics'), each.numbers('weights', {}),
+                                   bool(each.get('rolled_back')))
                         for each in content.entries('validations'))
     events = tuple(Event(each.count('epoch'), each.count('iter'), each.text('stage'), each.text('kind'),
                          each.text('where'), each.numbers('values', {}), each.texts('actions'), each.text('text'))
@@ -170,7 +175,8 @@ def read_run(work_dir: str | Path) -> RunRecord:
         folder, content.choice('start', STARTS), content.number('limit'), content.texts('guarded'),
         content.text('metric'), stages, baseline.numbers('pretrained', {}), baseline.numbers('random', {}), validations,
         events, content.count('bad_steps'),
-        None if content.get('ended') is None else content.choice('ended', ENDS), _training(folder))
+        None if content.get('ended') is None else content.choice('ended', ENDS), _training(folder),
+        tuple(map(str, content.get('best') or ())))
 
 
 def _load(path: Path) -> dict[str, Any]:

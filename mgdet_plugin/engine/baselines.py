@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
-from mmengine.dist import all_reduce
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
@@ -25,6 +23,7 @@ from mgdet_plugin.engine.freezing import unwrap
 from mgdet_plugin.engine.guard_options import GuardOptions
 from mgdet_plugin.engine.guard_record import GuardRecord
 from mgdet_plugin.engine.loss_val_loop import LossValLoop
+from mgdet_plugin.engine.plan_rules import RECIPE_SCALES
 from mgdet_plugin.engine.random_state_hook import random_state, set_random_state
 from mgdet_plugin.engine.validation import measure
 from mgdet_plugin.errors import UserError
@@ -53,9 +52,10 @@ def take_baselines(runner: Runner, loop: LossValLoop | None, record: GuardRecord
                               "NaN are guarded (val_cfg=dict(type='LossValLoop') measures them)")
         return
     begun = time.perf_counter()
-    record.data = fingerprint(loop)
+    record.data = fingerprint(loop, ((runner.cfg.get('model') or {}).get('bbox_head') or {}).get('loss'))
     if before and (before.data, before.start) == (record.data, record.start) and before.pretrained:
-        record.pretrained, record.random, record.subset = before.pretrained, before.random, before.subset
+        record.pretrained, record.random = before.pretrained, before.random
+        record.subset, record.subset_images = before.subset, before.subset_images
         runner.logger.info('guard: losses are held against those of the weights the earlier stage started from')
     else:
         if record.start != 'nothing':
@@ -147,11 +147,11 @@ def random_start(cfg: Config, like: nn.Module, batches: DataLoader) -> dict[str,
     model = MODELS.build(without_pretrained(cfg.model))
     model.init_weights()
     model.to(next(like.parameters()).device)
-    size = getattr(batches, 'batch_size', None) or 1
-    estimate_statistics(model, islice(batches, max(1, _STATISTICS_IMAGES // size)))
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            all_reduce(buffer, 'mean')  # each process saw other images
+    count = min(_STATISTICS_IMAGES, len(batches.dataset))  # type: ignore[arg-type]
+    images: Any = Subset(batches.dataset, [index * len(batches.dataset) // count  # type: ignore[arg-type]
+                                           for index in range(count)])
+    # the same images in every process, so the same statistics
+    estimate_statistics(model, DataLoader(images, batch_size=batches.batch_size or 1, collate_fn=batches.collate_fn))
     return dict(model.state_dict())
 
 
@@ -184,14 +184,23 @@ def measure_subset(runner: Runner, batches: DataLoader) -> dict[str, float]:
         return {f'val/{name}': value for name, value in measure(runner.model, batches).items()}
 
 
-def fingerprint(loop: LossValLoop) -> str:
-    """A hash of the validation sets: file names, classes and pipelines; equal ones give comparable losses."""
-    said: list[Any] = []
+def fingerprint(loop: LossValLoop, loss: Mapping[str, Any] | None = None) -> str:
+    """A hash of the validation sets and of what is measured on them; equal ones give comparable figures.
+
+    Args:
+        loop: The loop: file names, boxes, classes, pipelines and kinds of metrics count.
+        loss: Config of the loss; what validation replaces in it does not count.
+    """
+    said: list[Any] = [sorted((key, repr(value)) for key, value in (loss or {}).items() if key not in RECIPE_SCALES
+                              and key not in ('normalizers', 'class_weights'))]
     for name, each in {'': loop, **loop.others}.items():
         dataset: Any = each.dataloader.dataset
-        files = [Path(str(dataset.get_data_info(index).get('img_path', index))).name for index in range(len(dataset))]
-        said += [name, files, list((dataset.metainfo or {}).get('classes') or ()),
-                 repr(getattr(dataset, 'pipeline', ''))]
+        for index in range(len(dataset)):
+            info = dataset.get_data_info(index)
+            said.append((Path(str(info.get('img_path', index))).name, [
+                (list(map(float, one['bbox'])), int(one['bbox_label'])) for one in info.get('instances') or ()]))
+        said += [name, list((dataset.metainfo or {}).get('classes') or ()), repr(getattr(dataset, 'pipeline', '')),
+                 [type(metric).__name__ for metric in each.evaluator.metrics]]
     return hashlib.blake2b(repr(said).encode(), digest_size=16).hexdigest()
 
 

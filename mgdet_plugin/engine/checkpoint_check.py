@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmdet.registry import MODELS
@@ -101,6 +102,22 @@ def check_wiring(cfg: Config, plan: Plan) -> None:
             raise UserError(f"stage '{stage.name}' gives a probability to {missing[0]}, and no step of the training "
                             f'pipeline has this name; there is {", ".join(sorted(steps))}')
     check_validation(cfg)
+    check_best(cfg)
+
+
+def check_best(cfg: Config) -> None:
+    """Refuse a best checkpoint that would be the worst.
+
+    Raises:
+        UserError: The highest loss is to be kept.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    best, rule = hook.get('save_best'), hook.get('rule')
+    names, rules = ([each] if isinstance(each, str) or each is None else list(each) for each in (best, rule))
+    for name, each in zip(names, rules * len(names) if len(rules) == 1 else rules, strict=False):
+        if name and 'loss' in name and each == 'greater':
+            raise UserError(f"default_hooks.checkpoint keeps the checkpoint of the highest {name} (rule='greater'); "
+                            "set rule='less'")
 
 
 def check_validation(cfg: Config) -> None:
@@ -197,12 +214,12 @@ def read_weights(path: str, cfg: Config, part: str = 'model') -> tuple[Mapping[s
         raise UserError(f'{path} is a Keras file; import it first: python tools/import_keras.py {path} {output} '
                         f'{option}, then set {key}={output}')
     if not os.path.isfile(path):
-        source = 'model5.h5' if part == 'model' else 'darknet53.h5'
+        beside = (str(Path(path).with_suffix(suffix)) for suffix in KERAS_SUFFIXES)
+        source = next(filter(os.path.isfile, beside), 'model5.h5' if part == 'model' else 'darknet53.h5')
         before = _stage_before(path)
-        raise UserError(f'the weights {path} are not there; '
-                        + (f'run the stage before first: python tools/train.py configs/{before}.py, or '
-                           if before else '')
-                        + f'import your Keras file: python tools/import_keras.py {source} {path} {option}, or try it '
+        first = f'run the stage before first: python tools/train.py configs/{before}.py, or ' if before else ''
+        raise UserError(f'the weights {path} are not there; {first}import your Keras file: '
+                        f'python tools/import_keras.py {source} {path} {option}, or try it '
                         f'on embedded data: python tools/train.py {name} --demo')
     state_dict, content = load_checkpoint(path)
     return {re.sub(r'^module\.', '', key): value for key, value in state_dict.items()}, content

@@ -3,21 +3,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from mmdet.registry import HOOKS
 from mmengine.dist import all_gather_object, is_distributed, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.engine.baselines import (
+    guarded_terms,
     measure_subset,
     scalars,
     subset_loader,
     take_baselines,
 )
+from mgdet_plugin.engine.edges import save_last
 from mgdet_plugin.engine.freezing import unwrap
 from mgdet_plugin.engine.guard_actions import (
     ROLLBACK,
@@ -28,7 +32,7 @@ from mgdet_plugin.engine.guard_actions import (
     times,
 )
 from mgdet_plugin.engine.guard_options import MISMATCH, NAN, GuardOptions
-from mgdet_plugin.engine.guard_record import KEY, GuardRecord, append_line
+from mgdet_plugin.engine.guard_record import KEY, GuardRecord, append_line, ratio
 from mgdet_plugin.engine.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.loss_watch import DIVERGENCE, DRIFT, SPIKE, Block, LossWatch, Sign
 from mgdet_plugin.engine.random_state_hook import saves_now
@@ -38,6 +42,7 @@ from mgdet_plugin.engine.staged_unfreeze_hook import StagedUnfreezeHook
 from mgdet_plugin.engine.start_weights import distances, load_start, save_start
 from mgdet_plugin.engine.step_guard import Fault, file_names
 from mgdet_plugin.errors import UserError
+from mgdet_plugin.models.multigrid_loss import MultiGridLoss
 
 BAD_BATCHES = 'bad_batches.jsonl'
 FULL = 'full'
@@ -78,6 +83,7 @@ class DriftGuardHook(Hook):
         self._loop: LossValLoop | None = None
         self._subset: DataLoader | None = None
         self._start: Mapping[str, Tensor] | None = None
+        self._rolled_back = False  # by the validation just done
 
     # ---- before the first step
 
@@ -115,15 +121,26 @@ class DriftGuardHook(Hook):
             self.record = GuardRecord(start=self._hook(runner).current_plan.start, limit=self.options.limit,
                                       metric=_main_metric(runner))
             take_baselines(runner, self._loop, self.record, self._inherited, self.options)
+            if is_main_process():
+                Path(runner.work_dir, BAD_BATCHES).unlink(missing_ok=True)  # an earlier run's
+        else:  # resumed
+            self.record.limit, self.record.ended = self.options.limit, None
+            if self.options.terms is not None:
+                self.record.guarded = guarded_terms(self.record, self.options.terms)
+        self.record.best = _best_by(runner)
+        if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
+            runner.logger.warning('guard: EarlyStoppingHook keeps no state in checkpoints, and ends the run when the '
+                                  'guard rolls back; plan.early_stopping does neither')
         if isinstance(runner.train_loop, StagedTrainLoop):
             runner.train_loop.step_guard.optim.poisoned = self.record.poisoned
         else:
             runner.logger.warning("guard: steps with NaN are skipped, and the run can be stopped in the middle of an "
                                   "epoch, only with train_cfg=dict(type='StagedTrainLoop')")
         if self._loop is not None and self.record.start == FULL:
-            self._subset = subset_loader(self._loop, self.options.images)
+            self._subset = subset_loader(self._loop, self.record.subset_images or self.options.images)
             if not self.record.subset:
                 self.record.subset = measure_subset(runner, self._subset)
+                self.record.subset_images = len(self._subset.dataset)  # type: ignore[arg-type]
         self._write(runner)
 
     # ---- training
@@ -146,7 +163,7 @@ class DriftGuardHook(Hook):
             self._known.poisoned = loop.step_guard.optim.poisoned
             if loop.fault is not None:
                 self._count_fault(runner, loop.fault, data_batch)
-        if outputs:
+        if outputs and all(_is_finite(value) for value in outputs.values()):
             self._known.bad_in_row = 0
             self.block.add({name: float(value.detach() if isinstance(value, Tensor) else value)
                             for name, value in outputs.items() if 'loss' in name})
@@ -156,6 +173,7 @@ class DriftGuardHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Look before the epoch's checkpoint."""
         self._look(runner)
+        self._rolled_back = False
 
     def _look(self, runner: Runner) -> None:
         """Take what the block holds, and see to its signs."""
@@ -183,6 +201,9 @@ class DriftGuardHook(Hook):
         if record.compared or not self.watch.reference or record.start != FULL or not record.pretrained:
             return
         record.compared = True
+        losses = [each for each in unwrap(runner.model).modules() if isinstance(each, MultiGridLoss)]
+        if any(each.normalizers != ('batch', ) for each in losses):
+            return  # then the two are not the same quantity
         ratios = {name: self.watch.reference[name] / record.pretrained[f'val/{name}'] for name in record.guarded
                   if record.pretrained.get(f'val/{name}') and name in self.watch.reference}
         if any(ratio > self.options.mismatch_factor for ratio in ratios.values()):
@@ -215,8 +236,7 @@ class DriftGuardHook(Hook):
         """The losses on the subset over those of the loaded weights."""
         assert self._subset is not None
         now = measure_subset(runner, self._subset)
-        return {name: now[f'val/{name}'] / self._known.subset[f'val/{name}'] for name in self._known.guarded
-                if self._known.subset.get(f'val/{name}')}
+        return {name: ratio(now[f'val/{name}'], self._known.subset[f'val/{name}']) for name in self._known.guarded}
 
     def _count_fault(self, runner: Runner, fault: Fault, batch: Any) -> None:
         """Write down a skipped step, and act when there are too many in a row."""
@@ -256,8 +276,9 @@ class DriftGuardHook(Hook):
             runner.message_hub.update_scalar(f'val/{name}', value)
         record.validations.append(dict(epoch=runner.epoch, iter=runner.iter, stage=self._stage_name(runner),
                                        metrics=values, ratios=ratios, weights=weights))
-        rolled_back = ROLLBACK in self._judge(runner, values, ratios)
-        if rolled_back and isinstance(metrics, dict):
+        self._rolled_back = ROLLBACK in self._judge(runner, values, ratios)
+        record.validations[-1]['rolled_back'] = self._rolled_back
+        if self._rolled_back and isinstance(metrics, dict):
             # the figures are not those of the weights there are now: they make no best checkpoint and no improvement
             metrics.update(dict.fromkeys(values, math.nan))
         self._write(runner)
@@ -293,6 +314,8 @@ class DriftGuardHook(Hook):
         elif runner.epoch >= runner.max_epochs:
             record.ended = 'plan'
         self._write(runner)
+        if self._rolled_back:
+            save_last(runner, again=True)  # the epoch's checkpoint holds what the run went back from
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the record."""
@@ -359,6 +382,19 @@ class DriftGuardHook(Hook):
 def _stop_at_once(reason: str) -> None:
     """End a run whose loop cannot be asked to."""
     raise UserError(reason)
+
+
+def _is_finite(value: Any) -> bool:
+    return bool(torch.isfinite(value).all()) if isinstance(value, Tensor) else True
+
+
+def _best_by(runner: Runner) -> list[str]:
+    """Name and rule by which the best checkpoint is kept, where they are known."""
+    for hook in runner.hooks:
+        names = getattr(hook, 'key_indicators', None) if isinstance(hook, CheckpointHook) else None
+        if names and names[0] != 'auto':
+            return [names[0], hook.rules[0]]
+    return []
 
 
 def _main_metric(runner: Runner) -> str:

@@ -81,11 +81,16 @@ def restore_best(runner: Runner, progress: Progress) -> None:
                        f'({os.path.basename(path)})')
 
 
-def save_last(runner: Runner) -> None:
-    """Save the last epoch as ``CheckpointHook`` would have, had it known that it is the last."""
+def save_last(runner: Runner, again: bool = False) -> None:
+    """Save the last epoch as ``CheckpointHook`` would have, had it known that it is the last.
+
+    Args:
+        runner: The runner.
+        again: Save it even if it was saved: the weights are others now.
+    """
     for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and hook.by_epoch and hook.save_last and (
-                hook.interval < 1 or runner.epoch % hook.interval):
+        if isinstance(hook, CheckpointHook) and hook.by_epoch and (again or (hook.save_last and (
+                hook.interval < 1 or runner.epoch % hook.interval))):
             hook._save_checkpoint_with_step(runner, runner.epoch, dict(epoch=runner.epoch, iter=runner.iter))
 
 

@@ -29,6 +29,8 @@ class GuardRecord:
         pretrained: Name -> value of the loaded weights on the validation set(s), or of those they were trained from.
         random: The same of a random start.
         subset: Losses of the loaded weights on the subset that is measured in training.
+        subset_images: Its size.
+        best: Name and rule ('greater' or 'less') by which the best checkpoint is kept; empty if none is.
         stages: Stages entered, each with its first epoch and iteration.
         validations: One entry a validation.
         events: What the guard saw and did.
@@ -49,6 +51,8 @@ class GuardRecord:
     pretrained: dict[str, float] = field(default_factory=dict)
     random: dict[str, float] = field(default_factory=dict)
     subset: dict[str, float] = field(default_factory=dict)
+    subset_images: int = 0
+    best: list[str] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
     validations: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -77,16 +81,24 @@ class GuardRecord:
         Args:
             losses: ``val/<term>`` -> value.
         """
-        return {name.removeprefix('val/'): losses[name] / value for name, value in self.pretrained.items()
-                if name.startswith('val/loss') and value and name in losses}
+        return {name.removeprefix('val/'): ratio(losses[name], value) for name, value in self.pretrained.items()
+                if name.startswith('val/loss') and name in losses}
 
     def write(self, folder: str) -> None:
         """Write ``guard.json``, whole or not at all."""
-        content = dict(version=VERSION, start=self.start, limit=self.limit, guarded=self.guarded, metric=self.metric,
-                       stages=self.stages, baseline=dict(pretrained=self.pretrained, random=self.random),
-                       validations=self.validations, events=self.events, bad_steps=self.bad_steps, ended=self.ended)
+        content = dict(
+            version=VERSION, start=self.start, limit=self.limit, guarded=self.guarded, metric=self.metric,
+            best=self.best, stages=self.stages, baseline=dict(pretrained=self.pretrained, random=self.random),
+            validations=self.validations, events=self.events, bad_steps=self.bad_steps, ended=self.ended)
         text = json.dumps(finite(content), indent=1).encode()
         write_together({Path(folder) / FILE: lambda stream: stream.write(text)})
+
+
+def ratio(value: float, base: float) -> float:
+    """How many times a base a value is; 1 where both are 0, infinite where only the base is."""
+    if base:
+        return value / base
+    return 1.0 if value == 0 else math.inf
 
 
 def finite(value: Any) -> Any:

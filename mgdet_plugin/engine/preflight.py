@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -20,12 +19,9 @@ from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dat
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.loss_val_loop import check_other
 from mgdet_plugin.engine.plan import Plan
-from mgdet_plugin.engine.resume_choice import Resumer, resolve_resume
+from mgdet_plugin.engine.resume_choice import resolve_resume
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.launch_compat import end_launched_process
-
-DEMO_FLAG = '--demo'
-DEMO_SOURCE = 'mgdet_nano_source.py'
 
 
 def mmdet_script(name: str) -> str:
@@ -152,63 +148,3 @@ def other_sets(cfg: Config) -> Config:
         check_other(name, each)
         sets[f'{name}_dataloader'], sets[f'{name}_evaluator'] = each['dataloader'], each['evaluator']
     return Config(sets, filename=cfg.filename)
-
-
-def use_demo(arguments: Sequence[str], train: bool) -> list[str]:
-    """Take ``--demo`` out of a command line and, where it stood, put the small model's config in the config's place.
-
-    The small model starts from weights of its own; where they are not there yet, training makes them first: from
-    nothing on the embedded source domain, and a stage's weights by the stages before it.
-
-    Args:
-        arguments: The command line without the program's name.
-        train: Whether weights are needed to start from.
-
-    Returns:
-        The command line for the small model.
-
-    Raises:
-        UserError: If the config has no small sibling.
-    """
-    rest = [argument for argument in arguments if argument != DEMO_FLAG]
-    if len(rest) == len(arguments):
-        return rest
-    index = next((i for i, argument in enumerate(rest) if argument.endswith('.py')), None)
-    if index is None:
-        raise UserError(f'{DEMO_FLAG} needs a config, for example configs/mgdet_model5_stage1.py')
-    config = Path(rest[index])
-    demo = config.with_name(config.name.replace('mgdet_model5', 'mgdet_nano').replace('mgdet_backbone',
-                                                                                   'mgdet_nano_backbone'))
-    if not demo.is_file() or 'mgdet_nano' not in demo.name:
-        raise UserError(f'{config} has no small model to demonstrate it with; there is '
-                        f'{", ".join(sorted(each.name for each in config.parent.glob("mgdet_nano_*.py")))}')
-    rest[index] = str(demo)
-    if train:
-        _make_demo_weights(demo, rest)
-    return rest
-
-
-def _make_demo_weights(demo: Path, arguments: Sequence[str]) -> None:
-    """Train the weights a small model starts from, unless they are there or it starts from others."""
-    args, cfg = parse_like_mmdet('train', arguments)
-    goes_on = args.resume and (args.resume != 'auto' or Resumer(cfg).candidates(Path(cfg.work_dir)))
-    own = Config.fromfile(demo)
-    for weights in _weights_of(own):
-        if os.path.exists(weights) or weights not in _weights_of(cfg) or goes_on:
-            continue
-        stage = demo.with_name(f'{Path(weights).parent.name}.py')  # the run whose folder they lie in
-        before = stage if stage.is_file() else demo.with_name(DEMO_SOURCE)
-        command = [str(before), '--work-dir', os.path.dirname(weights)]
-        if args.launcher != 'none':
-            raise UserError(f'{weights} is not there yet, and is made by one process: first run python tools/train.py '
-                            f'{" ".join(command)}')
-        if before.is_file():
-            _make_demo_weights(before, command)
-        print(f'{weights} is not there yet: training it first, with {before}', file=sys.stderr)
-        subprocess.run([sys.executable, sys.argv[0], *command], check=True)
-
-
-def _weights_of(cfg: Config) -> list[str]:
-    """Paths of the weights a config starts from."""
-    init = (cfg.model.get('backbone') or {}).get('init_cfg') or {}
-    return [str(path) for path in (cfg.get('load_from'), init.get('checkpoint')) if path]

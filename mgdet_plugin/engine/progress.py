@@ -26,7 +26,8 @@ class Progress:
         digests: Name -> hash of every tensor when the stage began.
         history: Finished stages, those of the loaded weights first.
         steps: Iterations an epoch of the stage.
-        held: Epochs by which the guard has made the stage longer; meanwhile its schedule stands still.
+        held: Epochs by which the guard has made the stage longer.
+        stood: Epochs of the stage in which its schedule has stood still for that.
         damping: Factor by which the guard has lowered all rates.
         run: A name that all checkpoints of one run share, resumed or not.
         start: The plan's start, where the config leaves it to what is loaded: on resume that cannot be told.
@@ -43,6 +44,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0
     held: int = 0
+    stood: int = 0
     damping: float = 1.0
     run: str = ''
     start: str = ''
@@ -172,4 +174,4 @@ class Progress:
         self.history.append(entry)
         self.stage, self.first_epoch, self.first_iter = self.stage + 1, epoch, iteration
         self.best, self.best_epoch, self.misses, self.ended, self.digests = None, 0, 0, False, {}
-        self.held = 0
+        self.held = self.stood = 0

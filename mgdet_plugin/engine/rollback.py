@@ -14,7 +14,7 @@ from mgdet_plugin.checkpoints import load_checkpoint
 from mgdet_plugin.engine.checkpoint_check import RECORD
 from mgdet_plugin.engine.freezing import unwrap
 from mgdet_plugin.engine.moving_average import ema_hooks, restart_ema
-from mgdet_plugin.engine.start_weights import START, run_name
+from mgdet_plugin.engine.start_weights import load_start, run_name
 from mgdet_plugin.errors import UserError
 
 GOOD = 'last_good.pth'
@@ -46,7 +46,7 @@ def _saved_now(runner: Runner) -> Path | None:
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and hook.by_epoch:
             path = Path(str(getattr(hook, 'last_ckpt', None) or ''))
-            if path.name == hook.filename_tmpl.format(runner.epoch) and path.is_file():
+            if hook.save_optimizer and path.name == hook.filename_tmpl.format(runner.epoch) and path.is_file():
                 return path
     return None
 
@@ -68,7 +68,7 @@ def roll_back(runner: Runner, good: list[int] | None) -> str:
         UserError: In every process, if the file is missing or of another run.
     """
     read: list[Any] = [None]
-    if get_rank() == 0:
+    if good is not None and get_rank() == 0:
         try:
             read[0] = _read(runner, good)
         except UserError as error:
@@ -76,37 +76,42 @@ def roll_back(runner: Runner, good: list[int] | None) -> str:
     broadcast_object_list(read, 0)  # the first process wrote it, maybe on a disk of its own
     if isinstance(read[0], str):
         raise UserError(read[0])
-    state, averaged, steps, optimizer = read[0]
-    unwrap(runner.model).load_state_dict(state, strict=True)
     runner.optim_wrapper.zero_grad()
-    if good is None:
+    if read[0] is None:
+        unwrap(runner.model).load_state_dict(load_start(runner), strict=True)
         runner.optim_wrapper.optimizer.state.clear()
         restart_ema(runner)
         return 'the start'
+    epoch, state, averaged, steps, optimizer = read[0]
+    unwrap(runner.model).load_state_dict(state, strict=True)
     for hook in ema_hooks(runner) if averaged else ():
         hook.ema_model.module.load_state_dict(averaged, strict=True)
         hook.ema_model.steps.copy_(steps)
-    if optimizer is not None:
-        runner.optim_wrapper.load_state_dict(optimizer)
-    return f'epoch {good[0]}'
+    runner.optim_wrapper.load_state_dict(optimizer)
+    return f'epoch {epoch}'
 
 
-def _read(runner: Runner, good: list[int] | None) -> tuple[dict, dict | None, Any, Any]:
-    """Weights, their averages, the averages' count and the optimizer's state."""
-    path = Path(runner.work_dir) / (START if good is None else GOOD)
+def _read(runner: Runner, good: list[int]) -> tuple[int, dict, dict | None, Any, Any] | None:
+    """Epoch, weights, their averages, the averages' count and the optimizer's state; None for the start.
+
+    A killed run may have gone further than the checkpoint it was resumed from. Then the file is a later one, and what
+    this run does not have behind it is not gone back to.
+    """
+    path = Path(runner.work_dir) / GOOD
     if not path.is_file():
         raise UserError(f'{path} is not there, so the guard cannot roll back; start the run anew')
     state, content = load_checkpoint(path)
-    if good is None:
-        return dict(state), None, None, None
     meta, run = content.get('meta') or {}, (content.get(RECORD) or {}).get('run')
-    # A killed run may have gone further than the checkpoint it was resumed from: then the file is a later one.
-    if run != run_name(runner) or (meta.get('epoch') or 0) < good[0]:
+    if run != run_name(runner) or meta['epoch'] < good[0]:
         raise UserError(f'{path} is of epoch {meta.get("epoch")} of the run {run}, and this run, {run_name(runner)}, '
                         f'knows its epoch {good[0]} as the last good one; start the run anew')
+    if meta['epoch'] > runner.epoch:
+        runner.logger.warning(f'guard: {path} is of epoch {meta["epoch"]}, which this run has not come to; it goes '
+                              'back to the start')
+        return None
     averages = content.get('ema_state_dict')
     if not averages:
-        return dict(state), None, None, content.get('optimizer')
+        return meta['epoch'], dict(state), None, None, content['optimizer']
     # mmengine saves the averages as the weights, and the weights as the averages
     trained = {key.removeprefix('module.'): value for key, value in averages.items() if key.startswith('module.')}
-    return {**state, **trained}, dict(state), averages['steps'], content.get('optimizer')
+    return meta['epoch'], {**state, **trained}, dict(state), averages['steps'], content['optimizer']

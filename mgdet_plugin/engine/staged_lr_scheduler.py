@@ -86,7 +86,7 @@ class StagedLR(_ParamScheduler):
         """The rate of each group at an iteration of the current stage."""
         assert self.plan is not None
         stage = self.plan.stages[self.stage]
-        factor = stage.factor((iteration - self.first_iter) / self.steps) * self.damping
+        factor = stage.factor(max(0.0, (iteration - self.first_iter) / self.steps)) * self.damping
         return [peak * factor for peak in self.peaks(self.stage, self.trains)]
 
     def stage_scale(self, index: int) -> float:

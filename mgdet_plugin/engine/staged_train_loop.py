@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from mmdet.engine.hooks import CheckInvalidLossHook
 from mmdet.registry import LOOPS
 from mmengine.config import ConfigDict
 from mmengine.hooks import EMAHook
@@ -132,7 +133,7 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
         outputs, self.fault = self.step_guard.step(data_batch)
         for hook in list(self.runner.hooks):
-            if self.fault is None or not isinstance(hook, EMAHook):
+            if self.fault is None or not isinstance(hook, (EMAHook, CheckInvalidLossHook)):
                 hook.after_train_iter(self.runner, batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
 

@@ -153,8 +153,10 @@ class StagedUnfreezeHook(Hook):
         if hasattr(runner.train_loop, 'start_epoch'):
             runner.train_loop.start_epoch(progress.stage, skip)
         steps = self._steps(runner, progress.stage)
+        if not skip:  # within an epoch the schedule goes on
+            progress.stood = min(progress.held, runner.epoch - progress.first_epoch)
         for scheduler in self._schedulers(runner):
-            scheduler.enter(progress.stage, progress.first_iter + progress.held * steps, steps, runner.iter,
+            scheduler.enter(progress.stage, progress.first_iter + progress.stood * steps, steps, runner.iter,
                             progress.damping)
         progress.steps = steps
         start_counting(runner.optim_wrapper, skip, steps)

@@ -10,16 +10,18 @@ from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import SampleList
-from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmdet.structures.bbox import BaseBoxes, get_box_tensor
+from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mgdet_plugin.datasets.letterbox import unletterbox_boxes
 from mgdet_plugin.engine.freezing import unwrap
 from mgdet_plugin.engine.plan_rules import RECIPE_SCALES
 from mgdet_plugin.errors import UserError
-from mgdet_plugin.models.multigrid_head import MultiGridHead
+from mgdet_plugin.models.multigrid_head import NO_PADDING, MultiGridHead
 from mgdet_plugin.models.multigrid_loss import MultiGridLoss
 
 TOTAL = 'loss'
@@ -54,11 +56,12 @@ class LossMeter:
         Args:
             device: One the processes can exchange numbers from.
         """
-        sums = torch.stack([torch.tensor(float(self.images), dtype=torch.float64, device=device),
-                            *(total.to(device) for total in self.sums.values())])
+        names = max(all_gather_object(list(self.sums)), key=len)  # a process without images knows none
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        sums = torch.stack([zero + self.images, *(self.sums.get(name, zero).to(device) for name in names)])
         all_reduce(sums, 'sum')
         images, *totals = sums.tolist()
-        means = {name: total / images for name, total in zip(self.sums, totals)} if images else {}
+        means = {name: total / images for name, total in zip(names, totals)} if images else {}
         return {TOTAL: sum(means.values()), **means} if means else {}
 
 
@@ -115,7 +118,27 @@ def measured_step(model: nn.Module, batch: Any, meter: LossMeter, own: int | Non
             terms = inner(data['inputs'][:len(labelled)], labelled, mode='loss')
             samples = inner(**data, mode='predict') if predict else samples
     meter.update(loss_terms(terms), kept)
-    return samples
+    return [as_annotated(sample) for sample in samples] if predict else samples
+
+
+def as_annotated(sample: Any) -> Any:
+    """A data sample whose true boxes are in pixels of the original image, as predictions are and metrics expect.
+
+    The loss needs them where the input is, so the pipeline loads them before it scales the image.
+    """
+    meta = sample.metainfo
+    if 'scale_factor' not in meta:
+        return sample
+    sample = sample.clone()
+    for name in ('gt_instances', 'ignored_instances'):
+        objects = sample.get(name)
+        if objects is not None and 'bboxes' in objects:
+            objects = objects.clone()
+            boxes = objects.bboxes
+            moved = unletterbox_boxes(get_box_tensor(boxes), meta['scale_factor'], meta.get('pad_param', NO_PADDING))
+            objects.bboxes = type(boxes)(moved) if isinstance(boxes, BaseBoxes) else moved
+            setattr(sample, name, objects)
+    return sample
 
 
 def is_one_pass(model: nn.Module) -> bool:
@@ -160,7 +183,7 @@ def check_labelled(samples: Sequence[Any]) -> None:
     if not all('gt_instances' in sample and 'bboxes' in sample.gt_instances for sample in samples):
         raise UserError("the validation set's pipeline loads no boxes, so there is no validation loss; put "
                         "dict(type='LoadAnnotations', with_bbox=True) before the Letterbox, or set "
-                        "val_cfg=dict(type='ValLoop')")
+                        "val_cfg=dict(_delete_=True, type='ValLoop')")
 
 
 def own_images(dataloader: DataLoader) -> int | None:

@@ -11,10 +11,9 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mgdet_plugin.engine.preflight import prepare_train, use_demo
+from mgdet_plugin.engine.preflight import prepare_train
 from mgdet_plugin.engine.resume_choice import without_resume
 from mgdet_plugin.errors import UserError
-from tests.conftest import ROOT
 from tests.small_run import CLASSES, make_dataset, write_config
 
 
@@ -219,13 +218,3 @@ def test_the_checks_run_on_every_rank(job, tmp_path, monkeypatch):
 ])
 def test_resume_is_taken_out_as_argparse_reads_it(arguments, kept):
     assert without_resume(arguments) == kept
-
-
-def test_demo_weights_are_made_by_one_process(tmp_path):
-    demo = (ROOT / 'configs' / 'mgdet_nano_stage1.py').read_text()
-    (tmp_path / 'mgdet_nano_stage1.py').write_text(
-        demo.replace("'_base_/", f"'{ROOT}/configs/_base_/") + f"\nload_from = '{tmp_path}/nano.pth'\n")
-    config = tmp_path / 'mgdet_model5_stage1.py'
-    config.touch()
-    with pytest.raises(UserError, match=r'nano\.pth is not there yet, and is made by one process: first run python'):
-        use_demo([str(config), '--demo', '--launcher', 'pytorch'], train=True)

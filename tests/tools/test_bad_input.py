@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from mgdet_plugin.engine.preflight import mmdet_script, prepare_test, prepare_train, use_demo
+from mgdet_plugin.engine.preflight import mmdet_script, prepare_test, prepare_train
 from mgdet_plugin.errors import UserError, user_errors_to_exit
 from tests.conftest import ROOT
 from tests.small_run import make_dataset, run_tool, write_config
@@ -77,18 +77,6 @@ def test_unknown_mmdet_tool():
     with pytest.raises(UserError, match='no tool'):
         mmdet_script('../../../os')
     assert mmdet_script('analysis_tools/get_flops').endswith('get_flops.py')
-
-
-def test_demo_takes_the_small_siblings_place(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    full = 'configs/mgdet_model5_stage1.py'
-    assert use_demo([full, '--amp'], train=True) == [full, '--amp']
-    assert use_demo(['--demo', full, 'x.pth'], train=False) == ['configs/mgdet_nano_stage1.py', 'x.pth']
-    with pytest.raises(UserError, match='needs a config'):
-        use_demo(['--demo'], train=True)
-    (tmp_path / 'own.py').write_text('a = 1')
-    with pytest.raises(UserError, match='no small model'):
-        use_demo([str(tmp_path / 'own.py'), '--demo'], train=True)
 
 
 def test_one_line_and_exit_2(capsys):

@@ -30,7 +30,7 @@ def test_text_and_json_say_the_same():
                          bbox_head=(True, 5e-5, pytest.approx(1e-7)))
     assert full['augmentation']['mosaic'] == 0.3 and head['augmentation']['mixup'] == 0
     text = plan_text(plan_report(Config.fromfile(STAGED))[0])
-    assert "stage 2 'neck': epochs 6 to 10, freeze level 1, batch 8 a process" in text
+    assert "stage 2 'neck': epochs 6 to 10, freeze level 1, batch 4 a process" in text
 
 
 def test_broken_rules_are_lines_and_exit_2():
