@@ -9,3 +9,4 @@ plan = dict(start='full')
 stages = [dict(name='head', epochs=5, freeze_level=2, lr=1e-4, mosaic_prob=0.0, mixup_prob=0.0)]
 val_cfg = dict(others=dict(old={{_base_.old_domain}}))  # the source domain's losses and AP are followed as old/...
 default_hooks = dict(logger=dict(interval=25))
+randomness = dict(seed=0)
