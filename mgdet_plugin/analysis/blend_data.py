@@ -16,9 +16,11 @@ from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader
 
 from mgdet_plugin.datasets import check_datasets, iter_dataset_cfgs
+from mgdet_plugin.engine.baselines import spread
+from mgdet_plugin.engine.loss_val_loop import check_other
 from mgdet_plugin.errors import UserError
 
 STATISTICS = ('new', 'both', 'blended')
@@ -29,9 +31,7 @@ def domain_cfgs(cfg: Config) -> dict[str, dict[str, Any]]:
     domains = dict(new=dict(dataloader=cfg.val_dataloader, evaluator=cfg.val_evaluator))
     old = ((cfg.get('val_cfg') or {}).get('others') or {}).get('old')
     if old is not None:
-        missing = {'dataloader', 'evaluator'} - set(old)
-        if missing:
-            raise UserError(f'val_cfg.others.old has no {sorted(missing)}; give dict(dataloader=..., evaluator=...)')
+        check_other('old', old)
         domains['old'] = dict(dataloader=old['dataloader'], evaluator=old['evaluator'])
     return domains
 
@@ -75,10 +75,9 @@ def spread_batches(dataloader: Mapping[str, Any], loads: Mapping[str, Any], imag
     if count < 2:
         raise UserError(f'statistics need at least 2 images, got {count} (--images {images}, the set has '
                         f'{len(dataset)})')
-    places = np.arange(count) * len(dataset) // count
     size = max(2, loads.get('batch_size', 1))
     parts = np.array_split(np.arange(count), max(1, min(math.ceil(count / size), count // 2)))
-    return DataLoader(Subset(dataset, places.tolist()), batch_sampler=[part.tolist() for part in parts],
+    return DataLoader(spread(dataset, count), batch_sampler=[part.tolist() for part in parts],
                       collate_fn=pseudo_collate)
 
 

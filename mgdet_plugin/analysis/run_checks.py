@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mgdet_plugin.analysis.run_record import LOSS, OLD, RunRecord, Validation
+from mgdet_plugin.plain import finite
 
 _ROUNDING = 1e-9
 
@@ -56,9 +57,9 @@ def checks_json(record: RunRecord, checks: list[Check]) -> dict[str, Any]:
     note = old_domain(record)
     return dict(
         work_dir=str(record.folder), verdict=verdict(checks), ended=record.ended,
-        checks=[dict(name=each.name, passed=each.passed, line=each.line, figures=_finite(each.figures))
+        checks=[dict(name=each.name, passed=each.passed, line=each.line, figures=finite(each.figures))
                 for each in checks],
-        old_domain=_finite(note[1]) if note else None)
+        old_domain=finite(note[1]) if note else None)
 
 
 def verdict(checks: list[Check]) -> str:
@@ -209,12 +210,3 @@ def _no_nan(record: RunRecord) -> Check:
 
 def _count(count: int, what: str) -> str:
     return f'{count:,} {what}{"" if count == 1 else "s"}'
-
-
-def _finite(value: Any) -> Any:
-    """Plain data with null for numbers JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mgdet_plugin.errors import UserError
+from mgdet_plugin.plain import ratio
 
 GUARD_FILE = 'guard.json'
 VERSION = 1
@@ -112,9 +113,7 @@ class RunRecord:
             validation: One of :attr:`validations`.
         """
         now, before = (figures.get(f'val/{loss}', math.nan) for figures in (validation.metrics, self.pretrained))
-        if before == 0:
-            return 1.0 if now == 0 else math.inf if now > 0 else math.nan
-        return now / before
+        return ratio(now, before)
 
     def epochs_at(self, steps: Sequence[float] | np.ndarray) -> np.ndarray:
         """Epochs done after a number of iterations, also where stages differ in batch size."""

@@ -23,9 +23,8 @@ from mgdet_plugin.engine.freezing import unwrap
 from mgdet_plugin.engine.guard_options import GuardOptions
 from mgdet_plugin.engine.guard_record import GuardRecord
 from mgdet_plugin.engine.loss_val_loop import LossValLoop
-from mgdet_plugin.engine.plan_rules import RECIPE_SCALES
 from mgdet_plugin.engine.random_state_hook import random_state, set_random_state
-from mgdet_plugin.engine.validation import measure
+from mgdet_plugin.engine.validation import RECIPE, measure
 from mgdet_plugin.errors import UserError
 
 _STATISTICS_IMAGES = 64
@@ -147,10 +146,7 @@ def random_start(cfg: Config, like: nn.Module, batches: DataLoader) -> dict[str,
     model = MODELS.build(without_pretrained(cfg.model))
     model.init_weights()
     model.to(next(like.parameters()).device)
-    count = min(_STATISTICS_IMAGES, len(batches.dataset))  # type: ignore[arg-type]
-    images: Any = Subset(batches.dataset, [index * len(batches.dataset) // count  # type: ignore[arg-type]
-                                           for index in range(count)])
-    # the same images in every process, so the same statistics
+    images = spread(batches.dataset, _STATISTICS_IMAGES)  # the same in every process, so the same statistics
     estimate_statistics(model, DataLoader(images, batch_size=batches.batch_size or 1, collate_fn=batches.collate_fn))
     return dict(model.state_dict())
 
@@ -171,11 +167,15 @@ def subset_loader(loop: LossValLoop, images: int) -> DataLoader:
         images: How many at most.
     """
     whole = loop.dataloader
-    count = min(images, len(whole.dataset))
-    indices = [index * len(whole.dataset) // count for index in range(count)]
-    subset: Any = Subset(whole.dataset, indices)
+    subset: Any = spread(whole.dataset, images)
     return DataLoader(subset, batch_size=whole.batch_size or 1, collate_fn=whole.collate_fn,
                       sampler=DefaultSampler(subset, shuffle=False, seed=0))  # without a seed it would draw one
+
+
+def spread(dataset: Any, images: int) -> Subset:
+    """Some images of a dataset, evenly spread, in order; all if it has fewer."""
+    count = min(images, len(dataset))
+    return Subset(dataset, [index * len(dataset) // count for index in range(count)])
 
 
 def measure_subset(runner: Runner, batches: DataLoader) -> dict[str, float]:
@@ -191,8 +191,7 @@ def fingerprint(loop: LossValLoop, loss: Mapping[str, Any] | None = None) -> str
         loop: The loop: file names, boxes, classes, pipelines and kinds of metrics count.
         loss: Config of the loss; what validation replaces in it does not count.
     """
-    said: list[Any] = [sorted((key, repr(value)) for key, value in (loss or {}).items() if key not in RECIPE_SCALES
-                              and key not in ('normalizers', 'class_weights'))]
+    said: list[Any] = [sorted((key, repr(value)) for key, value in (loss or {}).items() if key not in RECIPE)]
     for name, each in {'': loop, **loop.others}.items():
         dataset: Any = each.dataloader.dataset
         for index in range(len(dataset)):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmdet.registry import HOOKS
 from mmengine.dist import all_gather_object, is_distributed, is_main_process
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
@@ -32,17 +31,18 @@ from mgdet_plugin.engine.guard_actions import (
     times,
 )
 from mgdet_plugin.engine.guard_options import MISMATCH, NAN, GuardOptions
-from mgdet_plugin.engine.guard_record import KEY, GuardRecord, append_line, ratio
+from mgdet_plugin.engine.guard_record import KEY, GuardRecord, append_line
 from mgdet_plugin.engine.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.loss_watch import DIVERGENCE, DRIFT, SPIKE, Block, LossWatch, Sign
 from mgdet_plugin.engine.random_state_hook import saves_now
 from mgdet_plugin.engine.rollback import GOOD, keep_good
 from mgdet_plugin.engine.staged_train_loop import StagedTrainLoop
 from mgdet_plugin.engine.staged_unfreeze_hook import StagedUnfreezeHook
-from mgdet_plugin.engine.start_weights import distances, load_start, save_start
-from mgdet_plugin.engine.step_guard import Fault, file_names
+from mgdet_plugin.engine.start_weights import distances, save_start, start_state
+from mgdet_plugin.engine.step_guard import Fault, file_names, is_finite
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.models.multigrid_loss import MultiGridLoss
+from mgdet_plugin.plain import ratio
 
 BAD_BATCHES = 'bad_batches.jsonl'
 FULL = 'full'
@@ -111,7 +111,7 @@ class DriftGuardHook(Hook):
         self._loop = loop if isinstance(loop, LossValLoop) else None
         save_start(runner)
         try:
-            self._start = load_start(runner)
+            self._start = start_state(runner)
         except UserError as error:
             runner.logger.warning(f'guard: {error}; the distance from the start is not followed')
         if self.record is None:
@@ -119,7 +119,7 @@ class DriftGuardHook(Hook):
                 runner.logger.warning('guard: the checkpoint holds no record of the guard, so the run is held against '
                                       'the weights it is resumed with')
             self.record = GuardRecord(start=self._hook(runner).current_plan.start, limit=self.options.limit,
-                                      metric=_main_metric(runner))
+                                      metric=next((name for name in _best_by(runner)[:1] if 'loss' not in name), ''))
             take_baselines(runner, self._loop, self.record, self._inherited, self.options)
             if is_main_process():
                 Path(runner.work_dir, BAD_BATCHES).unlink(missing_ok=True)  # an earlier run's
@@ -163,7 +163,7 @@ class DriftGuardHook(Hook):
             self._known.poisoned = loop.step_guard.optim.poisoned
             if loop.fault is not None:
                 self._count_fault(runner, loop.fault, data_batch)
-        if outputs and all(_is_finite(value) for value in outputs.values()):
+        if outputs and all(is_finite(value) for value in outputs.values()):
             self._known.bad_in_row = 0
             self.block.add({name: float(value.detach() if isinstance(value, Tensor) else value)
                             for name, value in outputs.items() if 'loss' in name})
@@ -384,10 +384,6 @@ def _stop_at_once(reason: str) -> None:
     raise UserError(reason)
 
 
-def _is_finite(value: Any) -> bool:
-    return bool(torch.isfinite(value).all()) if isinstance(value, Tensor) else True
-
-
 def _best_by(runner: Runner) -> list[str]:
     """Name and rule by which the best checkpoint is kept, where they are known."""
     for hook in runner.hooks:
@@ -395,13 +391,3 @@ def _best_by(runner: Runner) -> list[str]:
         if names and names[0] != 'auto':
             return [names[0], hook.rules[0]]
     return []
-
-
-def _main_metric(runner: Runner) -> str:
-    """The metric the best checkpoint goes by, where that is a name and no loss."""
-    for hook in runner.hooks:
-        best = getattr(hook, 'save_best', None) if isinstance(hook, CheckpointHook) else None
-        name = best[0] if isinstance(best, (list, tuple)) and best else best
-        if isinstance(name, str) and name != 'auto' and 'loss' not in name:
-            return name
-    return ''

@@ -2,14 +2,14 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mgdet_plugin.files import write_together
+from mgdet_plugin.plain import finite, known_fields, ratio
 
 KEY = 'guard'  # in a checkpoint
 FILE = 'guard.json'
@@ -72,8 +72,7 @@ class GuardRecord:
     @classmethod
     def from_plain(cls, record: Mapping[str, Any]) -> GuardRecord:
         """Out of a checkpoint."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{key: value for key, value in record.items() if key in known})
+        return cls(**known_fields(cls, record))
 
     def ratios(self, losses: Mapping[str, float]) -> dict[str, float]:
         """Term -> how many times that of the loaded weights it is, where they have it.
@@ -92,22 +91,6 @@ class GuardRecord:
             validations=self.validations, events=self.events, bad_steps=self.bad_steps, ended=self.ended)
         text = json.dumps(finite(content), indent=1).encode()
         write_together({Path(folder) / FILE: lambda stream: stream.write(text)})
-
-
-def ratio(value: float, base: float) -> float:
-    """How many times a base a value is; 1 where both are 0, infinite where only the base is."""
-    if base:
-        return value / base
-    return 1.0 if value == 0 else math.inf
-
-
-def finite(value: Any) -> Any:
-    """Nested plain values with None for numbers that JSON cannot tell."""
-    if isinstance(value, Mapping):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def append_line(folder: str, name: str, entry: Mapping[str, Any]) -> None:

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, is_distributed
+
+from mgdet_plugin.plain import known_fields
 
 TOTAL = 'loss'
 SPIKE, DIVERGENCE, DRIFT = 'spike', 'divergence', 'drift'
@@ -141,5 +143,4 @@ class LossWatch:
     @classmethod
     def from_plain(cls, record: Mapping[str, Any]) -> LossWatch:
         """Out of a checkpoint."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{key: value for key, value in record.items() if key in known})
+        return cls(**known_fields(cls, record))

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mgdet_plugin.engine.plan import Plan, Stage
 from mgdet_plugin.errors import UserError
+from mgdet_plugin.plain import known_fields
 
 
 @dataclass
@@ -73,8 +74,7 @@ class Progress:
         Raises:
             UserError: If the record is of another plan or another stage's run.
         """
-        known = {each.name for each in fields(cls)}
-        progress = cls(**{key: value for key, value in record.items() if key in known})
+        progress = cls(**known_fields(cls, record))
         if not 0 <= progress.stage < len(plan.stages):
             raise UserError(f'the checkpoint was made in stage {progress.stage + 1} and the plan has '
                             f'{len(plan.stages)}; resume with the config it was made with')

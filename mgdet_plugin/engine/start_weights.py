@@ -67,6 +67,17 @@ def load_start(runner: Runner) -> dict[str, Tensor]:
     return state
 
 
+def start_state(runner: Runner) -> dict[str, Tensor]:
+    """The weights a run starts from, on the CPU: a new run's own, without reading back what was just written.
+
+    Raises:
+        UserError: As :func:`load_start`, for a run that was trained before.
+    """
+    if is_started(runner):
+        return load_start(runner)
+    return {key: value.detach().cpu().clone() for key, value in unwrap(runner.model).state_dict().items()}
+
+
 def start_path(runner: Runner) -> Path:
     """Where a run's start weights lie."""
     return Path(runner.work_dir) / START

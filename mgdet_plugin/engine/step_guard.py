@@ -68,7 +68,7 @@ class StepGuard:
             return outputs, None
         torch._foreach_copy_(self.buffers, self.kept)
         if fault.kind == LOSS and not fault.names:
-            fault = Fault(LOSS, tuple(name for name, value in outputs.items() if not _is_finite(value)))
+            fault = Fault(LOSS, tuple(name for name, value in outputs.items() if not is_finite(value)))
         return {}, fault
 
 
@@ -99,7 +99,7 @@ class CheckedOptim:
 
     def update_params(self, loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
         """Do what ``OptimWrapper.update_params`` does, or drop the step and say why in ``fault``."""
-        self.fault = self.agree(None if _is_finite(loss) else Fault(LOSS))
+        self.fault = self.agree(None if is_finite(loss) else Fault(LOSS))
         if self.fault is not None:
             self.skip(zero_kwargs)
             return
@@ -198,5 +198,6 @@ def _has_good_boxes(sample: Any) -> bool:
     return not isinstance(boxes, Tensor) or bool(torch.isfinite(boxes).all())
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Whether a loss is finite; what is no tensor is not asked."""
     return bool(torch.isfinite(value).all()) if isinstance(value, Tensor) else True

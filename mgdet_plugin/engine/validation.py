@@ -25,7 +25,7 @@ from mgdet_plugin.models.multigrid_head import NO_PADDING, MultiGridHead
 from mgdet_plugin.models.multigrid_loss import MultiGridLoss
 
 TOTAL = 'loss'
-_RECIPE: dict[str, Any] = {**RECIPE_SCALES, 'normalizers': ('batch', ), 'balanced': False, 'class_weights': None}
+RECIPE: dict[str, Any] = {**RECIPE_SCALES, 'normalizers': ('batch', ), 'balanced': False, 'class_weights': None}
 _OWN_LOSS = (BaseDenseHead.loss, MultiGridHead.loss)
 _OWN_PREDICT = (BaseDenseHead.predict, MultiGridHead.predict)
 
@@ -200,11 +200,11 @@ def recipe_loss(model: nn.Module) -> Iterator[None]:
     That is the recipe's scales, the normaliser 'batch' and no class weights. A validation loss is held against that of
     the pretrained model, of other runs and of other stages; otherwise it would not be the same quantity.
     """
-    changed = [(loss, {name: getattr(loss, name) for name in _RECIPE}) for loss in model.modules()
+    changed = [(loss, {name: getattr(loss, name) for name in RECIPE}) for loss in model.modules()
                if isinstance(loss, MultiGridLoss)]
     try:
         for loss, _ in changed:
-            _set(loss, _RECIPE)
+            _set(loss, RECIPE)
         yield
     finally:
         for loss, own in changed:

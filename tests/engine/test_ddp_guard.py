@@ -2,9 +2,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,13 +10,12 @@ from mmdet.registry import MODELS
 from mgdet_plugin.engine.baselines import subset_loader
 from mgdet_plugin.engine.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.validation import measure
-from tests.conftest import ROOT
 from tests.ddp_guard_run import FAULTS, IMAGES
 from tests.engine.test_validation import KeepingEvaluator, bare_runner, loader_of
 from tests.guarded_run import guard_json, guarded_config
 from tests.small_run import make_dataset
 from tests.staged_run import FULL, newest
-from tests.test_launch_compat import free_port
+from tests.two_processes import run_two
 
 
 @pytest.fixture(scope='module')
@@ -31,22 +27,7 @@ def data(tmp_path_factory):
 def folder(tmp_path_factory, data):
     """The run of ``tests/ddp_guard_run.py``."""
     folder = tmp_path_factory.mktemp('runs')
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '-1',
-           'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}
-    logs = [folder / f'log{rank}' for rank in (0, 1)]
-    processes = []
-    try:
-        for rank, log in enumerate(logs):
-            with log.open('w') as stream:
-                processes.append(subprocess.Popen(
-                    [sys.executable, '-W', 'ignore', '-m', 'tests.ddp_guard_run', str(folder), str(data)], cwd=folder,
-                    env={**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}, stdout=stream, stderr=stream))
-        codes = [process.wait(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert codes == [0, 0], '\n'.join(log.read_text()[-2000:] for log in logs)
+    run_two('tests.ddp_guard_run', folder, data, timeout=120)
     return folder
 
 

@@ -2,10 +2,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,11 +10,10 @@ import torch
 from mgdet_plugin.engine.freezing import digest
 from mgdet_plugin.engine.plan import Plan, build_plan
 from mgdet_plugin.engine.progress import Progress
-from tests.conftest import ROOT
 from tests.ddp_run import LONG, SHORT, TABLES
 from tests.small_run import make_dataset
 from tests.staged_run import differences, newest, state_of
-from tests.test_launch_compat import free_port
+from tests.two_processes import run_two
 
 PREDICT = 'bbox_head.predict_convs'
 
@@ -51,22 +47,7 @@ def runs(tmp_path_factory):
     """All runs of ``tests/ddp_run.py``, in the same two processes."""
     folder = tmp_path_factory.mktemp('runs')
     data = make_dataset(tmp_path_factory.mktemp('data') / 'set')
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '-1',
-           'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}
-    logs = [folder / f'log{rank}' for rank in (0, 1)]
-    processes = []
-    try:
-        for rank, log in enumerate(logs):
-            with log.open('w') as stream:
-                processes.append(subprocess.Popen(
-                    [sys.executable, '-W', 'ignore', '-m', 'tests.ddp_run', str(folder), str(data)], cwd=folder,
-                    env={**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}, stdout=stream, stderr=stream))
-        codes = [process.wait(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert codes == [0, 0], '\n'.join(log.read_text()[-2000:] for log in logs)
+    run_two('tests.ddp_run', folder, data, timeout=240)
     return Runs(folder)
 
 
