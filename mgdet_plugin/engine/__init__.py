@@ -1,5 +1,6 @@
 """What runs a fine-tuning plan, and the pure functions behind it. Importing it registers all."""
 from mgdet_plugin.engine.best_checkpoint_hook import BestCheckpointHook
+from mgdet_plugin.engine.channels_last_hook import ChannelsLastHook
 from mgdet_plugin.engine.class_weights_hook import ClassWeightsHook
 from mgdet_plugin.engine.drift_guard_hook import DriftGuardHook
 from mgdet_plugin.engine.l2_sp_hook import L2SPHook
@@ -11,6 +12,6 @@ from mgdet_plugin.engine.staged_train_loop import StagedTrainLoop
 from mgdet_plugin.engine.staged_unfreeze_hook import StagedUnfreezeHook
 
 __all__ = [
-    'BestCheckpointHook', 'ClassWeightsHook', 'DriftGuardHook', 'L2SPHook', 'LossValLoop', 'RandomStateHook',
-    'StagedLR', 'StagedOptimWrapperConstructor', 'StagedTrainLoop', 'StagedUnfreezeHook',
+    'BestCheckpointHook', 'ChannelsLastHook', 'ClassWeightsHook', 'DriftGuardHook', 'L2SPHook', 'LossValLoop',
+    'RandomStateHook', 'StagedLR', 'StagedOptimWrapperConstructor', 'StagedTrainLoop', 'StagedUnfreezeHook',
 ]

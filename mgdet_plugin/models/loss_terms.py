@@ -13,6 +13,7 @@ from mgdet_plugin.models.overlaps import overlap
 
 FOCAL_GAMMA = 2.0
 FOCAL_ALPHA = 0.25
+FIT_FLOOR = 1e-3  # so that an object none of whose cells fits yet weighs as much as any
 
 
 def best_overlap(boxes: Tensor, objects: Tensor, kind: str) -> Tensor:
@@ -80,6 +81,22 @@ def sigmoid_term(logits: Tensor, labels: Tensor, smoothing: float = 0.0, focal: 
         miss = hard * (1 - probability) + (1 - hard) * probability
         term = term * miss.pow(FOCAL_GAMMA) * (hard * FOCAL_ALPHA + (1 - hard) * (1 - FOCAL_ALPHA))
     return (term if class_weights is None else term * class_weights).sum(-1)
+
+
+def cell_weights(fit: Tensor, owner: Tensor, power: float) -> Tensor:
+    """Weight of each cell by how well its box fits, 1 for the best cell of an object.
+
+    Args:
+        fit: (P,) overlap of each cell's box with its object, without gradient.
+        owner: (P,) object each cell predicts.
+        power: Of the ratio to the best; 0 gives 1 everywhere.
+
+    Returns:
+        (P,) weights in (0, 1].
+    """
+    owners, place = owner.unique(return_inverse=True)
+    best = fit.new_zeros(len(owners)).scatter_reduce(0, place, fit, 'amax')
+    return ((fit + FIT_FLOOR) / (best[place] + FIT_FLOOR)).pow(power)
 
 
 def consensus_term(centres: Tensor, log_sizes: Tensor, owner: Tensor, num_objects: int) -> Tensor:

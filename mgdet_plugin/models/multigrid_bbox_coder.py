@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from mmdet.models.task_modules.coders import BaseBBoxCoder
 from mmdet.registry import TASK_UTILS
-from torch import Tensor
+from torch import Tensor, nn
 
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.models.grid import CellGrid, anchors_tensor, flatten_maps
@@ -19,6 +19,7 @@ from mgdet_plugin.models.grid import CellGrid, anchors_tensor, flatten_maps
 # exp() beyond this leaves any image; without a bound one wild logit makes Inf, and Inf - Inf in an overlap NaN.
 MAX_LOG_SIZE = 12.0
 SCORE_FACTORS = ('objectness', 'anchor', 'class')
+ANCHOR_USES = ('likely', 'expected')
 
 
 class CellFields(NamedTuple):
@@ -75,9 +76,13 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         use_softmax: Anchor and class probabilities by softmax (True) or by sigmoid (older weights).
         score_factors: What a score is the product of, out of 'objectness', 'anchor' and 'class' (the highest
             probability of the cell's anchors or classes).
+        anchor_use: The size a cell's tw and th are relative to. 'likely': its most likely anchor (what imported
+            weights were trained with). 'expected': the mean of the level's anchors by their probabilities, in log
+            sizes, so that a cell between two anchors does not jump from one to the other; needs a loss on boxes
+            (``iou_loss``).
 
     Raises:
-        UserError: If levels do not match, xy_scale is not positive or a factor is unknown.
+        UserError: If levels do not match, xy_scale is not positive, a factor or a use is unknown.
     """
 
     def __init__(self,
@@ -85,14 +90,18 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
                  strides: Sequence[int],
                  xy_scale: float = 0.15,
                  use_softmax: bool = True,
-                 score_factors: Sequence[str] = SCORE_FACTORS) -> None:
+                 score_factors: Sequence[str] = SCORE_FACTORS,
+                 anchor_use: str = 'likely') -> None:
         super().__init__()
         if len(anchors) != len(strides):
             raise UserError(f'anchors and strides must have one entry a level, got {len(anchors)} and {len(strides)}')
         if xy_scale <= 0:
             raise UserError(f'xy_scale must be positive, got {xy_scale}')
+        if anchor_use not in ANCHOR_USES:
+            raise UserError(f"anchor_use must be one of {ANCHOR_USES}, got '{anchor_use}'")
         self.anchors = anchors_tensor(anchors)
         self.strides = tuple(strides)
+        self.anchor_use = anchor_use
         self.xy_scale = xy_scale
         self.use_softmax = use_softmax
         self.score_factors = check_score_factors(score_factors)
@@ -125,7 +134,7 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         return torch.cat((centre - half, centre + half), -1)
 
     def decode_cells(self, cells: Tensor, grid: CellGrid) -> Tensor:
-        """Boxes of all cells with each cell's most likely anchor.
+        """Boxes of all cells with each cell's most likely or expected anchor.
 
         Args:
             cells: (B, N, D) raw channels.
@@ -134,9 +143,25 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         Returns:
             (B, N, 4) boxes in input pixels, not clipped.
         """
-        best = split_fields(cells, self.num_anchors).anchor.argmax(-1)  # (B, N)
-        sizes = self.anchors.to(cells)[grid.level, best]  # (B, N, 2)
+        logits = split_fields(cells, self.num_anchors).anchor
+        if self.anchor_use == 'expected':
+            sizes = self.expected_sizes(logits, grid.level)
+        else:
+            sizes = self.anchors.to(cells)[grid.level, logits.argmax(-1)]  # (B, N, 2)
         return self.decode_boxes(cells[..., :4], sizes, grid.col, grid.row, grid.stride)
+
+    def expected_sizes(self, logits: Tensor, level: Tensor) -> Tensor:
+        """Mean of the anchors by their probabilities, in log sizes; differentiable.
+
+        Args:
+            logits: (..., M, A) anchor logits of cells.
+            level: (M,) level of each cell.
+
+        Returns:
+            (..., M, 2) widths and heights in pixels.
+        """
+        chances = logits.softmax(-1) if self.use_softmax else nn.functional.normalize(logits.sigmoid(), p=1, dim=-1)
+        return (chances[..., None] * self.anchors.to(logits).log()[level]).sum(-2).exp()
 
     def probabilities(self, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Objectness (B, N), anchor (B, N, A) and class (B, N, C) probabilities of raw channels (B, N, D)."""

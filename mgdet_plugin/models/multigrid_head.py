@@ -23,14 +23,15 @@ from torch.nn.utils.rnn import pad_sequence
 from mgdet_plugin.datasets.letterbox import unletterbox_boxes
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.models.grid import flatten_maps
-from mgdet_plugin.models.multigrid_bbox_coder import activate_xy
+from mgdet_plugin.models.multigrid_bbox_coder import activate_xy, split_fields
 from mgdet_plugin.models.multigrid_loss import MultiGridPredictions
 from mgdet_plugin.models.suppression import NMSOptions, suppress
 
 OBJECTNESS_PRIOR = 0.01
 NO_PADDING = (0.0, 0.0, 0.0, 0.0)
 BRIDGE_FACTORS = (8, 4, 2)
-TEST_CFG = dict(score_thr=0.1, nms_pre=1000, max_per_img=500, nms=dict(type='diou', iou_threshold=0.45))
+TEST_CFG = dict(score_thr=0.1, nms_pre=1000, max_per_img=500, multi_label=False,
+                nms=dict(type='diou', iou_threshold=0.45))
 
 
 @MODELS.register_module()
@@ -56,11 +57,13 @@ class MultiGridHead(BaseDenseHead):
         act_cfg: Config of their activation.
         train_cfg: Not used; mmdet's detectors pass it.
         test_cfg: ``score_thr`` (0.1), ``nms_pre`` (best boxes that enter suppression, 1000; -1 for all),
-            ``max_per_img`` (500) and ``nms`` (see :class:`NMSOptions`).
+            ``max_per_img`` (500), ``multi_label`` (False; True: a candidate for each class of a cell, for suppression
+            with ``class_agnostic=False``) and ``nms`` (see :class:`NMSOptions`).
         init_cfg: Config of the initialisation.
 
     Raises:
-        UserError: If the per-level lists differ in length, num_classes is not positive or test_cfg is off.
+        UserError: If the per-level lists differ in length, num_classes is not positive, test_cfg is off or the coder's
+            ``anchor_use`` is 'expected' without a loss on boxes.
     """
 
     def __init__(self,
@@ -93,6 +96,9 @@ class MultiGridHead(BaseDenseHead):
         self.assigner = TASK_UTILS.build(assigner, default_args=grid)
         self.bbox_coder = TASK_UTILS.build(
             bbox_coder, default_args=dict(grid, xy_scale=xy_scale, use_softmax=self.loss_module.use_softmax))
+        if self.bbox_coder.anchor_use == 'expected' and self.loss_module.iou_loss is None:
+            raise UserError("anchor_use='expected' needs a loss on boxes, got iou_loss=None: with squared errors sizes "
+                            "are relative to one anchor; set loss.iou_loss=dict(type='DIoULoss', loss_weight=1.0)")
         self.num_anchors = self.bbox_coder.num_anchors
         bridges = tuple(bridge_channels or [factor * self.num_channels for factor in BRIDGE_FACTORS])
         if not len(in_channels) == len(bridges) == len(strides) == len(anchors):
@@ -175,7 +181,12 @@ class MultiGridHead(BaseDenseHead):
         with torch.no_grad():
             boxes = self.bbox_coder.decode_cells(cells, grid)
         raw = cells[targets.image, targets.cell, :4]  # (P, 4)
-        sizes = self.bbox_coder.anchors.to(cells)[grid.level[targets.cell], targets.anchor]
+        level = grid.level[targets.cell]
+        if self.bbox_coder.anchor_use == 'expected':
+            logits = split_fields(cells[targets.image, targets.cell], self.num_anchors).anchor
+            sizes = self.bbox_coder.expected_sizes(logits, level)
+        else:
+            sizes = self.bbox_coder.anchors.to(cells)[level, targets.anchor]
         place = (grid.col[targets.cell], grid.row[targets.cell], grid.stride[targets.cell])
         pred = MultiGridPredictions(cells, boxes, self.bbox_coder.decode_boxes(raw, sizes, *place),
                                     activate_xy(raw[:, :2], self.bbox_coder.xy_scale),
@@ -204,6 +215,8 @@ class MultiGridHead(BaseDenseHead):
         settings = self.test_cfg if cfg is None else dict(TEST_CFG, **cfg)
         boxes, scores, class_probs = self.decode(maps)
         labels = class_probs.argmax(-1)
+        if settings['multi_label']:
+            boxes, scores, labels = spread_classes(boxes, scores, class_probs)
         metas = batch_img_metas or [dict(img_shape=(maps[0].shape[2] * self.strides[0],
                                                     maps[0].shape[3] * self.strides[0]))] * len(boxes)
         return [self._predict_image(*fields, settings, rescale, with_nms)
@@ -240,6 +253,23 @@ class MultiGridHead(BaseDenseHead):
         if unknown:
             raise UserError(f'test_cfg.nms has no {sorted(unknown)}; it takes {NMSOptions._fields}')
         return NMSOptions(**options).checked()
+
+
+def spread_classes(boxes: Tensor, scores: Tensor, class_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A candidate for each class of each cell; that of the most likely class keeps the cell's score.
+
+    Args:
+        boxes: (B, N, 4).
+        scores: (B, N) of the cells.
+        class_probs: (B, N, C).
+
+    Returns:
+        boxes (B, N * C, 4), scores (B, N * C) in proportion to the class probabilities, labels (B, N * C).
+    """
+    num_classes = class_probs.shape[-1]
+    shares = class_probs / class_probs.amax(-1, keepdim=True).clamp(min=torch.finfo(class_probs.dtype).tiny)
+    labels = torch.arange(num_classes, device=boxes.device).expand_as(class_probs)
+    return boxes.repeat_interleave(num_classes, 1), (scores[..., None] * shares).flatten(1), labels.flatten(1)
 
 
 def spared_objects(objects: InstanceList, ignored: OptInstanceList = None) -> Tensor:

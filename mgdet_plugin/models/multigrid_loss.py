@@ -79,6 +79,10 @@ class MultiGridLoss(nn.Module):
         focal: Focal class term.
         consensus_scale: Weight of the consensus term over each object's cells, divided by the number of centre
             cells.
+        objectness_gamma: g of the factor ``|target - p|^g`` on the objectness term (quality focal loss, Li et al.,
+            NeurIPS 2020, eq. 3). 0: none.
+        cell_weight_power: q of the factor ``(overlap / best overlap of the object's cells)^q`` on the coordinate,
+            anchor and class terms of a cell. 0: all cells of an object count alike.
         iou_loss: Config of one of mmdet's box losses (GIoULoss, DIoULoss, CIoULoss) to use in place of the squared
             coordinate error.
 
@@ -107,6 +111,8 @@ class MultiGridLoss(nn.Module):
                  class_weights: Sequence[float] | str | None = None,
                  focal: bool = False,
                  consensus_scale: float = 0.0,
+                 objectness_gamma: float = 0.0,
+                 cell_weight_power: float = 0.0,
                  iou_loss: OptConfigType = None) -> None:
         super().__init__()
         self.coord_scale = _checked('coord_scale', coord_scale)
@@ -127,6 +133,8 @@ class MultiGridLoss(nn.Module):
         self.label_smoothing = _checked('label_smoothing', label_smoothing, 1.0)
         self.use_softmax = use_softmax
         self.focal = focal
+        self.objectness_gamma = _checked('objectness_gamma', objectness_gamma)
+        self.cell_weight_power = _checked('cell_weight_power', cell_weight_power)
         self.consensus_scale = _checked('consensus_scale', consensus_scale)
         self.iou_loss = MODELS.build(iou_loss) if iou_loss else None
         self.balanced = class_weights == BALANCED
@@ -164,6 +172,8 @@ class MultiGridLoss(nn.Module):
         positive_norm = norm[targets.grid.level[targets.cell]]  # (P,)
         with torch.no_grad():
             fit = overlap(pred.positive_boxes, targets.box, self.overlap)  # (P,)
+        if self.cell_weight_power:
+            positive_norm = positive_norm / loss_terms.cell_weights(fit, targets.gt, self.cell_weight_power)
         term = loss_terms.softmax_term if self.use_softmax else loss_terms.sigmoid_term
         factors = self._factors(fields.cls.shape[-1], pred.cells.device)
         cls = term(fields.cls, targets.label, self.label_smoothing, self.focal, factors)
@@ -210,6 +220,8 @@ class MultiGridLoss(nn.Module):
         place = (targets.image, targets.cell)
         weight[place] = self.object_scale
         goal[place] = self.iou_aware_ratio * fit.pow(self.iou_aware_power) + (1 - self.iou_aware_ratio)
+        if self.objectness_gamma:
+            weight = weight * (goal - logits.detach().sigmoid()).abs().pow(self.objectness_gamma)
         return weight * F.binary_cross_entropy_with_logits(logits, goal, reduction='none')
 
     @staticmethod

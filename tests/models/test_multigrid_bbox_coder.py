@@ -1,6 +1,7 @@
 """Decoding against the reference and against numbers worked out by hand; encoding as its inverse."""
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,14 +71,41 @@ def test_encode_inverts_decode():
                                torch.linspace(-0.95, 1.95, 50), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize('use_softmax', [True, False])
+def test_expected_anchor_lies_between_anchors(use_softmax):
+    coder = make_coder(anchor_use='expected', use_softmax=use_softmax)
+    level = torch.tensor([1, 2, 0])
+    logits = torch.tensor([[0.0, 0, 0], [-40, 40, -40], [2, 1, -1]], requires_grad=True)
+    sizes = coder.expected_sizes(logits, level)
+    anchors = torch.tensor(ANCHORS, dtype=torch.float32)
+    torch.testing.assert_close(sizes[0], anchors[1].prod(0).pow(1 / 3))  # geometric mean
+    torch.testing.assert_close(sizes[1], anchors[2, 1])
+    chances = np.exp([2, 1, -1]) if use_softmax else 1 / (1 + np.exp([-2.0, -1, 1]))
+    by_hand = np.exp((np.log(ANCHORS[0]) * (chances / chances.sum())[:, None]).sum(0))
+    np.testing.assert_allclose(sizes[2].detach(), by_hand, rtol=1e-5)
+    sizes.sum().backward()
+    assert logits.grad[0].abs().min() > 0
+
+
+def test_expected_anchor_in_decoded_boxes():
+    maps = [torch.zeros(1, 10, 1, 1) for _ in range(3)]
+    maps[0][0, 5:8, 0, 0] = torch.tensor([1.0, 1.0, -50.0])
+    (a, b), (c, d) = ANCHORS[0][:2]
+    for use, size in (('likely', (a, b)), ('expected', (math.sqrt(a * c), math.sqrt(b * d)))):
+        box = make_coder(anchor_use=use).decode(maps)[0][0, 0]
+        torch.testing.assert_close(box[2:] - box[:2], torch.tensor(size, dtype=torch.float32))
+
+
 def test_wild_logits_stay_finite():
     maps = [torch.full((1, 10, 2, 2), value) for value in (1e4, -1e4, 3e38)]
-    for field in make_coder().decode(maps):
-        assert torch.isfinite(field).all()
+    for use in ('likely', 'expected'):
+        for field in make_coder(anchor_use=use).decode(maps):
+            assert torch.isfinite(field).all()
 
 
 @pytest.mark.parametrize(('fields', 'message'), [
-    (dict(xy_scale=0), 'xy_scale'), (dict(score_factors=('iou', )), 'score_factors'), (dict(score_factors=()), 'got')])
+    (dict(xy_scale=0), 'xy_scale'), (dict(score_factors=('iou', )), 'score_factors'), (dict(score_factors=()), 'got'),
+    (dict(anchor_use='mean'), "anchor_use.*'mean'")])
 def test_bad_fields(fields, message):
     with pytest.raises(UserError, match=message):
         make_coder(**fields)

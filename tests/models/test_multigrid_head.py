@@ -90,6 +90,21 @@ def test_test_cfg_limits(make_head):
     assert len(head.predict_by_feat(maps, [meta], cfg=dict(nms_pre=2))[0]) == 2
 
 
+def test_multi_label_gives_a_candidate_for_each_class(make_head):
+    head = make_head(num_classes=3)
+    maps = confident_map(head, [(2, 2, 15, 30)], [1])
+    row, col = (maps[2][0, 4] > 0).nonzero()[0].tolist()
+    maps[2][0, 8:11, row, col] = torch.tensor([2.0, 3.0, -50.0])
+    meta, options = dict(img_shape=(64, 64)), dict(nms=dict(class_agnostic=False))
+    one, = head.predict_by_feat(maps, [meta], cfg=options)
+    many, = head.predict_by_feat(maps, [meta], cfg=dict(options, multi_label=True))
+    assert one.labels.tolist() == [1] and many.labels.tolist() == [1, 0]
+    torch.testing.assert_close(many.bboxes, one.bboxes.expand(2, 4))
+    torch.testing.assert_close(many.scores, one.scores * torch.tensor([1.0, math.exp(-1)]))
+    agnostic, = head.predict_by_feat(maps, [meta], cfg=dict(multi_label=True))  # suppresses across classes
+    assert agnostic.labels.tolist() == [1]
+
+
 def test_nan_maps_detect_nothing(make_head):
     maps = [torch.full((1, 28, size, size), math.nan) for size in (2, 4, 8)]
     assert len(make_head().predict_by_feat(maps, [dict(img_shape=(64, 64))])[0]) == 0
@@ -116,7 +131,8 @@ def test_bridges(make_head):
 
 @pytest.mark.parametrize(('fields', 'message'), [
     (dict(num_classes=0), 'got 0'), (dict(test_cfg=dict(nms=dict(type='fast'))), "'fast'"),
-    (dict(test_cfg=dict(nms=dict(iou_thr=0.5))), 'iou_thr')])
+    (dict(test_cfg=dict(nms=dict(iou_thr=0.5))), 'iou_thr'),
+    (dict(bbox_coder=dict(type='MultiGridBBoxCoder', anchor_use='expected')), 'iou_loss=None')])
 def test_bad_fields(make_head, fields, message):
     with pytest.raises(UserError, match=message):
         make_head(**fields)

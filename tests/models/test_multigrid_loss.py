@@ -9,9 +9,10 @@ from torch import nn
 
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.models import MultiGridLoss
+from mgdet_plugin.models.multigrid_bbox_coder import invert_xy
 from mgdet_plugin.models.multigrid_loss import off_target
 from mgdet_plugin.models.overlaps import overlap
-from tests.conftest import SIZES_320, objects
+from tests.conftest import ANCHORS, SIZES_320, objects
 
 REFERENCE_NAMES = dict(ignore_thresh='ignore_thr', use_overlap_weighted_localization='overlap_weighted_coord',
                        use_softmax_loss='use_softmax', loss_normalization='normalizers')
@@ -116,6 +117,55 @@ def test_iou_aware_objectness(losses_of, cells):
     weight = np.where(goal > 0, 1.0, 0.5)
     found = losses_of(iou_aware_ratio=0.5)['loss_obj'].item()
     assert found == pytest.approx((weight * cells.bce(goal)).sum() / 5, rel=1e-5)
+
+
+def test_quality_focal_objectness(losses_of, cells):
+    goal = np.zeros(cells.boxes.shape[:2])
+    goal[tuple(zip(*cells.positives))] = cells.fit('iou')
+    weight = np.full(goal.shape, 0.5)
+    weight[tuple(zip(*cells.positives))] = 1.0
+    weight *= np.abs(goal - sigmoid(cells.cells[..., 4]))**1.5
+    found = losses_of(iou_aware_ratio=1.0, overlap='iou', objectness_gamma=1.5)['loss_obj'].item()
+    assert found == pytest.approx((weight * cells.bce(goal)).sum() / 5, rel=1e-5)
+
+
+def test_cells_weighted_by_their_fit(losses_of, cells):
+    fit, owner = cells.fit(), cells.targets.gt.numpy()
+    best = np.array([fit[owner == each].max() for each in owner])
+    share = ((fit + 1e-3) / (best + 1e-3))**2
+    assert share.max() == 1 and share.min() < 0.5
+    logits = np.array([cells.cells[image, cell, 5:8] for image, cell in cells.positives])
+    terms = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), cells.targets.anchor.numpy()]
+    plain, weighted = losses_of(), losses_of(cell_weight_power=2.0)
+    assert weighted['loss_anchor'].item() == pytest.approx((terms * share).sum() / 5, rel=1e-5)
+    assert weighted['loss_cls'] < plain['loss_cls'] and weighted['loss_coord'] < plain['loss_coord']
+    assert weighted['loss_obj'].item() == plain['loss_obj'].item()
+
+
+def test_sizes_of_the_expected_anchor_in_the_box_loss(make_head):
+    # An object half way between two anchors, predicted by their mean with tw = th = 0, costs nothing.
+    (a, b), (c, d) = ANCHORS[1][1:]
+    size = torch.tensor([a * c, b * d]).sqrt()
+    centre = torch.tensor([136.0, 136.0])
+    gt = objects([torch.cat((centre - size / 2, centre + size / 2)).tolist()], [0])
+    found = {}
+    for use in ('likely', 'expected'):
+        head = make_head(num_classes=1, loss=dict(PLAIN, iou_loss=dict(type='DIoULoss')),
+                         bbox_coder=dict(type='MultiGridBBoxCoder', anchor_use=use))
+        maps = [torch.zeros(1, 9, side, side) for side in (10, 20, 40)]
+        targets = head.assigner.assign([gt], SIZES_320)
+        assert (targets.grid.level[targets.cell] == 1).all()
+        for row in range(7, 10):
+            for col in range(7, 10):
+                offset = (centre / 16 - torch.tensor([col, row]))[None]
+                maps[1][0, :2, row, col] = invert_xy(offset, 0.15)[0]
+        maps[1][:, 5] = -50.0  # the other two anchors alike
+        maps[1].requires_grad_()
+        found[use] = head.loss_by_feat(maps, [gt], [{}])['loss_coord']
+    assert found['expected'].item() == pytest.approx(0.0, abs=0.02)
+    assert found['likely'].item() > 1
+    found['expected'].backward()
+    assert torch.isfinite(maps[1].grad).all()
 
 
 @pytest.mark.parametrize('use_softmax', [True, False])
@@ -250,7 +300,8 @@ def test_balanced_class_weights(make_head, golden_maps, golden_objects):
 @pytest.mark.parametrize(('options', 'message'), [
     (dict(normalizers=()), 'at least one'), (dict(normalizers=('batch', 'images')), 'images'),
     (dict(coord_scale=-1), 'coord_scale'), (dict(label_smoothing=1.5), '1.5'), (dict(overlap='giou'), 'giou'),
-    (dict(class_weights='auto'), 'auto'), (dict(ignore_thr=math.nan), 'nan')])
+    (dict(class_weights='auto'), 'auto'), (dict(ignore_thr=math.nan), 'nan'),
+    (dict(objectness_gamma=-2), 'objectness_gamma'), (dict(cell_weight_power=math.inf), 'cell_weight_power')])
 def test_bad_options(options, message):
     with pytest.raises(UserError, match=message):
         MultiGridLoss(**options)

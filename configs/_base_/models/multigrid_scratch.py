@@ -1,0 +1,27 @@
+# MultiGridDet to train from nothing: the network of model5 with the recipe that learns best when there are no weights
+# to keep (docs/accuracy.md has what each part is worth). Do not fine-tune imported weights with it: their boxes,
+# anchors and scores mean something else.
+_base_ = 'multigrid_darknet53.py'
+norm_cfg = dict(type='BN', eps=1e-3, momentum=0.1)  # statistics that keep up with a short run
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg),
+    neck=dict(norm_cfg=norm_cfg),
+    bbox_head=dict(
+        norm_cfg=norm_cfg,
+        xy_scale=1.0,  # at 0.15 a centre moves a seventh as far for the same gradient
+        assigner=dict(conflict='nearest'),
+        # Sizes are relative to the mean of the anchors by their probabilities, and the anchor is no part of the score.
+        bbox_coder=dict(score_factors=('objectness', 'class'), anchor_use='expected'),
+        loss=dict(
+            iou_loss=dict(type='DIoULoss', loss_weight=1.0),
+            overlap='iou',
+            overlap_weighted_coord=False,
+            iou_aware_ratio=1.0,  # objectness learns how well the cell's box fits
+            soft_ignore_weight=0.0,
+            label_smoothing=0.0,
+            class_weights=None)),
+    # The cells that found an object agree on its box: the mean of the duplicates by score and overlap.
+    test_cfg=dict(
+        score_thr=0.005,
+        max_per_img=100,
+        nms=dict(type='cluster', mode='weighted', iou_threshold=0.5, class_agnostic=False)))
