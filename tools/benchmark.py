@@ -2,25 +2,55 @@
 """Speed against named peers measured in the same run; a ratio below 1 is faster than the peer.
 
     python tools/benchmark.py [SUITE ...] [--device D] [--json F]
+
+Suites of learning train many runs side by side, an hour or more, and go on where they were cut off:
+
+    python tools/benchmark.py untraining [--jobs N] [--seeds S ...] [--out DIR]
+    python tools/benchmark.py accuracy [--only NAME ...] [--jobs N] [--seeds S ...] [--out DIR]
 """
+from __future__ import annotations
+
 import argparse
+import os
+from pathlib import Path
 
 import mgdet_plugin  # noqa: F401  before mmdet
-from mgdet_plugin.analysis.benchmark import ROWS, SUITES, run_suites, write_json
+from mgdet_plugin.analysis.benchmark import LEARNING, ROWS, SUITES, check_names, run_suites, write_json
+from mgdet_plugin.analysis.trials import LearningOptions
+from mgdet_plugin.cli import Parser
 from mgdet_plugin.errors import user_errors_to_exit
 
-if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def main() -> None:
+    """Print a line for each suite of speed, and the report of each of learning."""
+    speed = ', '.join((*SUITES, *ROWS))
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('suites', nargs='*', metavar='SUITE',
-                        help=f'any of {", ".join((*SUITES, *ROWS))}; default: all')
-    parser.add_argument('--device', default='cpu', help='torch device')
-    parser.add_argument('--json', metavar='F', help='file for the figures')
-    args = parser.parse_args()
+                        help=f'any of {speed} (default: these) and of {", ".join(LEARNING)}')
+    parser.add_argument('--device', default='cpu', help='torch device for speed')
+    parser.add_argument('--json', metavar='F', help='file for the figures of speed')
+    parser.add_argument('--jobs', type=int, default=os.cpu_count(), metavar='N',
+                        help='learning: runs at once, each on one core (default: number of cores)')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='S', help='learning: default 0 1 2')
+    parser.add_argument('--only', nargs='+', default=[], metavar='NAME',
+                        help='accuracy: what to run, such as heads, variants/bccd or digits (default: all)')
+    parser.add_argument('--out', default='work_dirs/benchmarks', metavar='DIR',
+                        help='learning: folder in which each suite has its own (default: %(default)s)')
+    args: argparse.Namespace = parser.parse_args()
+    check_names(args.suites, (*SUITES, *ROWS, *LEARNING))
+    options = LearningOptions(Path(args.out), args.jobs, tuple(args.seeds), tuple(args.only))
+    timed = [name for name in args.suites if name not in LEARNING]
+    rows = run_suites(timed, args.device) if timed or not args.suites else []
+    for row in rows:
+        unit = row.get('unit', 's')
+        print(f"{row['suite']:14} ours {row['ours_s']:.4f} {unit}, peer {row['peer_s']:.4f} {unit}, "
+              f"ratio {row['ratio']:.2f} ({row['peer']}; {row['device']}, {row['threads']} threads)")
+    if args.json:
+        write_json(rows, args.json)
+    for name in dict.fromkeys(each for each in args.suites if each in LEARNING):
+        print(LEARNING[name](options))
+
+
+if __name__ == '__main__':
     with user_errors_to_exit():
-        rows = run_suites(args.suites, args.device)
-        for row in rows:
-            unit = row.get('unit', 's')
-            print(f"{row['suite']:14} ours {row['ours_s']:.4f} {unit}, peer {row['peer_s']:.4f} {unit}, "
-                  f"ratio {row['ratio']:.2f} ({row['peer']}; {row['device']}, {row['threads']} threads)")
-        if args.json:
-            write_json(rows, args.json)
+        main()

@@ -1,4 +1,4 @@
-"""Speed against named peers, both measured in one run."""
+"""Speed against named peers, both measured in one run; and benchmarks of learning, which train for an hour or so."""
 from __future__ import annotations
 
 import json
@@ -19,8 +19,11 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mgdet_plugin.analysis.accuracy import accuracy
 from mgdet_plugin.analysis.guard_benchmark import guarded_step, validation
 from mgdet_plugin.analysis.import_benchmark import import_rows
+from mgdet_plugin.analysis.trials import LearningOptions
+from mgdet_plugin.analysis.untraining import untraining
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.models.suppression import NMSOptions, suppress
 
@@ -30,11 +33,22 @@ OUR_CONFIG = 'configs/_base_/models/multigrid_darknet53.py'
 Case = Callable[[], Any]
 
 
+def check_names(names: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse a suite that is not there.
+
+    Raises:
+        UserError: With the names that are.
+    """
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise UserError(f'no suite {unknown}; there are {", ".join(known)}')
+
+
 def run_suites(names: Sequence[str], device: str, repeats: int = 5) -> list[dict[str, Any]]:
     """Time each suite's two cases in turns.
 
     Args:
-        names: Suites to run; none means all.
+        names: Suites to run, of :data:`SUITES` and :data:`ROWS`; none means all of these.
         device: Torch device.
         repeats: Timed runs of each case after one that is not counted.
 
@@ -44,9 +58,7 @@ def run_suites(names: Sequence[str], device: str, repeats: int = 5) -> list[dict
     Raises:
         UserError: If a suite is unknown.
     """
-    unknown = set(names) - {*SUITES, *ROWS}
-    if unknown:
-        raise UserError(f'no suite {sorted(unknown)}; there are {", ".join((*SUITES, *ROWS))}')
+    check_names(names, (*SUITES, *ROWS))
     rows = []
     for name in names or (*SUITES, *ROWS):
         if name in ROWS:
@@ -150,3 +162,5 @@ SUITES: dict[str, Callable[[torch.device], tuple[str, Case, Case]]] = {
 }
 ROWS: dict[str, Callable[[], list[dict[str, Any]]]] = {'import': import_rows}
 """Suites whose sides run in processes of their own."""
+LEARNING: dict[str, Callable[[LearningOptions], str]] = {'accuracy': accuracy, 'untraining': untraining}
+"""Suites that train: not among those that run when none is named; each writes into a folder and returns its report."""
