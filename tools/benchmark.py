@@ -14,11 +14,18 @@ import argparse
 import os
 from pathlib import Path
 
+import torch
+
 import mgdet_plugin  # noqa: F401  before mmdet
 from mgdet_plugin.analysis.benchmark import LEARNING, ROWS, SUITES, check_names, run_suites, write_json
 from mgdet_plugin.analysis.trials import LearningOptions
 from mgdet_plugin.cli import Parser
-from mgdet_plugin.errors import user_errors_to_exit
+from mgdet_plugin.errors import UserError, user_errors_to_exit
+
+
+def jobs() -> int:
+    """Runs that fit side by side: one a core this process may use, one in all on a GPU."""
+    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
 
 
 def main() -> None:
@@ -29,8 +36,8 @@ def main() -> None:
                         help=f'any of {speed} (default: these) and of {", ".join(LEARNING)}')
     parser.add_argument('--device', default='cpu', help='torch device for speed')
     parser.add_argument('--json', metavar='F', help='file for the figures of speed')
-    parser.add_argument('--jobs', type=int, default=os.cpu_count(), metavar='N',
-                        help='learning: runs at once, each on one core (default: number of cores)')
+    parser.add_argument('--jobs', type=int, default=jobs(), metavar='N',
+                        help='learning: runs at once, each on one core (default: number of cores; 1 on a GPU)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='S', help='learning: default 0 1 2')
     parser.add_argument('--only', nargs='+', default=[], metavar='NAME',
                         help='accuracy: what to run, such as heads, variants/bccd or digits (default: all)')
@@ -38,8 +45,14 @@ def main() -> None:
                         help='learning: folder in which each suite has its own (default: %(default)s)')
     args: argparse.Namespace = parser.parse_args()
     check_names(args.suites, (*SUITES, *ROWS, *LEARNING))
+    learning = [name for name in dict.fromkeys(args.suites) if name in LEARNING]
+    if args.only and learning != ['accuracy']:
+        raise UserError(f'--only is for accuracy alone and comes after it, got --only {" ".join(args.only)} '
+                        f'and the suites {" ".join(args.suites) or "of speed"}')
     options = LearningOptions(Path(args.out), args.jobs, tuple(args.seeds), tuple(args.only))
     timed = [name for name in args.suites if name not in LEARNING]
+    if args.json and learning and not timed:
+        raise UserError(f'--json is for suites of speed, got {" ".join(learning)}, which write into --out')
     rows = run_suites(timed, args.device) if timed or not args.suites else []
     for row in rows:
         unit = row.get('unit', 's')
@@ -47,7 +60,7 @@ def main() -> None:
               f"ratio {row['ratio']:.2f} ({row['peer']}; {row['device']}, {row['threads']} threads)")
     if args.json:
         write_json(rows, args.json)
-    for name in dict.fromkeys(each for each in args.suites if each in LEARNING):
+    for name in learning:
         print(LEARNING[name](options))
 
 

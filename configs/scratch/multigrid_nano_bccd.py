@@ -5,6 +5,6 @@ _base_ = [
 model = dict(
     bbox_head=dict(
         num_classes=3,
-        # Pixels; a level takes objects of two to four of its strides, so that the 3x3 block lies inside them.
+        # Pixels; a level takes objects of about two to four of its strides, so that the 3x3 block hardly leaves them.
         anchors=[[(80, 76), (104, 96), (130, 120)], [(40, 38), (50, 48), (62, 59)], [(14, 14), (20, 20), (28, 27)]]))
 randomness = dict(seed=0)

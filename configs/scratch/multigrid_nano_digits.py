@@ -5,9 +5,10 @@ _base_ = [
 ]
 model = dict(
     bbox_head=dict(
-        # Pixels; a level takes objects of two to four of its strides, so that the 3x3 block lies inside them.
+        # Pixels; a level takes objects of about two to four of its strides, so that the 3x3 block hardly leaves them.
         anchors=[[(50, 70), (60, 80), (72, 96)], [(27, 40), (33, 48), (42, 60)], [(15, 24), (19, 28), (23, 33)]]))
 train_dataloader = dict(batch_size=8)
+# Followed on the test set, by which no epoch is chosen; to choose one, validate on val.json.
 val_dataloader = {{_base_.test_dataloader}}
 val_evaluator = {{_base_.test_evaluator}}
 randomness = dict(seed=0)

@@ -9,6 +9,7 @@ model = dict(
             base_sizes=[[(34, 50), (40, 58), (48, 66)], [(23, 31), (26, 36), (29, 43)],
                         [(16, 26), (19, 27), (20, 35)]])))
 train_dataloader = dict(batch_size=8)
+# Followed on the test set, by which no epoch is chosen; to choose one, validate on val.json.
 val_dataloader = {{_base_.test_dataloader}}
 val_evaluator = {{_base_.test_evaluator}}
 randomness = dict(seed=0)

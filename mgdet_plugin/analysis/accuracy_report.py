@@ -179,7 +179,7 @@ def accuracy_text(result: Accuracy) -> str:
     parts += [_scores_text(result, data) for data in dict.fromkeys(score.data for score in result.scores)]
     parts.append('AP of COCO on the test set after the last epoch, weights averaged in training; mean ± standard '
                  'deviation over seeds; - where the set has no such objects. No epoch is chosen by the test set. '
-                 'Seconds are those of a run with others beside it.')
+                 'Boxes are held inside their image.')
     return '\n\n'.join(parts) + '\n'
 
 
@@ -188,8 +188,8 @@ def _heads_text(result: Accuracy, data: str) -> str:
     for head in result.names(data, HEADS):
         runs = result.of(data, head)
         rows.append([head, f'{runs[0].parameters / 1e6:.2f} M', *_cells([run.last for run in runs], METRICS),
-                     _figure([run.seconds for run in runs], 0), _seeds(run.seed for run in runs)])
-    table = _table(['head', 'parameters', *METRICS, 'seconds', 'seeds'], rows)
+                     _seeds(run.seed for run in runs)])
+    table = _table(['head', 'parameters', *METRICS, 'seeds'], rows)
     found = lead(result, data)
     return '\n\n'.join([f'## {data}: head to head', table] + ([lead_text(data, result, found)] if found else []))
 
@@ -223,7 +223,8 @@ def _variants_text(result: Accuracy, data: str) -> str:
     for name in result.names(data, VARIANTS):
         runs = result.of(data, name, VARIANTS)
         rows.append([name, *_cells([run.last for run in runs], METRICS),
-                     _signed(paired_difference({run.seed: run.last['AP'] for run in runs}, base)),
+                     '-' if name == RECIPE else _signed(paired_difference(
+                         {run.seed: run.last['AP'] for run in runs}, base)),
                      _seeds(run.seed for run in runs)])
     table = _table(['variant, trained', *METRICS, f'AP to {RECIPE}', 'seeds'], rows)
     epochs = max(epoch for run in result.runs if run.group == VARIANTS for epoch in run.curve)

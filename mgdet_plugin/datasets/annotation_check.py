@@ -203,8 +203,11 @@ class _Checker:
             hint = 'lay COCO out as data/coco/{annotations,train2017,val2017} or set the dataset to your own'
         else:
             hint = 'correct data_root, ann_file and data_prefix of the dataset'
-        raise UserError(f'{name}: {key} {path} is not there (a {what} is needed, seen from {os.getcwd()}); {hint}. '
-                        f'To try it on embedded data: python tools/train.py {config_name(self.cfg)} --demo')
+        config = config_name(self.cfg)
+        if not Path(config).name.startswith('mgdet_'):  # only those have a small model beside them
+            config = 'configs/mgdet_model5_stage1.py'
+        raise UserError(f'{name}: {key} {path} is not there (a {what} is needed, seen from {os.getcwd()}); '
+                        f'{hint}. To try it on embedded data: python tools/train.py {config} --demo')
 
 
 def _joined(leaf: Mapping[str, Any], path: str) -> Path:

@@ -140,7 +140,7 @@ class StagedDataset(Dataset):
 
     def get_cat_ids(self, index: int) -> list[int]:
         """Labels of one image; ConcatDataset itself cannot tell them."""
-        leaf, position = _locate(self.dataset, index)
+        leaf, position = locate_sample(self.dataset, index)
         return leaf.get_cat_ids(position)
 
     def __len__(self) -> int:
@@ -188,7 +188,7 @@ class StagedDataset(Dataset):
 
     def _load(self, position: int, probs: Mapping[str, float]) -> Any:
         """One image through its leaf's pipeline."""
-        leaf, index = _locate(self.dataset, position)
+        leaf, index = locate_sample(self.dataset, position)
         results: Sample | None = {**leaf.get_data_info(index), 'augmented': ()}
         steps = list(pipeline_steps(leaf.pipeline))
         for place, step in enumerate(steps):
@@ -222,7 +222,7 @@ def _leaves(dataset: Any) -> Iterator[BaseDataset]:
                         'for MultiImageMixDataset put a StagedMix into the pipeline')
 
 
-def _locate(dataset: Any, index: int) -> tuple[BaseDataset, int]:
+def locate_sample(dataset: Any, index: int) -> tuple[BaseDataset, int]:
     """The leaf dataset that holds a sample, and its index there."""
     while not isinstance(dataset, BaseDataset):
         found = dataset._get_ori_dataset_idx(index)

@@ -7,6 +7,7 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mgdet_plugin.datasets.staged_dataset import locate_sample
 from mgdet_plugin.engine.freezing import unwrap
 from mgdet_plugin.models.multigrid_loss import MultiGridLoss
 
@@ -28,7 +29,11 @@ class ClassWeightsHook(Hook):
         dataset = runner.train_dataloader.dataset
         counts: Counter[int] = Counter()
         for index in range(len(dataset)):
-            counts.update(dataset.get_cat_ids(index))
+            if hasattr(dataset, 'get_cat_ids'):
+                counts.update(dataset.get_cat_ids(index))
+            else:  # a ConcatDataset cannot tell labels
+                leaf, place = locate_sample(dataset, index)
+                counts.update(leaf.get_cat_ids(place))
         num_classes = len(dataset.metainfo['classes'])
         weights, *_ = [loss.set_class_counts([counts[label] for label in range(num_classes)]) for loss in losses]
         runner.logger.info(f'balanced class weights of {sum(counts.values()):,} objects: {weights.min():.2f} to '

@@ -46,8 +46,9 @@ def use_demo(arguments: Sequence[str], train: bool) -> list[str]:
     demo = config.with_name(config.name.replace('mgdet_model5', 'mgdet_nano').replace('mgdet_backbone',
                                                                                    'mgdet_nano_backbone'))
     if not demo.is_file() or 'mgdet_nano' not in demo.name:
-        raise UserError(f'{config} has no small model to demonstrate it with; there is '
-                        f'{", ".join(sorted(each.name for each in config.parent.glob("mgdet_nano_*.py")))}')
+        there = sorted(each.name for each in SOURCE_CONFIG.parent.glob('mgdet_nano_*.py'))
+        raise UserError(f'{config} has no small model to demonstrate it with; in configs/ there is '
+                        f'{", ".join(there)}')
     rest[index] = str(demo)
     if train:
         _make_weights(demo, rest)

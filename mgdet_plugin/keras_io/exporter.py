@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from mgdet_plugin.progress import byte_progress
 
 BRIDGE_FACTORS = (8, 4, 2)
 LARGEST_HALF = 65_504
+XY_SCALE = 0.15  # of the reference's decoding
 LAYOUTS = {
     '.weights.h5': '.weights.h5 (layers/<class>/vars), for Keras 2.15 and 3',
     '.h5': 'weights .h5 (layer_names), for Keras 2 and 3',
@@ -190,6 +192,18 @@ def make_report(checkpoint: Checkpoint, out: Path, suffix: str, part: Part, dtyp
         notes=[*checkpoint.notes, *make_notes(checkpoint, suffix, part, dtype, rounding)])
 
 
+def other_decoding(config: str) -> str:
+    """What in the text of a config makes boxes of raw maps another way than the reference; empty where nothing does.
+
+    The text is only searched: running it would run what a stranger wrote.
+    """
+    uses = re.findall(r"['\"]?anchor_use['\"]?\s*[=:]\s*['\"](\w+)['\"]", config)
+    scales = re.findall(r"['\"]?xy_scale['\"]?\s*[=:]\s*([0-9.]+)", config)
+    found = [f"anchor_use='{use}'" for use in uses if use != 'likely']
+    found += [f'xy_scale={scale}' for scale in scales if scale.strip('.') and float(scale) != XY_SCALE]
+    return ', '.join(dict.fromkeys(found))
+
+
 def make_notes(checkpoint: Checkpoint, suffix: str, part: Part, dtype: DType, rounding: Rounding) -> list[str]:
     """What the user should know or do."""
     notes = []
@@ -210,6 +224,10 @@ def make_notes(checkpoint: Checkpoint, suffix: str, part: Part, dtype: DType, ro
     if bridges != default:
         notes.append(f'build the Keras model with bridges of {bridges} channels: its own default for predictions of '
                      f'{list(outputs)} channels is {default}, and Keras then refuses the file')
+    decoding = other_decoding(str(checkpoint.meta.get('cfg') or ''))
+    if decoding:
+        notes.append(f'the checkpoint was trained with {decoding}: decoding as model5 does (most likely anchor, '
+                     f'xy_scale {XY_SCALE}) gives other boxes from the same maps')
     names = checkpoint.class_names
     if names and min(outputs) <= BOX_ROWS + len(names):
         notes.append(f'the checkpoint names {len(names)} classes, which do not fit predictions of {list(outputs)} '

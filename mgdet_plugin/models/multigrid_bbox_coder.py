@@ -160,7 +160,8 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         Returns:
             (..., M, 2) widths and heights in pixels.
         """
-        chances = logits.softmax(-1) if self.use_softmax else nn.functional.normalize(logits.sigmoid(), p=1, dim=-1)
+        # of sigmoids: each over their sum
+        chances = (logits if self.use_softmax else nn.functional.logsigmoid(logits)).softmax(-1)
         return (chances[..., None] * self.anchors.to(logits).log()[level]).sum(-2).exp()
 
     def probabilities(self, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -246,13 +246,17 @@ class MultiGridHead(BaseDenseHead):
         """The suppression options of a test_cfg.
 
         Raises:
-            UserError: If one is unknown or out of its range.
+            UserError: If one is unknown, out of its range or against ``multi_label``.
         """
         options = dict(settings['nms'])
         unknown = set(options) - set(NMSOptions._fields)
         if unknown:
             raise UserError(f'test_cfg.nms has no {sorted(unknown)}; it takes {NMSOptions._fields}')
-        return NMSOptions(**options).checked()
+        found = NMSOptions(**options).checked()
+        if settings.get('multi_label') and found.class_agnostic:
+            raise UserError('test_cfg.multi_label=True needs nms.class_agnostic=False, got True: the classes of a cell '
+                            'have one box, so all but the best would be suppressed')
+        return found
 
 
 def spread_classes(boxes: Tensor, scores: Tensor, class_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,8 +33,8 @@ class MultiGridPredictions:
 
     Attributes:
         cells: (B, N, D) raw channels.
-        boxes: (B, N, 4) boxes with each cell's most likely anchor, in pixels.
-        positive_boxes: (P, 4) boxes of the positive cells with their assigned anchor, in pixels.
+        boxes: (B, N, 4) boxes as the coder decodes them, with each cell's most likely or expected anchor, in pixels.
+        positive_boxes: (P, 4) boxes of the positive cells, with their assigned or expected anchor, in pixels.
         positive_xy: (P, 2) activated xy of the positive cells, in cells.
         objects: (B, G, 4) objects of each image in pixels, padded with empty boxes: what the ignore mask spares.
     """
@@ -51,7 +51,7 @@ class MultiGridLoss(nn.Module):
 
     Each term is divided, level by level, by the product of the chosen normalisers and summed over levels:
     ``coord_scale * coord + objectness + anchor_scale * anchor + class_scale * class``. No overlap carries a
-    gradient. The defaults of the scales are model5's; fine-tuning must not change them.
+    gradient but that of ``iou_loss``. The defaults of the scales are model5's; fine-tuning must not change them.
 
     Args:
         coord_scale: Scale of the coordinate term.
@@ -220,8 +220,12 @@ class MultiGridLoss(nn.Module):
         place = (targets.image, targets.cell)
         weight[place] = self.object_scale
         goal[place] = self.iou_aware_ratio * fit.pow(self.iou_aware_power) + (1 - self.iou_aware_ratio)
+        return self.objectness_term(logits, goal, weight)
+
+    def objectness_term(self, logits: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
+        """Weighted cross-entropy of logits (...) with goals (...) in [0, 1], as quality focal loss if asked for."""
         if self.objectness_gamma:
-            weight = weight * (goal - logits.detach().sigmoid()).abs().pow(self.objectness_gamma)
+            weight = weight * (goal - logits.sigmoid()).abs().pow(self.objectness_gamma)
         return weight * F.binary_cross_entropy_with_logits(logits, goal, reduction='none')
 
     @staticmethod

@@ -118,7 +118,7 @@ def test_default_config_without_coco(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError) as caught:
         check_datasets(Config.fromfile(COCO_CONFIG))
     for part in ('data/coco/annotations/instances_train2017.json', 'data/coco/{annotations,train2017,val2017}',
-                 'coco_letterbox.py --demo'):
+                 'configs/mgdet_model5_stage1.py --demo'):
         assert part in str(caught.value)
     assert '\n' not in str(caught.value)
 

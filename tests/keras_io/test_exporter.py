@@ -123,6 +123,17 @@ def test_names_that_do_not_fit_are_pointed_out(tmp_path):
     assert any('names 7 classes, which do not fit predictions of [12, 12, 12]' in note for note in report['notes'])
 
 
+@pytest.mark.parametrize(('text', 'note'), [
+    ("head = dict(xy_scale=1.0, bbox_coder=dict(anchor_use='expected'))", "anchor_use='expected', xy_scale=1.0"),
+    ("{'xy_scale': 0.3, 'anchor_use': 'likely'}", 'xy_scale=0.3'), ("dict(xy_scale=0.15, anchor_use='likely')", None),
+    ('', None)])
+def test_another_decoding_is_pointed_out(tmp_path, text, note):
+    report = export_keras(save(tiny_state(), tmp_path / 'a.pth', meta=dict(cfg=text)), tmp_path / 'a.h5')
+    found = [each for each in report['notes'] if 'gives other boxes' in each]
+    assert found == ([] if note is None else found) and len(found) == (note is not None)
+    assert note is None or f'trained with {note}: decoding as model5' in found[0]
+
+
 def test_own_default_bridges_need_no_note(tmp_path):
     state = tiny_state()
     for scale, width in enumerate((96, 48, 24)):

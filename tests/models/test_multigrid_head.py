@@ -101,8 +101,8 @@ def test_multi_label_gives_a_candidate_for_each_class(make_head):
     assert one.labels.tolist() == [1] and many.labels.tolist() == [1, 0]
     torch.testing.assert_close(many.bboxes, one.bboxes.expand(2, 4))
     torch.testing.assert_close(many.scores, one.scores * torch.tensor([1.0, math.exp(-1)]))
-    agnostic, = head.predict_by_feat(maps, [meta], cfg=dict(multi_label=True))  # suppresses across classes
-    assert agnostic.labels.tolist() == [1]
+    with pytest.raises(UserError, match=r'multi_label=True needs nms\.class_agnostic=False'):
+        head.predict_by_feat(maps, [meta], cfg=dict(multi_label=True))
 
 
 def test_nan_maps_detect_nothing(make_head):

@@ -129,6 +129,19 @@ def test_quality_focal_objectness(losses_of, cells):
     assert found == pytest.approx((weight * cells.bce(goal)).sum() / 5, rel=1e-5)
 
 
+@pytest.mark.parametrize(('target', 'logit'), [(0.8, 0.0), (0.0, 1.5)])
+def test_gradient_of_quality_focal_objectness(make_head, target, logit):
+    # Of |t - p|^g * BCE(p, t), the factor's own gradient included (eq. 3).
+    value = torch.tensor(logit, dtype=torch.float64, requires_grad=True)
+    p = value.sigmoid()
+    by_hand = (target - p).abs()**1.5 * -(target * p.log() + (1 - target) * (1 - p).log())
+    by_hand.backward()
+    loss = MultiGridLoss(iou_aware_ratio=1.0, objectness_gamma=1.5, no_object_scale=1.0)
+    found = torch.full((1, 1), logit, requires_grad=True)
+    loss.objectness_term(found, torch.full((1, 1), target), torch.ones(1, 1)).sum().backward()
+    assert found.grad.item() == pytest.approx(value.grad.item(), rel=1e-5)
+
+
 def test_cells_weighted_by_their_fit(losses_of, cells):
     fit, owner = cells.fit(), cells.targets.gt.numpy()
     best = np.array([fit[owner == each].max() for each in owner])
@@ -259,7 +272,8 @@ def test_overlaps_carry_no_gradient(make_head, golden_maps, golden_objects):
 
 
 @pytest.mark.parametrize('options', [{}, dict(iou_loss=dict(type='CIoULoss')), dict(consensus_scale=1.0),
-                                     dict(use_softmax=False, focal=True), dict(normalizers=('batch', 'positives'))])
+                                     dict(use_softmax=False, focal=True), dict(normalizers=('batch', 'positives')),
+                                     dict(objectness_gamma=1.5, cell_weight_power=1.0)])
 def test_images_without_objects(make_head, options):
     maps = [torch.randn(2, 28, size, size, requires_grad=True) for size in (2, 4, 8)]
     losses = make_head(loss=options).loss_by_feat(maps, [objects([], []), objects([], [])], [{}] * 2)

@@ -60,6 +60,7 @@ test_dataloader = dict(
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(ann_file='annotations/test.json', test_mode=True, pipeline=test_pipeline, **_split))
+# Followed on the test set, by which no epoch is chosen; to choose one, train without val.json and validate on it.
 val_dataloader = test_dataloader
 test_evaluator = dict(
     type='CocoMetric', ann_file=data_root + 'annotations/test.json', metric='bbox', format_only=False)
