@@ -1,12 +1,15 @@
-# MultiGridDet to train from nothing: the network of model5 with the recipe that learns best when there are no weights
-# to keep (docs/accuracy.md has what each part is worth). Do not fine-tune imported weights with it: their boxes,
-# anchors and scores mean something else.
+# MultiGridDet to train from nothing: the recipe that learns best when there are no weights to keep (docs/accuracy.md has
+# what its parts are worth). Imported weights do not fit it, and their boxes and scores mean something else.
 _base_ = 'multigrid_darknet53.py'
 norm_cfg = dict(type='BN', eps=1e-3, momentum=0.1)  # statistics that keep up with a short run
 model = dict(
     backbone=dict(norm_cfg=norm_cfg),
-    neck=dict(norm_cfg=norm_cfg),
+    # Twice the neck of model5, with bridges to match, as wide as YOLOv3's: where many cells share few channels, classes
+    # are learnt late.
+    neck=dict(out_channels=(512, 256, 128), norm_cfg=norm_cfg),
     bbox_head=dict(
+        in_channels=(512, 256, 128),
+        bridge_channels=(1024, 512, 256),
         norm_cfg=norm_cfg,
         xy_scale=1.0,  # at 0.15 a centre moves a seventh as far for the same gradient
         assigner=dict(conflict='nearest'),
@@ -14,6 +17,7 @@ model = dict(
         bbox_coder=dict(score_factors=('objectness', 'class'), anchor_use='expected'),
         loss=dict(
             iou_loss=dict(type='DIoULoss', loss_weight=1.0),
+            class_scale=2.0,  # at 1.0 objects are found long before they are told apart, at 5.0 boxes stay loose
             overlap='iou',
             overlap_weighted_coord=False,
             iou_aware_ratio=1.0,  # objectness learns how well the cell's box fits
@@ -24,4 +28,4 @@ model = dict(
     test_cfg=dict(
         score_thr=0.005,
         max_per_img=100,
-        nms=dict(type='cluster', mode='weighted', iou_threshold=0.5, class_agnostic=False)))
+        nms=dict(type='cluster', mode='weighted', iou_threshold=0.45, class_agnostic=False)))
