@@ -1,5 +1,5 @@
-# MultiGridDet to train from nothing: the recipe that learns best when there are no weights to keep (docs/accuracy.md has
-# what its parts are worth). Imported weights do not fit it, and their boxes and scores mean something else.
+# MultiGridDet to train from nothing: the recipe that learns best when there are no weights to keep (docs/accuracy.md
+# has what its parts are worth). Imported weights do not fit it, and their boxes and scores mean something else.
 _base_ = 'multigrid_darknet53.py'
 norm_cfg = dict(type='BN', eps=1e-3, momentum=0.1)  # statistics that keep up with a short run
 model = dict(
