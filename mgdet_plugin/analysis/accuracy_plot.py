@@ -19,7 +19,7 @@ from mgdet_plugin.analysis.accuracy_report import (
     lead,
     mean_curve,
 )
-from mgdet_plugin.analysis.run_axes import BLUE, GREEN, RED, SMALL, labels_once, new_figure
+from mgdet_plugin.analysis.run_axes import BLUE, GREEN, RED, SMALL, labels_once, new_figure, plain_axes
 from mgdet_plugin.analysis.trials import write_report
 
 STYLES = {OURS: (BLUE, 'o', '-'), PEER: (RED, 's', '--')}  # colour, marker, line
@@ -62,10 +62,7 @@ def _finish(axes: Axes, data: str) -> None:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator('auto', integer=True))
-    axes.tick_params(labelsize=SMALL)
-    axes.grid(axis='y', color='#c9d0d9', lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
+    plain_axes(axes, 'y')
 
 
 def write_accuracy(result: Accuracy, folder: Path, name: str) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle, pairwise
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -64,6 +64,14 @@ def series(record: RunRecord, name: str, absent: float = math.nan) -> tuple[list
             [each.metrics.get(name, absent) for each in record.validations])
 
 
+def plain_axes(axes: Axes, grid: Literal['both', 'x', 'y'] = 'both') -> None:
+    """Small ticks, a faint grid behind the data and no frame at the top and right."""
+    axes.tick_params(which='both', labelsize=SMALL)
+    axes.grid(axis=grid, color='#c9d0d9', lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+
+
 def finish(axes: Axes, record: RunRecord, title: str, width: float, ylabel: str = '', events: str | None = '') -> None:
     """Give a panel its axis of epochs, title, shaded stages and marked events.
 
@@ -85,10 +93,7 @@ def finish(axes: Axes, record: RunRecord, title: str, width: float, ylabel: str 
     axes.set_xlabel('epochs done', fontsize=SMALL)
     axes.set_ylabel(ylabel, fontsize=SMALL)
     axes.xaxis.set_major_locator(MaxNLocator('auto', integer=True))
-    axes.tick_params(which='both', labelsize=SMALL)
-    axes.grid(axis='y', color='#c9d0d9', lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
+    plain_axes(axes, 'y')
 
 
 def _name_stages(axes: Axes, record: RunRecord, end: float, width: float) -> int:

@@ -22,6 +22,7 @@ from mgdet_plugin.analysis.run_axes import (
     SMALL,
     legend_right,
     new_figure,
+    plain_axes,
 )
 from mgdet_plugin.analysis.trials import write_report
 from mgdet_plugin.plain import finite
@@ -227,11 +228,8 @@ def comparison_figure(comparison: Comparison) -> Figure:
                    weight='bold')
     axes.set_xlabel('AP on the old domain: what is kept', fontsize=SMALL)
     axes.set_ylabel('AP on the new domain: what is won', fontsize=SMALL)
-    axes.tick_params(labelsize=SMALL)
     axes.margins(0.06)
-    axes.grid(color='#c9d0d9', lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
+    plain_axes(axes)
     legend_right(axes)
     return figure
 
