@@ -16,7 +16,7 @@ setup(
     python_requires='>=3.11',
     # mmcv or mmcv-lite is the user's choice (they share a folder), so neither is required here.
     install_requires=['torch', 'mmengine==0.10.7', 'mmdet==3.3.0', 'numpy', 'h5py', 'pillow', 'tqdm',
-                      'matplotlib'],
+                      'matplotlib', 'filelock'],
     extras_require={
         'demo': ['scikit-learn'],
         'keras': ['keras'],  # verify with Keras and export to .keras; torch serves as its backend

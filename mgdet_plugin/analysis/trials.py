@@ -13,12 +13,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmengine.config import Config
@@ -98,17 +100,44 @@ def run_trials(trials: Sequence[Trial], folder: Path, jobs: int, say: Say = prin
         trials: The runs.
         folder: Where each gets its work folder.
         jobs: Runs at once.
-        say: Called with a line for each run that ends.
+        say: Called with a line at the start and one for each run that ends.
 
     Returns:
         The runs, in the order given.
 
     Raises:
-        UserError: A folder cannot be made, or a run failed; those beside it are finished, no other is begun.
+        UserError: A folder cannot be made, another benchmark trains in it, or a run failed; those beside it are
+            finished, no other is begun.
     """
     folder = folder.resolve()  # runs have another working directory
     # Here and not in the threads, which share what reading imports.
     configs = [str(config_of(trial).pretty_text) for trial in trials]
+    with _alone(folder):
+        left = sum(_found(trial, config, folder / trial.name) is None for trial, config in zip(trials, configs))
+        say(f'{left} of {len(trials)} runs to train, {min(jobs, left) or "none"} at once, in {folder}')
+        return _run_all(list(zip(trials, configs)), folder, jobs, say)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Within it no other benchmark trains in the folder, which is made: it would take a run at work for half of one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'cannot make the folder {folder}: {error.strerror or error}') from error
+    lock = FileLock(folder / '.lock', timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f'another benchmark trains in {folder}; wait for its end, or give this one another --out'
+                        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_all(planned: Sequence[tuple[Trial, str]], folder: Path, jobs: int, say: Say) -> list[Finished]:
     pool = ThreadPoolExecutor(jobs)
 
     def run(trial: Trial, config: str) -> Finished:
@@ -119,7 +148,7 @@ def run_trials(trials: Sequence[Trial], folder: Path, jobs: int, say: Say = prin
             raise
 
     try:
-        futures = [pool.submit(run, trial, config) for trial, config in zip(trials, configs)]
+        futures = [pool.submit(run, trial, config) for trial, config in planned]
         wait(futures, return_when=FIRST_EXCEPTION)
     finally:
         pool.shutdown(cancel_futures=True)

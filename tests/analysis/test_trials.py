@@ -45,13 +45,15 @@ def test_each_gets_its_config_and_none_is_run_twice(tmp_path, config, started, m
     planned = [Trial('a', config, 0), Trial('b', config, 5, {'loader.workers': 0})]
     said = []
     done = run_trials(planned, Path('out'), 2, said.append)
-    assert [each.trial for each in done] == planned and sorted(started) == ['a', 'b'] and len(said) == 2
+    assert [each.trial for each in done] == planned and sorted(started) == ['a', 'b'] and len(said) == 3
+    assert said[0] == f'2 of 2 runs to train, 2 at once, in {tmp_path / "out"}'
     written = [Config.fromfile(each.folder / 'mini.py') for each in done]
     assert [cfg.randomness.seed for cfg in written] == [0, 5]
     assert [cfg.loader.to_dict() for cfg in written] == [dict(workers=2, size=4), dict(workers=0, size=4)]
 
     again = run_trials(planned, Path('out'), 1, said.append)
-    assert again == done and len(started) == 2 and len(said) == 2
+    assert again == done and len(started) == 2
+    assert said[3:] == [f'0 of 2 runs to train, none at once, in {tmp_path / "out"}']
 
 
 def test_another_config_or_half_a_run_is_run_anew(tmp_path, config, started):
@@ -83,9 +85,24 @@ def test_a_run_that_fails_is_named_with_its_log_and_ends_the_benchmark(tmp_path,
 
 def test_a_folder_that_cannot_be_made(tmp_path, config, started):
     (tmp_path / 'out').touch()
-    with pytest.raises(UserError, match=r'cannot make the folder .*out/a'):
+    with pytest.raises(UserError, match=r'cannot make the folder .*out: '):
         run_trials([Trial('a', config, 0)], tmp_path / 'out', 1, str)
     assert started == []
+
+
+def test_two_benchmarks_in_one_folder(tmp_path, config, started, monkeypatch):
+    planned = [Trial('a', config, 0)]
+    run = trials.subprocess.run
+
+    def meanwhile(*given, **options):
+        with pytest.raises(UserError, match=r'another benchmark trains in .*out; .* another --out'):
+            run_trials(planned, tmp_path / 'out', 1, str)
+        return run(*given, **options)
+
+    monkeypatch.setattr(trials.subprocess, 'run', meanwhile)
+    run_trials(planned, tmp_path / 'out', 1, str)
+    assert started == ['a'] and (tmp_path / 'out/a/finished.json').is_file()
+    run_trials([Trial('b', config, 0)], tmp_path / 'out', 1, str)  # the first one's end opens the folder
 
 
 def test_validations_of_a_run(tmp_path):
