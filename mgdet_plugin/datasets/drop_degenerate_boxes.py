@@ -9,6 +9,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import BaseBoxes, autocast_box_type
+from torch import Tensor
 
 from mgdet_plugin.errors import UserError
 
@@ -35,6 +36,20 @@ def degenerate_reason(box: Sequence[float], image_size: tuple[float, float] | No
     if image_size is not None and (x1 >= image_size[0] or y1 >= image_size[1] or x2 <= 0 or y2 <= 0):
         return 'outside of its image'
     return None
+
+
+def keep_boxes(results: dict[str, Any], keep: Tensor) -> None:
+    """Drop boxes of a sample, in place, with their labels and flags.
+
+    Args:
+        results: the pipeline's sample.
+        keep: (G,) bool, the boxes that stay.
+    """
+    if not keep.all():
+        results['gt_bboxes'] = results['gt_bboxes'][keep]
+        for key in ('gt_bboxes_labels', 'gt_ignore_flags'):
+            if key in results:
+                results[key] = results[key][keep.numpy()]
 
 
 @TRANSFORMS.register_module()
@@ -77,11 +92,7 @@ class DropDegenerateBoxes(BaseTransform):
         keep = torch.isfinite(boxes.tensor).all(-1)
         keep &= (x2 - x1 >= self.min_size) & (y2 - y1 >= self.min_size)
         keep &= (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0)
-        if not keep.all():
-            results['gt_bboxes'] = boxes[keep]
-            for key in ('gt_bboxes_labels', 'gt_ignore_flags'):
-                if key in results:
-                    results[key] = results[key][keep.numpy()]
+        keep_boxes(results, keep)
         return results
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ from mmdet.datasets.transforms import MixUp, Mosaic, RandomAffine
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import BaseBoxes
 
+from mgdet_plugin.datasets.drop_degenerate_boxes import keep_boxes
 from mgdet_plugin.errors import UserError
 
 Sample = dict[str, Any]
@@ -42,11 +43,8 @@ def clip_to_image(results: Sample) -> Sample:
                         "load them with dict(type='LoadAnnotations', with_bbox=True) and its default box_type='hbox'")
     boxes = results['gt_bboxes'].clone()
     boxes.clip_(results['img'].shape[:2])
-    keep = (boxes.widths > 0) & (boxes.heights > 0)
-    results['gt_bboxes'] = boxes[keep]
-    for key in ('gt_bboxes_labels', 'gt_ignore_flags'):
-        if key in results:
-            results[key] = results[key][keep.numpy()]
+    results['gt_bboxes'] = boxes
+    keep_boxes(results, (boxes.widths > 0) & (boxes.heights > 0))
     return results
 
 

@@ -1,0 +1,59 @@
+"""Boxes that a crop cut: held inside the image, and dropped where too little of the object is left."""
+from __future__ import annotations
+
+from typing import Any
+
+from mmcv.transforms import BaseTransform
+from mmdet.registry import TRANSFORMS
+from mmdet.structures.bbox import BaseBoxes, autocast_box_type
+
+from mgdet_plugin.datasets.drop_degenerate_boxes import keep_boxes
+from mgdet_plugin.errors import UserError
+
+
+@TRANSFORMS.register_module()
+class ClipBoxes(BaseTransform):
+    """Hold boxes inside the image and drop those of which less than a share is left.
+
+    mmdet's affine step holds boxes inside the image itself and keeps every sliver. Where annotators leave slivers out,
+    as those of BCCD do, a detector learns to find objects at the edge that count as wrong. Let the step before leave
+    the boxes as they are (``bbox_clip_border=False``), or there is nothing to compare with. Mosaics cut boxes at their
+    seams and not at the image's edge alone, so they must go on clipping themselves.
+
+    Required keys: ``img_shape`` (h, w), ``gt_bboxes`` (G, 4). Modified, kept aligned: ``gt_bboxes``,
+    ``gt_bboxes_labels``, ``gt_ignore_flags``.
+
+    Args:
+        min_visibility: the smallest share of a box's area inside the image with which it stays, in [0, 1]. Boxes wholly
+            outside never stay. Default 0.5.
+
+    Raises:
+        UserError: (a ValueError) for a share that is no number in [0, 1].
+    """
+
+    def __init__(self, min_visibility: float = 0.5) -> None:
+        if not isinstance(min_visibility, (int, float)) or not 0 <= min_visibility <= 1:
+            raise UserError(f'ClipBoxes: min_visibility must be a number in [0, 1], got {min_visibility!r}')
+        self.min_visibility = float(min_visibility)
+
+    @autocast_box_type()
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Clip and filter the boxes of one sample.
+
+        Args:
+            results: the pipeline's sample, keys as listed at the class.
+
+        Returns:
+            The same dict, changed in place.
+        """
+        if 'gt_bboxes' not in results:  # a pipeline without LoadAnnotations
+            return results
+        boxes: BaseBoxes = results['gt_bboxes'].clone()
+        boxes.clip_(results['img_shape'][:2])
+        whole, left = results['gt_bboxes'].areas, boxes.areas  # each (G,)
+        results['gt_bboxes'] = boxes
+        keep_boxes(results, (left > 0) & (left >= self.min_visibility * whole))
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(min_visibility={self.min_visibility})'
