@@ -56,6 +56,8 @@ SCORINGS: dict[str, dict[str, Scoring]] = {
         'diou': _nms(type='diou'),
         'soft (Gaussian)': _nms(type='soft', decay='gaussian'),
         'cluster weighted': _nms(type='cluster', mode='weighted'),
+        'three votes': _nms(type='cluster', mode='weighted', votes=3),
+        'nine votes': _nms(type='cluster', mode='weighted', votes=9),
         'overlap iol': _nms(overlap='iol'),
         'anchor in the score': Scoring(score_factors=('objectness', 'anchor', 'class')),
     },

@@ -66,7 +66,8 @@ def greedy_keep(measure: Tensor, threshold: float) -> Tensor:
     return keep
 
 
-def cluster_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, mode: str = 'plain') -> Suppressed:
+def cluster_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, mode: str = 'plain',
+                votes: int = 1) -> Suppressed:
     """Cluster-NMS and its two variants (source as above, sections IV-A to IV-C).
 
     Args:
@@ -77,6 +78,9 @@ def cluster_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float
         mode: 'plain' keeps what greedy suppression keeps; 'score_penalty' keeps all and multiplies each score
             by ``exp(-measure^2 / 0.2)`` over the better boxes that survive; 'weighted' replaces each kept box by
             the mean of itself and its duplicates, weighted by score times measure.
+        votes: Of 'weighted': the score of a kept box is the mean of the best ``votes`` scores among itself and its
+            duplicates, 0 for each that is missing. Cells that found the same object confirm each other; the best of
+            several is too high a guess where they do not. 1 keeps the best.
 
     Returns:
         What is left.
@@ -85,14 +89,22 @@ def cluster_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float
     better = (measure.clamp(min=0) * keep[:, None]).triu(1)  # row i survives and has the higher score
     if mode == 'score_penalty':
         scores = scores * (-better.square() / CLUSTER_SIGMA).exp().prod(0)
-        order = scores.argsort(descending=True, stable=True)
-        return Suppressed(order, boxes[order], scores[order])
+        return _sorted(torch.arange(len(boxes), device=boxes.device), boxes, scores)
     if mode == 'weighted':
-        weights = better * (better > threshold) + torch.eye(len(boxes), device=boxes.device, dtype=boxes.dtype)
-        weights = weights * scores[None]  # row: the box that is replaced; columns: itself and its duplicates
+        # row: the box that is replaced; columns: itself and its duplicates
+        share = better * (better > threshold) + torch.eye(len(boxes), device=boxes.device, dtype=boxes.dtype)
+        weights = share * scores[None]
         boxes = weights @ boxes / weights.sum(1, keepdim=True).clamp(min=1e-12)
+        if votes > 1:
+            best = ((share > 0) * scores[None]).topk(min(votes, len(boxes)), dim=1).values
+            scores = best.sum(1) / votes
     index = keep.nonzero().squeeze(1)
-    return Suppressed(index, boxes[index], scores[index])
+    return _sorted(index, boxes[index], scores[index])
+
+
+def _sorted(indices: Tensor, boxes: Tensor, scores: Tensor) -> Suppressed:
+    order = scores.argsort(descending=True, stable=True)
+    return Suppressed(indices[order], boxes[order], scores[order])
 
 
 def soft_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, score_thr: float, decay: str = 'linear',
@@ -141,6 +153,7 @@ class NMSOptions(NamedTuple):
         decay: Of 'soft': 'linear' or 'gaussian'.
         sigma: Of the Gaussian decay.
         mode: Of 'cluster': 'plain', 'score_penalty' or 'weighted'.
+        votes: Of 'weighted': how many of an object's cells its score is the mean of.
     """
     type: str = 'diou'
     iou_threshold: float = 0.45
@@ -149,6 +162,7 @@ class NMSOptions(NamedTuple):
     decay: str = 'linear'
     sigma: float = 0.5
     mode: str = 'plain'
+    votes: int = 1
 
     def checked(self) -> NMSOptions:
         """The options themselves.
@@ -163,6 +177,9 @@ class NMSOptions(NamedTuple):
         if not 0 <= self.iou_threshold <= 1 or self.sigma <= 0:
             raise UserError('test_cfg.nms needs 0 <= iou_threshold <= 1 and sigma > 0, got '
                             f'{self.iou_threshold} and {self.sigma}')
+        if not isinstance(self.votes, int) or self.votes < 1 or (self.votes > 1 and self.mode != 'weighted'):
+            raise UserError("test_cfg.nms.votes must be a whole number from 1, above 1 with mode='weighted' alone, got "
+                            f"{self.votes!r} with mode='{self.mode}'")
         check_overlap_kind(self.overlap)
         return self
 
@@ -188,7 +205,7 @@ def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, options: NMSOptions,
         left = soft_nms(boxes, scores, measure, options.iou_threshold, score_thr, options.decay, options.sigma)
     else:
         mode = options.mode if options.type == 'cluster' else 'plain'
-        left = cluster_nms(boxes, scores, measure, options.iou_threshold, mode)
+        left = cluster_nms(boxes, scores, measure, options.iou_threshold, mode, options.votes)
         above = left.scores > score_thr
         left = Suppressed(left.indices[above], left.boxes[above], left.scores[above])
     return Suppressed(order[left.indices], left.boxes, left.scores)

@@ -98,6 +98,30 @@ def test_cluster_weighted_merges_duplicates():
     torch.testing.assert_close(left.scores, SCORES[[0, 2]])
 
 
+def test_cluster_votes_are_the_mean_of_the_best_scores():
+    # Box 0 has box 1 behind it and box 2 nothing: with two votes (0.9 + 0.8) / 2 and 0.7 / 2, the boxes as before.
+    measure = pair_measure(CHAIN, None, 'iou', False)
+    best = cluster_nms(CHAIN, SCORES, measure, 0.4, 'weighted')
+    for votes, expected in ((2, [0.85, 0.35]), (3, [1.7 / 3, 0.7 / 3]), (9, [1.7 / 9, 0.7 / 9])):
+        left = cluster_nms(CHAIN, SCORES, measure, 0.4, 'weighted', votes)
+        torch.testing.assert_close(left.scores, torch.tensor(expected))
+        torch.testing.assert_close(left.boxes, best.boxes)
+
+
+def test_votes_sort_again():
+    # The lonely box 0 falls behind the confirmed box 1.
+    boxes = torch.tensor([[50., 50., 60., 60.], [0., 0., 10., 10.], [1., 0., 11., 10.]])
+    left = suppress(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.long),
+                    NMSOptions('cluster', 0.5, mode='weighted', votes=2))
+    assert left.indices.tolist() == [1, 0]
+    torch.testing.assert_close(left.scores, torch.tensor([0.75, 0.45]))
+
+
+def test_votes_of_nothing():
+    left = cluster_nms(CHAIN[:0], SCORES[:0], torch.zeros(0, 0), 0.5, 'weighted', 3)
+    assert len(left.indices) == len(left.boxes) == len(left.scores) == 0
+
+
 def test_cluster_score_penalty_keeps_all_and_decays():
     # Box 1 is penalised by box 0; box 2 only by box 0, since box 1 does not survive.
     measure = pair_measure(CHAIN, None, 'iou', False)
@@ -122,7 +146,8 @@ def test_index_points_into_unsorted_input():
 
 @pytest.mark.parametrize('options', [
     NMSOptions('matrix'), NMSOptions(overlap='giou'), NMSOptions(iou_threshold=1.5), NMSOptions(sigma=0.0),
-    NMSOptions(mode='best'), NMSOptions(decay='cubic')])
+    NMSOptions(mode='best'), NMSOptions(decay='cubic'), NMSOptions(mode='weighted', votes=0),
+    NMSOptions(mode='weighted', votes=1.5), NMSOptions('cluster', votes=3)])
 def test_options_out_of_range(options):
     with pytest.raises(UserError, match='got'):
         options.checked()
