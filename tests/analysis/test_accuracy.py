@@ -327,8 +327,8 @@ def test_ways_that_change_nothing_are_left_out(make_head):
     head = make_head(test_cfg=dict(score_thr=0.005, nms=dict(type='cluster', mode='weighted', iou_threshold=0.5)),
                      bbox_coder=dict(type='MultiGridBBoxCoder', score_factors=('objectness', 'class')))
     assert list(distinct(head, SCORINGS[OURS])) == [report.CONFIGURED, 'multi label', 'standard', 'diou',
-                                                    'soft (Gaussian)', 'three votes', 'nine votes', 'overlap iol',
-                                                        'anchor in the score']
+                                                    'soft (Gaussian)', 'five votes', 'five votes, threshold 0.55',
+                                                        'overlap iol', 'anchor in the score']
     whole = settings(head, SCORINGS[OURS]['diou'])
     assert whole.nms.type == 'diou' and whole.nms.iou_threshold == 0.5 and whole.score_thr == 0.005
 
