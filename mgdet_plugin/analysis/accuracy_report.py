@@ -1,13 +1,12 @@
 """What the head to head found: means over seeds, whose lead is beyond their spread, tables, JSON."""
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mgdet_plugin.plain import finite
+from mgdet_plugin.plain import finite, spread_text
 
 OURS, PEER = 'multigrid', 'yolov3'
 HEADS, VARIANTS = 'heads', 'variants'
@@ -145,22 +144,6 @@ def epochs_to_reach(curve: Mapping[int, float], target: float) -> int | None:
     return next((epoch for epoch in sorted(curve) if curve[epoch] >= target), None)
 
 
-def mean_and_spread(values: Iterable[float]) -> tuple[float, float] | None:
-    """Mean and standard deviation over seeds.
-
-    Args:
-        values: One a seed.
-
-    Returns:
-        Both, the deviation NaN of a single value; None where there is no value, or one says that the set has no such
-        objects.
-    """
-    values = list(values)
-    if not values or min(values) < 0:
-        return None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
-
-
 def paired_difference(values: Mapping[int, float], base: Mapping[int, float]) -> float | None:
     """Mean difference over the seeds that both have; None where they share none.
 
@@ -253,15 +236,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cells(found: Sequence[Mapping[str, float]], names: Iterable[str]) -> list[str]:
-    return [_figure([each[name] for each in found]) for name in names]
-
-
-def _figure(values: Sequence[float], digits: int = 3) -> str:
-    found = mean_and_spread(values)
-    if found is None:
-        return '-'
-    mean, spread = found
-    return f'{mean:.{digits}f}' + ('' if math.isnan(spread) else f' ± {spread:.{digits}f}')
+    return [spread_text((each[name] for each in found), 3) for name in names]
 
 
 def _signed(value: float | None) -> str:

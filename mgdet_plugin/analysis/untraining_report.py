@@ -1,7 +1,6 @@
 """What comparing ways of fine-tuning found: means, who beats whom on both domains, a table, a plot, JSON."""
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from mgdet_plugin.analysis.run_axes import (
     plain_axes,
 )
 from mgdet_plugin.analysis.trials import write_report
-from mgdet_plugin.plain import finite
+from mgdet_plugin.plain import finite, mean_and_spread, spread_text
 
 STAGED, BLENDED = 'staged', 'staged_blend'
 HEADS = dict(new_ap='new AP', new_ap50='new AP50', old_ap='old AP', old_ap50='old AP50', worst_drift='worst drift',
@@ -135,24 +134,6 @@ def beaten_ways(comparison: Comparison) -> list[Beaten]:
     return found
 
 
-def mean_and_spread(rows: Sequence[Row], figure: str) -> tuple[float, float] | None:
-    """Mean and standard deviation of a figure over the runs of a way.
-
-    Args:
-        rows: The runs.
-        figure: Its name, one of :data:`HEADS`.
-
-    Returns:
-        Both; the deviation is NaN where it is none, of one run or of infinite figures. None where a run lacks the
-        figure.
-    """
-    values = [flat(row)[figure] for row in rows]
-    if None in values:
-        return None
-    known = len(values) > 1 and all(map(math.isfinite, values))
-    return statistics.fmean(values), statistics.stdev(values) if known else math.nan
-
-
 def comparison_text(comparison: Comparison) -> str:
     """A markdown table of means and standard deviations, what was picked, and who beats whom."""
     seeds = sorted({row.seed for row in comparison.rows})
@@ -187,19 +168,18 @@ def _how(pair: Beaten) -> str:
 
 
 def _cell(rows: Sequence[Row], figure: str) -> str:
-    found = mean_and_spread(rows, figure)
-    if found is None:
-        return '-'
-    mean, spread = found
-    digits = dict(seconds=0, worst_drift=2, old_drift=2).get(figure, 3)
-    return f'{mean:.{digits}f}' + ('' if math.isnan(spread) else f' ± {spread:.{digits}f}')
+    return spread_text(_values(rows, figure), dict(seconds=0, worst_drift=2, old_drift=2).get(figure, 3))
+
+
+def _values(rows: Sequence[Row], figure: str) -> list[float | None]:
+    return [flat(row)[figure] for row in rows]
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """All that was measured, as plain types; a number that is not finite is null."""
     means: dict[str, dict[str, Any]] = {}
     for way in comparison.ways:
-        found = {name: mean_and_spread(comparison.of(way), name) for name in HEADS}
+        found = {name: mean_and_spread(_values(comparison.of(way), name)) for name in HEADS}
         means[way] = {name: each and dict(mean=each[0], std=each[1]) for name, each in found.items()}
     plain: dict[str, Any] = finite(dict(
         start=comparison.start._asdict(), rows=[flat(row) for row in comparison.rows], means=means,
