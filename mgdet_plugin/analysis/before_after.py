@@ -6,14 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
-from mgdet_plugin.analysis.blend_data import build_domain, quiet
-from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
-from mgdet_plugin.engine.checkpoint_check import compare, read_weights
-from mgdet_plugin.engine.validation import measure
+from mgdet_plugin.analysis.held_out import HeldOut
 
 METRICS = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50'}
 
@@ -50,28 +45,11 @@ def before_after(configs: Mapping[str, str], before: str, after: str,
     Raises:
         UserError: A dataset or checkpoint is missing or does not fit.
     """
-    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    loaded = {name: Config.fromfile(path) for name, path in configs.items()}
-    first = next(iter(loaded.values()))
-    init_default_scope(first.get('default_scope', 'mmdet'))
-    for cfg in loaded.values():
-        ensure_embedded_data(cfg)
-        check_datasets(cfg, ('test',))
-    model = MODELS.build(first.model).to(device)
-    states = []
-    for path in (before, after):
-        states.append(read_weights(path, first)[0])
-        compare(path, states[-1], model.state_dict(), first)
-    rows = []
-    for name, cfg in loaded.items():
-        with quiet():
-            loader, evaluator = build_domain(cfg.test_dataloader, cfg.test_evaluator)
-            found = []
-            for state in states:
-                model.load_state_dict(state, strict=True)
-                found.append({key: float(value) for key, value in measure(model, loader, evaluator).items()})
-        rows.append(Row(name, len(loader.dataset), *found))  # type: ignore[arg-type]
-    return rows
+    tests = HeldOut({name: Config.fromfile(path) for name, path in configs.items()}, device)
+    states = [tests.read(path) for path in (before, after)]
+    first, last = (tests.measure(state) for state in states)
+    return [Row(name, len(loader.dataset), first[name], last[name])  # type: ignore[arg-type]
+            for name, (loader, _) in tests.domains.items()]
 
 
 def rows_text(rows: list[Row]) -> str:

@@ -14,19 +14,16 @@ from typing import Any
 
 import torch
 from mmdet.models.detectors import SingleStageDetector
-from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
 from mmengine.evaluator import Evaluator
-from mmengine.registry import init_default_scope
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.analysis.accuracy_report import CONFIGURED, METRICS, OURS, PEER, Score
-from mgdet_plugin.analysis.blend_data import build_domain, quiet
+from mgdet_plugin.analysis.blend_data import quiet
+from mgdet_plugin.analysis.held_out import HeldOut
 from mgdet_plugin.analysis.trials import Finished, config_of
-from mgdet_plugin.datasets import check_datasets
-from mgdet_plugin.engine.checkpoint_check import compare, read_weights
 from mgdet_plugin.models.multigrid_head import MultiGridHead
 
 Maps = tuple[Tensor, ...]  # each (B, D, H, W)
@@ -83,18 +80,12 @@ def score_run(data: str, head: str, run: Finished, ways: Mapping[str, Scoring]) 
         UserError: The weights or the data set are missing or do not fit.
     """
     cfg = config_of(run.trial)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    check_datasets(cfg, ('test', ))
-    with quiet():
-        model = MODELS.build(cfg.model).to('cuda' if torch.cuda.is_available() else 'cpu')
-        loader, evaluator = build_domain(cfg.test_dataloader, cfg.test_evaluator)
-    path = str(run.folder / f'epoch_{cfg.train_cfg.max_epochs}.pth')
-    state = read_weights(path, cfg)[0]
-    compare(path, state, model.state_dict(), cfg)
-    model.load_state_dict(state, strict=True)
-    maps = RawMaps(model, loader, evaluator)
+    tests = HeldOut({data: cfg})
+    state = tests.read(str(run.folder / f'epoch_{cfg.train_cfg.max_epochs}.pth'))
+    tests.model.load_state_dict(state, strict=True)
+    maps = RawMaps(tests.model, *tests.domains[data])
     return [Score(data, head, name, run.trial.seed, maps.metrics(way))
-            for name, way in distinct(model.bbox_head, ways).items()]
+            for name, way in distinct(tests.model.bbox_head, ways).items()]
 
 
 def distinct(head: Any, ways: Mapping[str, Scoring]) -> dict[str, Scoring]:

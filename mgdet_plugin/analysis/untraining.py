@@ -13,14 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mgdet_plugin.analysis.blend_data import build_domain, quiet
 from mgdet_plugin.analysis.blending import Blend, blend_states, blend_weights
+from mgdet_plugin.analysis.held_out import HeldOut
 from mgdet_plugin.analysis.run_record import OLD, RunRecord, read_run
 from mgdet_plugin.analysis.trials import ONE_PROCESS, ROOT, Finished, LearningOptions, Trial, run_trials
 from mgdet_plugin.analysis.untraining_report import (
@@ -33,10 +30,8 @@ from mgdet_plugin.analysis.untraining_report import (
     comparison_text,
     write_comparison,
 )
-from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
-from mgdet_plugin.engine.checkpoint_check import compare, read_weights
+from mgdet_plugin.datasets import ensure_embedded_data
 from mgdet_plugin.engine.demo import DEMO_FLAG, SOURCE_CONFIG, use_demo
-from mgdet_plugin.engine.validation import measure
 from mgdet_plugin.errors import UserError
 from mgdet_plugin.plain import ratio
 
@@ -116,13 +111,13 @@ def untraining(options: LearningOptions, config: str = CONFIG) -> str:
         planned = trials(options.seeds, config)
         finished = iter(run_trials([each for runs in planned.values() for each in runs], folder, options.jobs))
         runs = {way: [next(finished) for _ in each] for way, each in planned.items()}
-        comparison = compare_ways(runs, HeldOut(config))
+        comparison = compare_ways(runs, BothDomains(config))
         paths = write_comparison(comparison, folder, NAME)
     return comparison_text(comparison) + '\nwritten: ' + ', '.join(map(str, paths))
 
 
-class HeldOut:
-    """The test sets of both domains and a model to put weights into.
+class BothDomains:
+    """The test sets of both domains.
 
     Args:
         config: Path of the config of the model and the new domain; the old one's is that of the demo's weights.
@@ -132,16 +127,10 @@ class HeldOut:
     """
 
     def __init__(self, config: str) -> None:
-        configs = {'new': Config.fromfile(config), 'old': Config.fromfile(SOURCE_CONFIG)}
-        self.cfg = configs['new']
-        init_default_scope(self.cfg.get('default_scope', 'mmdet'))
+        configs = dict(new=Config.fromfile(config), old=Config.fromfile(SOURCE_CONFIG))
         for cfg in configs.values():
             cfg.merge_from_dict(ONE_PROCESS)
-            check_datasets(cfg, ('test', ))
-        with quiet():
-            self.model = MODELS.build(self.cfg.model).to('cuda' if torch.cuda.is_available() else 'cpu')
-            self.domains = {name: build_domain(cfg.test_dataloader, cfg.test_evaluator)
-                            for name, cfg in configs.items()}
+        self.tests = HeldOut(configs)
 
     def scores(self, state: Mapping[str, Tensor]) -> Scores:
         """AP of weights; 0 where they detect nothing.
@@ -149,10 +138,8 @@ class HeldOut:
         Args:
             state: Name -> tensor, all of the model's.
         """
-        self.model.load_state_dict(state, strict=True)
-        with quiet():
-            found = [measure(self.model, *self.domains[name]) for name in ('new', 'old')]
-        return Scores(*(float(each.get(f'coco/{metric}', 0.0)) for each in found
+        found = self.tests.measure(state)
+        return Scores(*(found[domain].get(f'coco/{metric}', 0.0) for domain in ('new', 'old')
                         for metric in ('bbox_mAP', 'bbox_mAP_50')))
 
     def scores_of(self, path: str) -> Scores:
@@ -164,12 +151,10 @@ class HeldOut:
         Raises:
             UserError: It is missing or does not fit.
         """
-        state = read_weights(path, self.cfg)[0]
-        compare(path, state, self.model.state_dict(), self.cfg)
-        return self.scores(state)
+        return self.scores(self.tests.read(path))
 
 
-def compare_ways(runs: Mapping[str, Sequence[Finished]], tests: HeldOut) -> Comparison:
+def compare_ways(runs: Mapping[str, Sequence[Finished]], tests: BothDomains) -> Comparison:
     """Measure runs that ended, and blends of the staged ones.
 
     Args:
@@ -186,7 +171,7 @@ def compare_ways(runs: Mapping[str, Sequence[Finished]], tests: HeldOut) -> Comp
                       tuple(point for _, points in blended for point in points), KEEP)
 
 
-def _row(way: str, run: Finished, tests: HeldOut) -> Row:
+def _row(way: str, run: Finished, tests: BothDomains) -> Row:
     record = read_run(run.folder)
     new, old = (worst_ratio(record, [each.metrics for each in record.validations], prefix) for prefix in ('val/', OLD))
     if new is None:
@@ -216,7 +201,7 @@ def worst_ratio(record: RunRecord, found: Sequence[Mapping[str, float]], prefix:
     return max((math.inf if math.isnan(each) else each for each in ratios), default=None)
 
 
-def blend_run(run: Finished, tests: HeldOut) -> tuple[Row, list[BlendPoint]]:
+def blend_run(run: Finished, tests: BothDomains) -> tuple[Row, list[BlendPoint]]:
     """Blend a run's best weights with those it started from, pick a share on the validation sets, test every share.
 
     Args:

@@ -18,6 +18,7 @@ from mgdet_plugin.analysis import accuracy_report as report
 from mgdet_plugin.analysis import rescoring
 from mgdet_plugin.analysis.accuracy import CASES, Case, accuracy, choose, curve, finished_runs, ordered_trials
 from mgdet_plugin.analysis.accuracy_report import METRICS, OURS, PEER, Accuracy, Run, Score
+from mgdet_plugin.analysis.blend_data import build_domain
 from mgdet_plugin.analysis.rescoring import SCORINGS, RawMaps, Scoring, distinct, settings
 from mgdet_plugin.analysis.trials import LearningOptions, config_of
 from mgdet_plugin.analysis.untraining import untraining
@@ -257,7 +258,7 @@ def raw(tmp_path_factory):
     cfg.model.bbox_head.loss.class_weights = None
     model = MODELS.build(cfg.model)
     model.init_weights()
-    loader, evaluator = rescoring.build_domain(cfg.test_dataloader, cfg.test_evaluator)
+    loader, evaluator = build_domain(cfg.test_dataloader, cfg.test_evaluator)
     return RawMaps(model, loader, evaluator), data
 
 
