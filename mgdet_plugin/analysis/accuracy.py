@@ -16,7 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mgdet_plugin.analysis.accuracy_plot import write_accuracy
+from mgdet_plugin.analysis.accuracy_plot import accuracy_figure
 from mgdet_plugin.analysis.accuracy_report import (
     HEADS,
     METRICS,
@@ -27,6 +27,7 @@ from mgdet_plugin.analysis.accuracy_report import (
     Accuracy,
     Run,
     Score,
+    accuracy_json,
     accuracy_text,
 )
 from mgdet_plugin.analysis.blend_data import quiet
@@ -41,6 +42,7 @@ from mgdet_plugin.analysis.trials import (
     find_finished,
     run_trials,
     validations,
+    write_report,
 )
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
 from mgdet_plugin.errors import UserError
@@ -168,7 +170,7 @@ def accuracy(options: LearningOptions, cases: Sequence[Case] = CASES) -> str:
         check_data(chosen)
         run_trials(ordered_trials(chosen, options.seeds), folder, options.jobs)
         result = measure_runs(finished_runs(cases, folder))
-        paths = write_accuracy(result, folder, NAME)
+        paths = write_report(folder, NAME, accuracy_json(result), accuracy_text(result), accuracy_figure(result))
     return accuracy_text(result) + '\nwritten: ' + ', '.join(map(str, paths))
 
 

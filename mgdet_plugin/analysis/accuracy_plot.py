@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,13 +13,10 @@ from mgdet_plugin.analysis.accuracy_report import (
     PEER,
     Accuracy,
     Run,
-    accuracy_json,
-    accuracy_text,
     lead,
     mean_curve,
 )
 from mgdet_plugin.analysis.run_axes import BLUE, GREEN, RED, SMALL, labels_once, new_figure, plain_axes
-from mgdet_plugin.analysis.trials import write_report
 
 STYLES = {OURS: (BLUE, 'o', '-'), PEER: (RED, 's', '--')}  # colour, marker, line
 HEIGHT = 4.6  # inches
@@ -63,20 +59,3 @@ def _finish(axes: Axes, data: str) -> None:
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator('auto', integer=True))
     plain_axes(axes, 'y')
-
-
-def write_accuracy(result: Accuracy, folder: Path, name: str) -> list[Path]:
-    """Write ``name.json``, ``name.md`` and ``name.png``, all of them or none.
-
-    Args:
-        result: What was measured.
-        folder: Where, an existing folder.
-        name: Of the files without their suffix.
-
-    Returns:
-        Their paths.
-
-    Raises:
-        UserError: A file cannot be written.
-    """
-    return write_report(folder, name, accuracy_json(result), accuracy_text(result), accuracy_figure(result))

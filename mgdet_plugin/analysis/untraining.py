@@ -19,7 +19,7 @@ from torch import Tensor
 from mgdet_plugin.analysis.blending import Blend, blend_states, blend_weights
 from mgdet_plugin.analysis.held_out import HeldOut
 from mgdet_plugin.analysis.run_record import OLD, RunRecord, read_run
-from mgdet_plugin.analysis.trials import ONE_PROCESS, ROOT, Finished, LearningOptions, Trial, run_trials
+from mgdet_plugin.analysis.trials import ONE_PROCESS, ROOT, Finished, LearningOptions, Trial, run_trials, write_report
 from mgdet_plugin.analysis.untraining_report import (
     BLENDED,
     STAGED,
@@ -27,8 +27,9 @@ from mgdet_plugin.analysis.untraining_report import (
     Comparison,
     Row,
     Scores,
+    comparison_figure,
+    comparison_json,
     comparison_text,
-    write_comparison,
 )
 from mgdet_plugin.datasets import ensure_embedded_data
 from mgdet_plugin.engine.demo import DEMO_FLAG, SOURCE_CONFIG, use_demo
@@ -112,7 +113,8 @@ def untraining(options: LearningOptions, config: str = CONFIG) -> str:
         finished = iter(run_trials([each for runs in planned.values() for each in runs], folder, options.jobs))
         runs = {way: [next(finished) for _ in each] for way, each in planned.items()}
         comparison = compare_ways(runs, BothDomains(config))
-        paths = write_comparison(comparison, folder, NAME)
+        paths = write_report(folder, NAME, comparison_json(comparison), comparison_text(comparison),
+                             comparison_figure(comparison))
     return comparison_text(comparison) + '\nwritten: ' + ', '.join(map(str, paths))
 
 

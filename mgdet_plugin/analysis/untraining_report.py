@@ -5,7 +5,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, permutations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -23,7 +22,6 @@ from mgdet_plugin.analysis.run_axes import (
     new_figure,
     plain_axes,
 )
-from mgdet_plugin.analysis.trials import write_report
 from mgdet_plugin.plain import finite, mean_and_spread, spread_text
 
 STAGED, BLENDED = 'staged', 'staged_blend'
@@ -227,21 +225,3 @@ def blend_line(comparison: Comparison) -> list[tuple[float, float]]:
 
 def _shares(comparison: Comparison) -> list[float]:
     return sorted({each.alpha for each in comparison.blends})
-
-
-def write_comparison(comparison: Comparison, folder: Path, name: str) -> list[Path]:
-    """Write ``name.json``, ``name.md`` and ``name.png``, all of them or none.
-
-    Args:
-        comparison: What was measured.
-        folder: Where, an existing folder.
-        name: Of the files without their suffix.
-
-    Returns:
-        Their paths.
-
-    Raises:
-        UserError: A file cannot be written.
-    """
-    return write_report(folder, name, comparison_json(comparison), comparison_text(comparison),
-                        comparison_figure(comparison))

@@ -20,7 +20,7 @@ from mgdet_plugin.analysis.accuracy import CASES, Case, accuracy, choose, curve,
 from mgdet_plugin.analysis.accuracy_report import METRICS, OURS, PEER, Accuracy, Run, Score
 from mgdet_plugin.analysis.blend_data import build_domain
 from mgdet_plugin.analysis.rescoring import SCORINGS, RawMaps, Scoring, distinct, settings
-from mgdet_plugin.analysis.trials import LearningOptions, config_of
+from mgdet_plugin.analysis.trials import LearningOptions, config_of, write_report
 from mgdet_plugin.analysis.untraining import untraining
 from mgdet_plugin.errors import UserError
 from tests.conftest import ROOT
@@ -229,7 +229,8 @@ def test_a_report_of_variants_alone():
 
 
 def test_the_files(result, tmp_path):
-    paths = plot.write_accuracy(result, tmp_path, 'accuracy')
+    paths = write_report(tmp_path, 'accuracy', report.accuracy_json(result), report.accuracy_text(result),
+                         plot.accuracy_figure(result))
     assert [path.name for path in paths] == ['accuracy.json', 'accuracy.md', 'accuracy.png']
     found = json.loads(paths[0].read_text())
     assert found['runs'][0]['curve'] == {str(epoch): figures(ap) for epoch, ap in ((3, 0.2), (6, 0.4), (9, 0.5))}

@@ -17,7 +17,7 @@ from mgdet_plugin.analysis import benchmark, untraining
 from mgdet_plugin.analysis.blend_pick import Row as BlendRow
 from mgdet_plugin.analysis.blending import Blend, Pair
 from mgdet_plugin.analysis.run_record import read_run
-from mgdet_plugin.analysis.trials import Finished
+from mgdet_plugin.analysis.trials import Finished, write_report
 from mgdet_plugin.analysis.untraining import COMMON, CONFIG, best_weights, compare_ways, trials, worst_ratio
 from mgdet_plugin.analysis.untraining_report import (
     Beaten,
@@ -28,9 +28,9 @@ from mgdet_plugin.analysis.untraining_report import (
     beaten_ways,
     blend_line,
     comparison_figure,
+    comparison_json,
     comparison_text,
     verdict,
-    write_comparison,
 )
 from mgdet_plugin.engine.guard_options import GuardOptions
 from mgdet_plugin.engine.plan import Plan
@@ -152,7 +152,8 @@ def test_one_seed_has_no_spread(comparison):
 
 
 def test_the_files(comparison, tmp_path):
-    paths = write_comparison(comparison, tmp_path, 'found')
+    paths = write_report(tmp_path, 'found', comparison_json(comparison), comparison_text(comparison),
+                         comparison_figure(comparison))
     assert [path.name for path in paths] == ['found.json', 'found.md', 'found.png']
     content = json.loads(paths[0].read_text())
     assert content['rows'][2] == dict(way='clear', seed=0, new_ap=0.05, new_ap50=0.1, old_ap=0.1, old_ap50=0.2,
