@@ -39,8 +39,8 @@ def mean_and_spread(values: Iterable[float | None]) -> tuple[float, float] | Non
     """Mean and standard deviation over seeds.
 
     Args:
-        values: One a seed; below 0 where the set has no such objects, as COCO's metrics say it, None where it was not
-            measured.
+        values: One a seed, of a figure that is never below 0; -1 where the set has no such objects, as COCO's metrics
+            say it, None where it was not measured.
 
     Returns:
         Both, the deviation NaN where it is none: of a single value, or of values that are not finite. None where there
@@ -54,11 +54,14 @@ def mean_and_spread(values: Iterable[float | None]) -> tuple[float, float] | Non
 
 
 def spread_text(values: Iterable[float | None], digits: int) -> str:
-    """``mean ± deviation`` over seeds, without the deviation where it is none; '-' where a value is missing.
+    """Mean and standard deviation over seeds for a person.
 
     Args:
         values: As :func:`mean_and_spread` takes them.
         digits: Behind the point.
+
+    Returns:
+        ``mean ± deviation``, without the deviation where it is none; '-' where a value is missing.
     """
     found = mean_and_spread(values)
     if found is None:

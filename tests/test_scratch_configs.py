@@ -48,6 +48,13 @@ def test_heads_are_compared_on_equal_terms(data):
     assert 'Letterbox' not in steps or (data == 'digits' and peer.img_scale == (192, 192))
 
 
+def test_clipped_objects_are_judged_before_they_are_clipped():
+    for leaf in iter_dataset_cfgs(load('multigrid_nano_bccd_long.py').train_dataloader.dataset):
+        types = [step.type for step in leaf.pipeline]
+        place = types.index('ClipBoxes')
+        assert types[place - 1] == 'RandomAffine' and leaf.pipeline[place - 1].bbox_clip_border is False
+
+
 def test_what_imported_weights_need_is_untouched():
     head = load('multigrid_darknet53.py', ROOT / 'configs' / '_base_' / 'models').model.bbox_head
     built = MODELS.build(dict(head, train_cfg=None, test_cfg=None))

@@ -1,6 +1,6 @@
 # multigrid_nano_bccd.py trained to the end: longer, more change of scale, more decay of weights. Objects of which less
-# than half is left at an edge are no objects, as in the annotations; the objectness leans less on the overlap, which
-# ranks the tight boxes first and the sure ones second; a box is scored by the five best of its cells.
+# than half is left at an edge are no objects, as slivers seem to be to the annotators; the objectness leans less on the
+# overlap, by which tight boxes come before sure ones; a box is scored by the five best of its cells.
 _base_ = 'multigrid_nano_bccd.py'
 grey = (128, 128, 128)
 train_pipeline = [

@@ -27,6 +27,7 @@ class HeldOut:
         UserError: A dataset is missing or wrong.
 
     Attributes:
+        cfg: The first config.
         model: The model, with weights of no meaning at first.
         domains: Name -> dataloader and evaluator of its test set.
     """
@@ -37,9 +38,9 @@ class HeldOut:
         for cfg in configs.values():
             ensure_embedded_data(cfg)
             check_datasets(cfg, ('test', ))
+        self.model: BaseDetector = MODELS.build(self.cfg.model).to(
+            device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         with quiet():
-            self.model: BaseDetector = MODELS.build(self.cfg.model).to(
-                device or ('cuda' if torch.cuda.is_available() else 'cpu'))
             self.domains = {name: build_domain(cfg.test_dataloader, cfg.test_evaluator)
                             for name, cfg in configs.items()}
 

@@ -112,25 +112,31 @@ def run_trials(trials: Sequence[Trial], folder: Path, jobs: int, say: Say = prin
     folder = folder.resolve()  # runs have another working directory
     # Here and not in the threads, which share what reading imports.
     configs = [str(config_of(trial).pretty_text) for trial in trials]
+    planned = list(zip(trials, configs))
+    found = [_found(trial, config, folder / trial.name) for trial, config in planned]
+    left = found.count(None)
+    say(f'{left} of {len(trials)} runs to train, {min(jobs, left) or "none"} at once, in {folder}')
+    if not left:
+        return [each for each in found if each is not None]
     with _alone(folder):
-        left = sum(_found(trial, config, folder / trial.name) is None for trial, config in zip(trials, configs))
-        say(f'{left} of {len(trials)} runs to train, {min(jobs, left) or "none"} at once, in {folder}')
-        return _run_all(list(zip(trials, configs)), folder, jobs, say)
+        return _run_all(planned, folder, jobs, say)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Within it no other benchmark trains in the folder, which is made: it would take a run at work for half of one."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'cannot make the folder {folder}: {error.strerror or error}') from error
+    """Within it no other benchmark trains in the folder, which is made: it would take a run at work for half of one.
+
+    The runs of a benchmark that was killed hold no lock.
+    """
     lock = FileLock(folder / '.lock', timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise UserError(f'another benchmark trains in {folder}; wait for its end, or give this one another --out'
                         ) from None
+    except OSError as error:
+        raise UserError(f'cannot make or lock the folder {folder}: {error.strerror or error}') from error
     try:
         yield
     finally:

@@ -16,9 +16,9 @@ class ClipBoxes(BaseTransform):
     """Hold boxes inside the image and drop those of which less than a share is left.
 
     mmdet's affine step holds boxes inside the image itself and keeps every sliver. Where annotators leave slivers out,
-    as those of BCCD do, a detector learns to find objects at the edge that count as wrong. Let the step before leave
-    the boxes as they are (``bbox_clip_border=False``), or there is nothing to compare with. Mosaics cut boxes at their
-    seams and not at the image's edge alone, so they must go on clipping themselves.
+    a detector learns to find objects at the edge that count as wrong. Let the step before leave the boxes as they are
+    (``bbox_clip_border=False``), or there is nothing to compare with. A mosaic is cut at the edge of its canvas, which
+    a later step may move inside the image, so it must go on clipping itself.
 
     Required keys: ``img_shape`` (h, w), ``gt_bboxes`` (G, 4). Modified, kept aligned: ``gt_bboxes``,
     ``gt_bboxes_labels``, ``gt_ignore_flags``.

@@ -153,7 +153,8 @@ class NMSOptions(NamedTuple):
         decay: Of 'soft': 'linear' or 'gaussian'.
         sigma: Of the Gaussian decay.
         mode: Of 'cluster': 'plain', 'score_penalty' or 'weighted'.
-        votes: Of 'weighted': how many of an object's cells its score is the mean of.
+        votes: Of 'weighted': an object's score is the mean of this many of its best cells, 0 for each that is missing
+            (in a corner of the image there are only four). So scores fall, and ``score_thr`` is held against them.
     """
     type: str = 'diou'
     iou_threshold: float = 0.45
@@ -177,9 +178,12 @@ class NMSOptions(NamedTuple):
         if not 0 <= self.iou_threshold <= 1 or self.sigma <= 0:
             raise UserError('test_cfg.nms needs 0 <= iou_threshold <= 1 and sigma > 0, got '
                             f'{self.iou_threshold} and {self.sigma}')
-        if not isinstance(self.votes, int) or self.votes < 1 or (self.votes > 1 and self.mode != 'weighted'):
-            raise UserError("test_cfg.nms.votes must be a whole number from 1, above 1 with mode='weighted' alone, got "
-                            f"{self.votes!r} with mode='{self.mode}'")
+        if isinstance(self.votes, bool) or not isinstance(self.votes, int) or self.votes < 1:
+            raise UserError(f'test_cfg.nms.votes must be a whole number from 1, got {self.votes!r}')
+        if self.votes > 1 and (self.type, self.mode, self.class_agnostic) != ('cluster', 'weighted', False):
+            raise UserError(f"test_cfg.nms.votes={self.votes} needs type='cluster', mode='weighted' and "
+                            f"class_agnostic=False, got '{self.type}', '{self.mode}' and {self.class_agnostic}; "
+                            'votes=1 leaves the scores as they are')
         check_overlap_kind(self.overlap)
         return self
 

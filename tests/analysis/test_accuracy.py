@@ -330,7 +330,7 @@ def test_ways_that_change_nothing_are_left_out(make_head):
                      bbox_coder=dict(type='MultiGridBBoxCoder', score_factors=('objectness', 'class')))
     assert list(distinct(head, SCORINGS[OURS])) == [report.CONFIGURED, 'multi label', 'standard', 'diou',
                                                     'soft (Gaussian)', 'five votes', 'five votes, threshold 0.55',
-                                                        'overlap iol', 'anchor in the score']
+                                                    'overlap iol', 'anchor in the score']
     whole = settings(head, SCORINGS[OURS]['diou'])
     assert whole.nms.type == 'diou' and whole.nms.iou_threshold == 0.5 and whole.score_thr == 0.005
 

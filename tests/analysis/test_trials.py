@@ -85,8 +85,15 @@ def test_a_run_that_fails_is_named_with_its_log_and_ends_the_benchmark(tmp_path,
 
 def test_a_folder_that_cannot_be_made(tmp_path, config, started):
     (tmp_path / 'out').touch()
-    with pytest.raises(UserError, match=r'cannot make the folder .*out: '):
+    with pytest.raises(UserError, match=r'cannot make or lock the folder .*out: '):
         run_trials([Trial('a', config, 0)], tmp_path / 'out', 1, str)
+    assert started == []
+
+
+def test_a_folder_of_a_run_that_cannot_be_made(tmp_path, config, started):
+    (tmp_path / 'a').touch()
+    with pytest.raises(UserError, match=r'cannot make the folder .*/a anew'):
+        run_trials([Trial('a', config, 0)], tmp_path, 1, str)
     assert started == []
 
 
@@ -97,11 +104,14 @@ def test_two_benchmarks_in_one_folder(tmp_path, config, started, monkeypatch):
     def meanwhile(*given, **options):
         with pytest.raises(UserError, match=r'another benchmark trains in .*out; .* another --out'):
             run_trials(planned, tmp_path / 'out', 1, str)
+        assert run_trials([Trial('before', config, 0)], tmp_path / 'out', 1, str)  # nothing to train, no lock needed
         return run(*given, **options)
 
+    run_trials([Trial('before', config, 0)], tmp_path / 'out', 1, str)
     monkeypatch.setattr(trials.subprocess, 'run', meanwhile)
     run_trials(planned, tmp_path / 'out', 1, str)
-    assert started == ['a'] and (tmp_path / 'out/a/finished.json').is_file()
+    assert started == ['before', 'a'] and (tmp_path / 'out/a/finished.json').is_file()
+    monkeypatch.setattr(trials.subprocess, 'run', run)
     run_trials([Trial('b', config, 0)], tmp_path / 'out', 1, str)  # the first one's end opens the folder
 
 

@@ -22,7 +22,7 @@ BOXES = {
 
 def sample(boxes):
     return {
-        'img_shape': (48, 64, 3),  # mmdet's steps before Pad leave three numbers
+        'img_shape': (48, 64),
         'gt_bboxes': HorizontalBoxes([list(box) for box in boxes]),
         'gt_bboxes_labels': np.arange(len(boxes)),
         'gt_ignore_flags': np.arange(len(boxes)) == 1,

@@ -112,7 +112,7 @@ def test_votes_sort_again():
     # The lonely box 0 falls behind the confirmed box 1.
     boxes = torch.tensor([[50., 50., 60., 60.], [0., 0., 10., 10.], [1., 0., 11., 10.]])
     left = suppress(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.long),
-                    NMSOptions('cluster', 0.5, mode='weighted', votes=2))
+                    NMSOptions('cluster', 0.5, class_agnostic=False, mode='weighted', votes=2))
     assert left.indices.tolist() == [1, 0]
     torch.testing.assert_close(left.scores, torch.tensor([0.75, 0.45]))
 
@@ -147,7 +147,9 @@ def test_index_points_into_unsorted_input():
 @pytest.mark.parametrize('options', [
     NMSOptions('matrix'), NMSOptions(overlap='giou'), NMSOptions(iou_threshold=1.5), NMSOptions(sigma=0.0),
     NMSOptions(mode='best'), NMSOptions(decay='cubic'), NMSOptions(mode='weighted', votes=0),
-    NMSOptions(mode='weighted', votes=1.5), NMSOptions('cluster', votes=3)])
+    NMSOptions(mode='weighted', votes=1.5), NMSOptions('cluster', class_agnostic=False, votes=3),
+    NMSOptions(votes=True), NMSOptions(mode='weighted', class_agnostic=False, votes=3),
+    NMSOptions('cluster', mode='weighted', votes=3)])
 def test_options_out_of_range(options):
     with pytest.raises(UserError, match='got'):
         options.checked()
