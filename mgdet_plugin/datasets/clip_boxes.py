@@ -11,6 +11,22 @@ from mgdet_plugin.datasets.drop_degenerate_boxes import keep_boxes
 from mgdet_plugin.errors import UserError
 
 
+def clip_boxes(results: dict[str, Any], size: tuple[int, int], min_visibility: float = 0.0) -> None:
+    """Hold a sample's boxes inside its image and drop those of which too little is left, with their labels and flags.
+
+    Args:
+        results: the pipeline's sample; it gets boxes of its own, the given ones stay as they are.
+        size: (h, w) of the image, pixels.
+        min_visibility: the smallest share of a box's area inside the image with which it stays. Boxes without area
+            inside never stay.
+    """
+    whole: BaseBoxes = results['gt_bboxes']
+    boxes = whole.clone()
+    boxes.clip_(size)
+    results['gt_bboxes'] = boxes
+    keep_boxes(results, (boxes.widths > 0) & (boxes.heights > 0) & (boxes.areas / whole.areas >= min_visibility))
+
+
 @TRANSFORMS.register_module()
 class ClipBoxes(BaseTransform):
     """Hold boxes inside the image and drop those of which less than a share is left.
@@ -46,13 +62,8 @@ class ClipBoxes(BaseTransform):
         Returns:
             The same dict, changed in place.
         """
-        if 'gt_bboxes' not in results:  # a pipeline without LoadAnnotations
-            return results
-        boxes: BaseBoxes = results['gt_bboxes'].clone()
-        boxes.clip_(results['img_shape'][:2])
-        whole, left = results['gt_bboxes'].areas, boxes.areas  # each (G,)
-        results['gt_bboxes'] = boxes
-        keep_boxes(results, (left > 0) & (left >= self.min_visibility * whole))
+        if 'gt_bboxes' in results:  # not in a pipeline without LoadAnnotations
+            clip_boxes(results, results['img_shape'][:2], self.min_visibility)
         return results
 
     def __repr__(self) -> str:

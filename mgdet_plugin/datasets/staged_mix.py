@@ -11,7 +11,7 @@ from mmdet.datasets.transforms import MixUp, Mosaic, RandomAffine
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import BaseBoxes
 
-from mgdet_plugin.datasets.drop_degenerate_boxes import keep_boxes
+from mgdet_plugin.datasets.clip_boxes import clip_boxes
 from mgdet_plugin.errors import UserError
 
 Sample = dict[str, Any]
@@ -41,10 +41,7 @@ def clip_to_image(results: Sample) -> Sample:
     if not isinstance(results['gt_bboxes'], BaseBoxes):
         raise UserError(f'StagedMix: gt_bboxes are {type(results["gt_bboxes"]).__name__}, not of a box type; '
                         "load them with dict(type='LoadAnnotations', with_bbox=True) and its default box_type='hbox'")
-    boxes = results['gt_bboxes'].clone()
-    boxes.clip_(results['img'].shape[:2])
-    results['gt_bboxes'] = boxes
-    keep_boxes(results, (boxes.widths > 0) & (boxes.heights > 0))
+    clip_boxes(results, results['img'].shape[:2])
     return results
 
 

@@ -89,8 +89,8 @@ def cluster_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float
     better = (measure.clamp(min=0) * keep[:, None]).triu(1)  # row i survives and has the higher score
     if mode == 'score_penalty':
         scores = scores * (-better.square() / CLUSTER_SIGMA).exp().prod(0)
-        return _sorted(torch.arange(len(boxes), device=boxes.device), boxes, scores)
-    if mode == 'weighted':
+        keep = torch.ones_like(keep)
+    elif mode == 'weighted':
         # row: the box that is replaced; columns: itself and its duplicates
         share = better * (better > threshold) + torch.eye(len(boxes), device=boxes.device, dtype=boxes.dtype)
         weights = share * scores[None]
@@ -99,12 +99,8 @@ def cluster_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float
             best = ((share > 0) * scores[None]).topk(min(votes, len(boxes)), dim=1).values
             scores = best.sum(1) / votes
     index = keep.nonzero().squeeze(1)
-    return _sorted(index, boxes[index], scores[index])
-
-
-def _sorted(indices: Tensor, boxes: Tensor, scores: Tensor) -> Suppressed:
-    order = scores.argsort(descending=True, stable=True)
-    return Suppressed(indices[order], boxes[order], scores[order])
+    index = index[scores[index].argsort(descending=True, stable=True)]
+    return Suppressed(index, boxes[index], scores[index])
 
 
 def soft_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, score_thr: float, decay: str = 'linear',
