@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 import mgdet_plugin  # noqa: F401  before mmdet
-from mgdet_plugin.analysis.benchmark import LEARNING, ROWS, SUITES, check_names, run_suites, write_json
-from mgdet_plugin.analysis.trials import LearningOptions
-from mgdet_plugin.cli import Parser
-from mgdet_plugin.errors import UserError, user_errors_to_exit
+from benchmarks.benchmark import LEARNING, ROWS, SUITES, check_names, run_suites, write_json
+from benchmarks.trials import LearningOptions
+from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.common.errors import UserError, user_errors_to_exit
 
 
 def jobs() -> int:

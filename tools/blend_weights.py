@@ -7,12 +7,12 @@ import sys
 from mmengine.config import DictAction
 
 import mgdet_plugin  # noqa: F401  before mmdet
-from mgdet_plugin.analysis.blend_data import STATISTICS
-from mgdet_plugin.analysis.blend_pick import PICKS
-from mgdet_plugin.analysis.blend_report import blend_table, check_outputs, write_outputs
-from mgdet_plugin.analysis.blending import ALPHAS, IMAGES, blend_weights
-from mgdet_plugin.cli import Parser
-from mgdet_plugin.errors import user_errors_to_exit
+from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.common.errors import user_errors_to_exit
+from mgdet_plugin.runs.blend_data import STATISTICS
+from mgdet_plugin.runs.blend_pick import PICKS
+from mgdet_plugin.runs.blend_report import blend_table, check_outputs, write_outputs
+from mgdet_plugin.runs.blending import ALPHAS, IMAGES, blend_weights
 
 
 def parse_args() -> argparse.Namespace:

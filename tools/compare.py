@@ -6,9 +6,9 @@ import argparse
 import json
 
 import mgdet_plugin  # noqa: F401  before mmdet
-from mgdet_plugin.analysis.before_after import before_after, rows_json, rows_text
-from mgdet_plugin.cli import Parser
-from mgdet_plugin.errors import user_errors_to_exit
+from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.common.errors import user_errors_to_exit
+from mgdet_plugin.runs.before_after import before_after, rows_json, rows_text
 
 
 def main() -> None:

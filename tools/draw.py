@@ -6,8 +6,8 @@
 import argparse
 
 import mgdet_plugin  # noqa: F401  before mmdet
-from mgdet_plugin.analysis.draw import draw_detections
-from mgdet_plugin.errors import user_errors_to_exit
+from mgdet_plugin.common.errors import user_errors_to_exit
+from mgdet_plugin.deploy.draw import draw_detections
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

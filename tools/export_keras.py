@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import argparse
 
-from mgdet_plugin.cli import Parser
-from mgdet_plugin.errors import user_errors_to_exit
-from mgdet_plugin.keras_io.exporter import export_keras, export_summary
+from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.common.errors import user_errors_to_exit
+from mgdet_plugin.weights.exporter import export_keras, export_summary
 
 
 def parse_args() -> argparse.Namespace:

@@ -5,10 +5,10 @@ import argparse
 
 from mmengine.config import DictAction
 
-from mgdet_plugin.cli import Parser
-from mgdet_plugin.errors import user_errors_to_exit
-from mgdet_plugin.keras_io.importer import import_keras
-from mgdet_plugin.keras_io.report import summary, tensor_table
+from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.common.errors import user_errors_to_exit
+from mgdet_plugin.weights.importer import import_keras
+from mgdet_plugin.weights.report import summary, tensor_table
 
 
 def parse_args() -> argparse.Namespace:

@@ -8,8 +8,8 @@ NAME is its place under mmdet's tools, for example analysis_tools/confusion_matr
 import sys
 
 import mgdet_plugin  # noqa: F401  before mmdet
+from mgdet_plugin.common.errors import UserError, user_errors_to_exit
 from mgdet_plugin.engine.preflight import run_mmdet_script
-from mgdet_plugin.errors import UserError, user_errors_to_exit
 
 if __name__ == '__main__':
     with user_errors_to_exit():

@@ -10,9 +10,9 @@ import sys
 from mmengine.config import Config, DictAction
 
 import mgdet_plugin  # noqa: F401  before mmdet
-from mgdet_plugin.cli import Parser
-from mgdet_plugin.engine.plan_report import plan_report, plan_text
-from mgdet_plugin.errors import UserError, user_errors_to_exit
+from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.common.errors import UserError, user_errors_to_exit
+from mgdet_plugin.plan.report import plan_report, plan_text
 
 
 def main() -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mgdet_plugin.analysis.run_page import write_report
-from mgdet_plugin.cli import Parser
-from mgdet_plugin.errors import user_errors_to_exit
+from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.common.errors import user_errors_to_exit
+from mgdet_plugin.runs.run_page import write_report
 
 
 def main() -> None:

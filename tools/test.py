@@ -8,9 +8,9 @@ Options are mmdet's. --demo tests the small model on embedded data in place of t
 import sys
 
 import mgdet_plugin  # noqa: F401  before mmdet
+from mgdet_plugin.common.errors import user_errors_to_exit
 from mgdet_plugin.engine.demo import use_demo
 from mgdet_plugin.engine.preflight import prepare_test, run_mmdet_script
-from mgdet_plugin.errors import user_errors_to_exit
 
 if __name__ == '__main__':
     with user_errors_to_exit():

@@ -9,9 +9,9 @@ newest checkpoint of the work folder that is whole, and starts from load_from wh
 import sys
 
 import mgdet_plugin  # noqa: F401  before mmdet
+from mgdet_plugin.common.errors import user_errors_to_exit
 from mgdet_plugin.engine.demo import use_demo
 from mgdet_plugin.engine.preflight import prepare_train, run_mmdet_script
-from mgdet_plugin.errors import user_errors_to_exit
 
 if __name__ == '__main__':
     with user_errors_to_exit():

@@ -1,5 +1,6 @@
 custom_imports = dict(
-    imports=['mgdet_plugin.models', 'mgdet_plugin.datasets', 'mgdet_plugin.engine'], allow_failed_imports=False)
+    imports=['mgdet_plugin.models', 'mgdet_plugin.datasets', 'mgdet_plugin.engine', 'mgdet_plugin.guard'],
+    allow_failed_imports=False)
 default_scope = 'mmdet'
 
 default_hooks = dict(

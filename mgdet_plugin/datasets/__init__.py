@@ -1,13 +1,13 @@
 """Data for MultiGridDet: letterbox, staged augmentation, annotation checks, the digits. Importing it registers all."""
-from mgdet_plugin.datasets.annotation_check import DatasetReport, check_datasets, iter_dataset_cfgs
-from mgdet_plugin.datasets.clip_boxes import ClipBoxes
 from mgdet_plugin.datasets.digits import DIGIT_CLASSES, DIGITS_ROOT, ensure_digits, ensure_embedded_data, make_digits
-from mgdet_plugin.datasets.drop_degenerate_boxes import DropDegenerateBoxes
-from mgdet_plugin.datasets.letterbox import Letterbox, letterbox_boxes, unletterbox_boxes
-from mgdet_plugin.datasets.sample_index import SampleIndex, sample_randomness, sample_seed
-from mgdet_plugin.datasets.staged_batch_sampler import StagedBatchSampler
-from mgdet_plugin.datasets.staged_dataset import StagedDataset
-from mgdet_plugin.datasets.staged_mix import StagedMix
+from mgdet_plugin.datasets.formats.annotation_check import DatasetReport, check_datasets, iter_dataset_cfgs
+from mgdet_plugin.datasets.staged.sample_index import SampleIndex, sample_randomness, sample_seed
+from mgdet_plugin.datasets.staged.staged_batch_sampler import StagedBatchSampler
+from mgdet_plugin.datasets.staged.staged_dataset import StagedDataset
+from mgdet_plugin.datasets.staged.staged_mix import StagedMix
+from mgdet_plugin.datasets.transforms.clip_boxes import ClipBoxes
+from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import DropDegenerateBoxes
+from mgdet_plugin.datasets.transforms.letterbox import Letterbox, letterbox_boxes, unletterbox_boxes
 
 __all__ = [
     'DIGITS_ROOT', 'DIGIT_CLASSES', 'ClipBoxes', 'DatasetReport', 'DropDegenerateBoxes', 'Letterbox', 'SampleIndex',

@@ -21,8 +21,8 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
-from mgdet_plugin.datasets.annotation_check import iter_dataset_cfgs
-from mgdet_plugin.errors import UserError
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets.formats.annotation_check import iter_dataset_cfgs
 
 DIGIT_CLASSES = tuple('0123456789')
 DIGITS_ROOT = Path('data/mgdet_digits')

@@ -12,12 +12,12 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from mgdet_plugin.checkpoints import load_checkpoint
-from mgdet_plugin.datasets.annotation_check import config_name, iter_dataset_cfgs
-from mgdet_plugin.engine.plan import Plan
-from mgdet_plugin.engine.plan_rules import check_rules, refuse_broken
-from mgdet_plugin.errors import UserError
-from mgdet_plugin.keras_io.classes import dataset_names
+from mgdet_plugin.common.checkpoints import load_checkpoint
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets.formats.annotation_check import config_name, iter_dataset_cfgs
+from mgdet_plugin.plan.plan import Plan
+from mgdet_plugin.plan.rules import check_rules, refuse_broken
+from mgdet_plugin.weights.mapping.classes import dataset_names
 
 KERAS_SUFFIXES = ('.h5', '.hdf5', '.keras')
 RECORD = 'mgdet'  # of StagedUnfreezeHook, in a checkpoint

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.preflight import parse_like_mmdet
 from mgdet_plugin.engine.resume_choice import Resumer
-from mgdet_plugin.errors import UserError
-from mgdet_plugin.keras_io.importer import import_keras
+from mgdet_plugin.weights.importer import import_keras
 
 DEMO_FLAG = '--demo'
 ROOT = Path(__file__).resolve().parents[2]

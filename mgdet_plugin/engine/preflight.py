@@ -15,13 +15,13 @@ from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.compat.launch import end_launched_process
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.engine.checkpoint_check import check_weights
-from mgdet_plugin.engine.loss_val_loop import check_other
-from mgdet_plugin.engine.plan import Plan
+from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.engine.resume_choice import resolve_resume
-from mgdet_plugin.errors import UserError
-from mgdet_plugin.launch_compat import end_launched_process
+from mgdet_plugin.plan.plan import Plan
 
 
 def mmdet_script(name: str) -> str:

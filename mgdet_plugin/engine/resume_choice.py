@@ -10,9 +10,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mgdet_plugin.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint
+from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.checkpoint_check import RECORD, compare
-from mgdet_plugin.errors import UserError
 
 PATTERNS = ('epoch_*.pth', 'iter_*.pth')
 

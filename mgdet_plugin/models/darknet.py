@@ -9,7 +9,7 @@ from mmdet.models.backbones.darknet import ResBlock
 from mmdet.registry import MODELS
 from mmengine.model import constant_init
 
-from mgdet_plugin.errors import UserError
+from mgdet_plugin.common.errors import UserError
 
 
 @MODELS.register_module()

@@ -14,9 +14,9 @@ from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mgdet_plugin.errors import UserError
-from mgdet_plugin.models.grid import CellGrid, anchors_tensor
-from mgdet_plugin.models.overlaps import centred_overlap
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.models.maths.grid import CellGrid, anchors_tensor
+from mgdet_plugin.models.maths.overlaps import centred_overlap
 
 MIN_SIZE_RATIO = 1e-3
 CELLS_GUARANTEED = 3

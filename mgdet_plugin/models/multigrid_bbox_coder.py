@@ -13,8 +13,8 @@ from mmdet.models.task_modules.coders import BaseBBoxCoder
 from mmdet.registry import TASK_UTILS
 from torch import Tensor, nn
 
-from mgdet_plugin.errors import UserError
-from mgdet_plugin.models.grid import CellGrid, anchors_tensor, flatten_maps
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.models.maths.grid import CellGrid, anchors_tensor, flatten_maps
 
 # exp() beyond this leaves any image; without a bound one wild logit makes Inf, and Inf - Inf in an overlap NaN.
 MAX_LOG_SIZE = 12.0

@@ -5,7 +5,7 @@ from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mgdet_plugin.errors import UserError
+from mgdet_plugin.common.errors import UserError
 
 SIZE_DIVISOR = 32
 

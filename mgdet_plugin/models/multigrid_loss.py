@@ -16,11 +16,11 @@ from mmdet.utils import OptConfigType, reduce_mean
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgdet_plugin.errors import UserError
-from mgdet_plugin.models import loss_terms
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.models.maths import loss_terms
+from mgdet_plugin.models.maths.overlaps import check_overlap_kind, overlap
 from mgdet_plugin.models.multigrid_assigner import MultiGridTargets
 from mgdet_plugin.models.multigrid_bbox_coder import split_fields
-from mgdet_plugin.models.overlaps import check_overlap_kind, overlap
 
 NORMALIZERS = ('batch', 'positives', 'grid')
 BALANCED = 'balanced'

@@ -11,7 +11,7 @@ from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mgdet_plugin.errors import UserError
+from mgdet_plugin.common.errors import UserError
 
 
 class LateralBlock(BaseModule):

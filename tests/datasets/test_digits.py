@@ -11,8 +11,8 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import DIGIT_CLASSES, check_datasets, digits, ensure_digits, ensure_embedded_data
-from mgdet_plugin.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs/_base_/datasets'
 ALL_IMAGES = dict(digits.DOMAINS)

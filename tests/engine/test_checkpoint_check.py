@@ -8,8 +8,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.checkpoint_check import check_weights
-from mgdet_plugin.errors import UserError
 from tests.conftest import ROOT
 
 

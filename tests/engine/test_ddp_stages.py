@@ -7,13 +7,13 @@ import re
 import pytest
 import torch
 
-from mgdet_plugin.engine.freezing import digest
-from mgdet_plugin.engine.plan import Plan, build_plan
-from mgdet_plugin.engine.progress import Progress
-from tests.ddp_run import LONG, SHORT, TABLES
-from tests.small_run import make_dataset
-from tests.staged_run import differences, newest, state_of
-from tests.two_processes import run_two
+from mgdet_plugin.plan.freezing import digest
+from mgdet_plugin.plan.plan import Plan, build_plan
+from mgdet_plugin.plan.progress import Progress
+from tests.support.ddp_run import LONG, SHORT, TABLES
+from tests.support.small_run import make_dataset
+from tests.support.staged_run import differences, newest, state_of
+from tests.support.two_processes import run_two
 
 PREDICT = 'bbox_head.predict_convs'
 
@@ -44,10 +44,10 @@ class Runs:
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """All runs of ``tests/ddp_run.py``, in the same two processes."""
+    """All runs of ``tests/support/ddp_run.py``, in the same two processes."""
     folder = tmp_path_factory.mktemp('runs')
     data = make_dataset(tmp_path_factory.mktemp('data') / 'set')
-    run_two('tests.ddp_run', folder, data, timeout=240)
+    run_two('tests.support.ddp_run', folder, data, timeout=240)
     return Runs(folder)
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.demo import KERAS_WEIGHTS, use_demo
-from mgdet_plugin.errors import UserError
-from mgdet_plugin.keras_io.verify import verify_import
+from mgdet_plugin.weights.verify import verify_import
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / 'configs'

@@ -7,8 +7,8 @@ from math import cos, pi
 
 import pytest
 
-from tests.rates_run import CONFIGS, GROUPS, TABLE, logged_rates, points_by_hand, stages_of
-from tests.small_run import make_dataset
+from tests.support.rates_run import CONFIGS, GROUPS, TABLE, logged_rates, points_by_hand, stages_of
+from tests.support.small_run import make_dataset
 
 ITERATIONS = 200  # 100 epochs of two
 EXACT = 1e-9  # the table has ten digits, the log all of them

@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.data import DataLoader
 
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine import StagedLR, StagedOptimWrapperConstructor, StagedUnfreezeHook
-from mgdet_plugin.engine.freezing import freeze, hold
-from mgdet_plugin.engine.plan import Stage, build_plan
-from mgdet_plugin.engine.progress import Progress
-from mgdet_plugin.errors import UserError
-from tests.small_run import make_dataset
-from tests.staged_run import FULL, HEAD, NECK, STEPS, run, staged_config
+from mgdet_plugin.plan.freezing import freeze, hold
+from mgdet_plugin.plan.plan import Stage, build_plan
+from mgdet_plugin.plan.progress import Progress
+from tests.support.small_run import make_dataset
+from tests.support.staged_run import FULL, HEAD, NECK, STEPS, run, staged_config
 
 State = dict[str, Tensor]
 _NUMBERS = itertools.count()

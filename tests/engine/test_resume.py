@@ -5,11 +5,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.resume_choice import Resumer
-from mgdet_plugin.errors import UserError
-from tests.small_run import make_dataset
-from tests.staged_run import FULL, HEAD, NECK, differences, newest, run, staged_config, state_of
+from tests.support.small_run import make_dataset
+from tests.support.staged_run import FULL, HEAD, NECK, differences, newest, run, staged_config, state_of
 
 EMA = dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.02)
 BY_ITERATION = dict(type='CheckpointHook', by_epoch=False, interval=1, max_keep_ckpts=-1)

@@ -11,10 +11,10 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.preflight import prepare_train
 from mgdet_plugin.engine.resume_choice import without_resume
-from mgdet_plugin.errors import UserError
-from tests.small_run import CLASSES, make_dataset, write_config
+from tests.support.small_run import CLASSES, make_dataset, write_config
 
 
 @pytest.fixture(scope='module')

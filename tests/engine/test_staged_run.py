@@ -8,13 +8,13 @@ from mmdet.registry import HOOKS, METRICS
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.checkpoint_check import check_weights
-from mgdet_plugin.engine.freezing import digest
-from mgdet_plugin.errors import UserError
+from mgdet_plugin.plan.freezing import digest
 from tests.conftest import ROOT
-from tests.mmdet_detectors import RETINANET, YOLOV3
-from tests.small_run import make_dataset
-from tests.staged_run import FULL, HEAD, NECK, TableMetric, differences, newest, run, staged_config, state_of
+from tests.support.mmdet_detectors import RETINANET, YOLOV3
+from tests.support.small_run import make_dataset
+from tests.support.staged_run import FULL, HEAD, NECK, TableMetric, differences, newest, run, staged_config, state_of
 
 STAGES = [dict(HEAD, epochs=1), dict(NECK, epochs=1), dict(FULL, epochs=1)]
 NO_VALIDATION = {'train_cfg.val_begin': 1000}

@@ -4,8 +4,8 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.small_run import make_dataset
-from tests.staged_run import FULL, HEAD, run, staged_config
+from tests.support.small_run import make_dataset
+from tests.support.staged_run import FULL, HEAD, run, staged_config
 
 
 @pytest.fixture(scope='module')

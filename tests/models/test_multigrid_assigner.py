@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from mgdet_plugin.errors import UserError
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.models import MultiGridAssigner
 from tests.conftest import ANCHORS, SIZES_320, STRIDES, objects
 

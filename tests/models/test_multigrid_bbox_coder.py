@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgdet_plugin.errors import UserError
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.models import MultiGridBBoxCoder
 from mgdet_plugin.models.multigrid_bbox_coder import activate_xy, invert_xy
 from tests.conftest import ANCHORS, STRIDES

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 
-from mgdet_plugin.errors import UserError
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.models.multigrid_head import spared_objects
 from tests.conftest import objects
 

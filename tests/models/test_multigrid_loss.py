@@ -7,11 +7,11 @@ import torch
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
 
-from mgdet_plugin.errors import UserError
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.models import MultiGridLoss
+from mgdet_plugin.models.maths.overlaps import overlap
 from mgdet_plugin.models.multigrid_bbox_coder import invert_xy
 from mgdet_plugin.models.multigrid_loss import off_target
-from mgdet_plugin.models.overlaps import overlap
 from tests.conftest import ANCHORS, SIZES_320, objects
 
 REFERENCE_NAMES = dict(ignore_thresh='ignore_thr', use_overlap_weighted_localization='overlap_weighted_coord',

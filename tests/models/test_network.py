@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mgdet_plugin.errors import UserError
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.models import MultiGridNeck, ScaledDarknet
 from tests.conftest import ROOT
 

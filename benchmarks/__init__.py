@@ -1,0 +1,1 @@
+"""Speed, accuracy, untraining: research code, not in the wheel."""

@@ -1,0 +1,1 @@
+"""Errors, files written whole, plain records and checkpoints read safely."""

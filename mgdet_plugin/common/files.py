@@ -1,0 +1,127 @@
+"""Writing files: each whole or untouched, several as one."""
+from __future__ import annotations
+
+import errno
+import glob
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from mgdet_plugin.common.errors import UserError
+
+_TEMPORARY = '.tmp'
+
+
+class CountedStream:
+    """An opened file that counts what is written to it, and remembers why a write failed.
+
+    Args:
+        stream: The file.
+        count: Called with the number of bytes of every write.
+    """
+
+    def __init__(self, stream: BinaryIO, count: Callable[[int], object]) -> None:
+        self._stream = stream
+        self._count = count
+        self.failure: OSError | None = None  # torch.save raises an error of its own that does not say why
+
+    def write(self, content: Any) -> int:
+        """Write bytes and count them."""
+        try:
+            written = self._stream.write(content)
+        except OSError as error:
+            self.failure = error
+            raise
+        self._count(written)
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def check_destination(path: Path, source: Path) -> None:
+    """Refuse a path nothing can be written to, before any work.
+
+    Raises:
+        UserError: The folder is missing or closed, the path is a folder, or it is the file that is read.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f'cannot write {path}: there is no folder {path.parent}; make it first')
+    if path.is_dir():
+        raise UserError(f'cannot write {path}: it is a folder; give the path of a file')
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f'cannot write {path}: no permission to write in {path.parent}')
+    if path.exists() and source.exists() and path.samefile(source):
+        raise UserError(f'cannot write {path}: it is the file to read from; give another path')
+
+
+def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]],
+                   count: Callable[[int], object] = int) -> None:
+    """Write several files so that each is whole or untouched, whenever the process is killed.
+
+    All are written to temporary files beside them and synced before the first takes its place. Temporary files that
+    killed processes left for the same names are removed.
+
+    Args:
+        writers: Path -> what writes its content to an opened file; the last path appears last.
+        count: Called with the number of bytes of every write.
+
+    Raises:
+        UserError: A file cannot be written (a full disk, no permission).
+    """
+    staged: list[tuple[Path, Path]] = []
+    path, counted = Path(), None
+    try:
+        for path, write in writers.items():
+            _remove_left_over(path)
+            temporary = path.with_name(f'.{path.name}.{os.getpid()}{_TEMPORARY}')
+            with temporary.open('wb') as stream:
+                staged.append((temporary, path))
+                counted = CountedStream(stream, count)
+                write(cast(BinaryIO, counted))
+                stream.flush()
+                os.fsync(stream.fileno())
+        for temporary, path in staged:
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch wraps a failed write in a RuntimeError
+        cause = counted.failure if counted and counted.failure else error
+        raise UserError(f'cannot write {path}: {getattr(cause, "strerror", None) or cause}; nothing was written, and '
+                        'an earlier file of this name is as it was') from error
+    finally:
+        for temporary, _ in staged:
+            temporary.unlink(missing_ok=True)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove the temporary files of a path whose processes are gone."""
+    for left in path.parent.glob(f'.{glob.escape(path.name)}.*{_TEMPORARY}'):
+        process = left.name.removeprefix(f'.{path.name}.').removesuffix(_TEMPORARY)
+        if process.isdecimal() and not _is_running(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder outlast a power failure, where the file system can."""
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder one may write to but not list, and every folder on Windows
+        return
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(opened)

@@ -1,0 +1,109 @@
+"""Make mmdet and mmengine whole on current torch, without importing any of them.
+
+Three gaps are closed, all lazily, through the import system:
+
+* mmcv-lite has no compiled extension ``mmcv._ext``, and ``import mmdet.models`` ends there. A finder at the *end* of
+  ``sys.meta_path`` answers for that one name with the operations of :mod:`mgdet_plugin.compat.mmcv_ops`. Being last,
+  it is only asked when there is no compiled extension, so a real one always wins.
+* ``torch.load`` refuses the checkpoints mmengine writes, mmengine runs code found in those it reads, and a process
+  killed while it saves leaves half a file. Four of its modules are patched right after they are imported, by the
+  functions of :mod:`mgdet_plugin.compat.checkpoint_patches`.
+* Several processes cannot train without a GPU. Two modules are patched by :mod:`mgdet_plugin.compat.launch`.
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+EXTENSION = 'mmcv._ext'
+
+PATCHES = {
+    'mmengine.logging.history_buffer': 'checkpoint_patches.patch_history_buffer',
+    'mmengine.logging.message_hub': 'checkpoint_patches.patch_message_hub',
+    'mmengine.runner.checkpoint': 'checkpoint_patches.patch_checkpoint_io',
+    'mmengine.hooks.checkpoint_hook': 'checkpoint_patches.patch_checkpoint_hook',
+    'mmengine.dist.utils': 'launch.patch_dist_utils',
+    'mmengine.model.wrappers.distributed': 'launch.patch_model_wrapper',
+}
+"""Module to patch after its import -> module of this package and its function that does it."""
+
+
+class StandInLoader(Loader):
+    """Fill the module ``mmcv._ext`` with operations written in torch."""
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave the creation of the module to the import system."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module its operations, and its answer to every other name."""
+        ops = import_module('mgdet_plugin.compat.mmcv_ops')
+        for name in ops.__all__:
+            setattr(module, name, getattr(ops, name))
+        vars(module)['__getattr__'] = ops.missing_op
+
+
+class StandInFinder(MetaPathFinder):
+    """Find ``mmcv._ext`` where nothing else did."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> (
+            ModuleSpec | None):
+        """Answer for the compiled extension only."""
+        if fullname != EXTENSION:
+            return None
+        return ModuleSpec(fullname, StandInLoader(), origin='mgdet_plugin.compat.mmcv_ops')
+
+
+class PatchFinder(MetaPathFinder):
+    """Let the other finders find a module of ``PATCHES``, and have it patched once it has run."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> (
+            ModuleSpec | None):
+        """Return the module's own spec, its loader extended by the patch."""
+        if fullname not in PATCHES:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            _patch_after_exec(spec.loader)
+        return spec
+
+
+def _patch_after_exec(loader: Loader) -> None:
+    """Make one module's loader patch the module after running it."""
+    run = loader.exec_module
+
+    def run_and_patch(module: ModuleType) -> None:
+        run(module)
+        _patch(module)
+
+    vars(loader)['exec_module'] = run_and_patch
+
+
+def _patch(module: ModuleType) -> None:
+    owner, function = PATCHES[module.__name__].split('.')
+    getattr(import_module(f'mgdet_plugin.compat.{owner}'), function)(module)
+
+
+_STAND_IN_FINDER = StandInFinder()
+_PATCH_FINDER = PatchFinder()
+
+
+def install() -> None:
+    """Register both finders and patch what is imported already. A second call does nothing."""
+    if _PATCH_FINDER in sys.meta_path:
+        return
+    sys.meta_path.insert(0, _PATCH_FINDER)
+    sys.meta_path.append(_STAND_IN_FINDER)
+    for name in PATCHES:
+        if name in sys.modules:
+            _patch(sys.modules[name])
+
+
+def has_compiled_ops() -> bool:
+    """Tell whether mmcv runs on its own compiled extension rather than on the stand-in (imports mmcv)."""
+    return not isinstance(import_module(EXTENSION).__loader__, StandInLoader)

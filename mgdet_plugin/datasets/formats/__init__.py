@@ -1,0 +1,1 @@
+"""What a person has: annotation files, checked before training."""

@@ -1,0 +1,99 @@
+"""Boxes that cannot be objects: what counts as one, and the transform that drops them from a sample."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmcv.transforms import BaseTransform
+from mmdet.registry import TRANSFORMS
+from mmdet.structures.bbox import BaseBoxes, autocast_box_type
+from torch import Tensor
+
+from mgdet_plugin.common.errors import UserError
+
+MIN_SIZE = 1.0  # pixels; CocoDataset's own limit
+
+
+def degenerate_reason(box: Sequence[float], image_size: tuple[float, float] | None = None) -> str | None:
+    """Why a box cannot be an object; the rule of :class:`DropDegenerateBoxes` in words.
+
+    Args:
+        box: xyxy, pixels.
+        image_size: (w, h) of its image, pixels; None leaves the image's edges out of it.
+
+    Returns:
+        The reason, or None for a sound box.
+    """
+    x1, y1, x2, y2 = box
+    if not all(math.isfinite(value) for value in box):
+        return 'not a number or infinite'
+    if x2 <= x1 or y2 <= y1:
+        return 'zero or negative size'
+    if x2 - x1 < MIN_SIZE or y2 - y1 < MIN_SIZE:
+        return f'smaller than {MIN_SIZE:g} pixel'
+    if image_size is not None and (x1 >= image_size[0] or y1 >= image_size[1] or x2 <= 0 or y2 <= 0):
+        return 'outside of its image'
+    return None
+
+
+def keep_boxes(results: dict[str, Any], keep: Tensor) -> None:
+    """Drop boxes of a sample, in place, with their labels and flags.
+
+    Args:
+        results: the pipeline's sample.
+        keep: (G,) bool, the boxes that stay.
+    """
+    if not keep.all():
+        results['gt_bboxes'] = results['gt_bboxes'][keep]
+        for key in ('gt_bboxes_labels', 'gt_ignore_flags'):
+            if key in results:
+                results[key] = results[key][keep.numpy()]
+
+
+@TRANSFORMS.register_module()
+class DropDegenerateBoxes(BaseTransform):
+    """Drop boxes that cannot be objects: not finite, too thin, or wholly outside of the image.
+
+    mmdet's CocoDataset skips most of them, its XMLDataset none: zero and negative sizes would reach assigner and
+    evaluation. Place it right after ``LoadAnnotations``. An image may be left without boxes; it is kept.
+
+    Required keys: ``img_shape`` (h, w), ``gt_bboxes`` (G, 4). Modified, kept aligned: ``gt_bboxes``,
+    ``gt_bboxes_labels``, ``gt_ignore_flags``.
+
+    Args:
+        min_size: the smallest width and height that stays, pixels, above 0. Default 1.0.
+
+    Raises:
+        UserError: (a ValueError) for a ``min_size`` that is not a positive number.
+    """
+
+    def __init__(self, min_size: float = MIN_SIZE) -> None:
+        if not isinstance(min_size, (int, float)) or not 0 < min_size < math.inf:
+            raise UserError(f'DropDegenerateBoxes: min_size must be a positive number of pixels, got {min_size!r}')
+        self.min_size = float(min_size)
+
+    @autocast_box_type()
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Filter one sample.
+
+        Args:
+            results: the pipeline's sample, keys as listed at the class.
+
+        Returns:
+            The same dict, changed in place.
+        """
+        if 'gt_bboxes' not in results:  # a pipeline without LoadAnnotations
+            return results
+        boxes: BaseBoxes = results['gt_bboxes']
+        height, width = results['img_shape']
+        x1, y1, x2, y2 = boxes.tensor.unbind(-1)  # each (G,)
+        keep = torch.isfinite(boxes.tensor).all(-1)
+        keep &= (x2 - x1 >= self.min_size) & (y2 - y1 >= self.min_size)
+        keep &= (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0)
+        keep_boxes(results, keep)
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(min_size={self.min_size})'

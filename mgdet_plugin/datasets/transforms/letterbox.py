@@ -1,0 +1,192 @@
+"""Letterbox: fit an image into a fixed rectangle on grey, and take boxes there and back.
+
+Shapes: h x w is the original image, H x W the letterboxed one, (..., 4) are boxes xyxy in pixels. ``pad_param`` is
+``[top, bottom, left, right]`` in pixels (mmyolo's order), ``scale_factor`` is ``(w_scale, h_scale)`` (mmdet's order).
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmdet.registry import TRANSFORMS
+from mmdet.structures.bbox import autocast_box_type
+from PIL import Image
+
+from mgdet_plugin.common.errors import UserError
+
+SIDE_DIVISOR = 32  # the coarsest stride: stride-2 convolutions of odd maps differ between Keras and torch
+
+
+def letterbox_geometry(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where an image comes to lie inside the letterbox.
+
+    Args:
+        size: (w, h) of the image, pixels.
+        scale: (W, H) of the letterbox, pixels.
+
+    Returns:
+        (left, top, new_w, new_h) of the resized image, pixels. The float product is floored, so the long side can
+        come out one pixel short of the letterbox; a side is never shorter than one pixel.
+    """
+    width, height = size
+    ratio = min(scale[0] / width, scale[1] / height)
+    new_w, new_h = max(1, int(width * ratio)), max(1, int(height * ratio))
+    return (scale[0] - new_w) // 2, (scale[1] - new_h) // 2, new_w, new_h
+
+
+def letterbox_image(image: np.ndarray, scale: tuple[int, int], pad_val: int = 128) -> np.ndarray:
+    """Resize (bicubic with antialiasing, by Pillow) and paste centred on grey.
+
+    Args:
+        image: (h, w, 3) uint8.
+        scale: (W, H), pixels.
+        pad_val: grey level of the border, 0 to 255.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    left, top, new_w, new_h = letterbox_geometry((image.shape[1], image.shape[0]), scale)
+    resized = Image.fromarray(np.ascontiguousarray(image)).resize((new_w, new_h), Image.Resampling.BICUBIC)
+    canvas = np.full((scale[1], scale[0], 3), pad_val, dtype=np.uint8)
+    canvas[top:top + new_h, left:left + new_w] = np.asarray(resized)
+    return canvas
+
+
+def _scale_and_offset(boxes: torch.Tensor, scale_factor: Sequence[float],
+                      pad_param: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-coordinate factor (4,) and shift (4,) of xyxy boxes, on the boxes' device and in their precision."""
+    w_scale, h_scale = (float(value) for value in scale_factor)
+    top, _, left, _ = (float(value) for value in pad_param)
+    return boxes.new_tensor([w_scale, h_scale, w_scale, h_scale]), boxes.new_tensor([left, top, left, top])
+
+
+def letterbox_boxes(boxes: torch.Tensor, scale_factor: Sequence[float], pad_param: Sequence[float]) -> torch.Tensor:
+    """Map boxes of the original image into the letterboxed one: scale, then shift. Nothing is clipped.
+
+    Args:
+        boxes: (..., 4) xyxy, pixels of the original image, floating point.
+        scale_factor: (w_scale, h_scale), new side / old side.
+        pad_param: (top, bottom, left, right), pixels.
+
+    Returns:
+        (..., 4) xyxy, pixels of the letterboxed image.
+    """
+    factor, shift = _scale_and_offset(boxes, scale_factor, pad_param)
+    return boxes * factor + shift
+
+
+def unletterbox_boxes(boxes: torch.Tensor, scale_factor: Sequence[float], pad_param: Sequence[float]) -> torch.Tensor:
+    """Inverse of :func:`letterbox_boxes`: shift back, then divide by the scale. Nothing is clipped.
+
+    Args:
+        boxes: (..., 4) xyxy, pixels of the letterboxed image, floating point.
+        scale_factor: (w_scale, h_scale), as :class:`Letterbox` stores it.
+        pad_param: (top, bottom, left, right), as :class:`Letterbox` stores it.
+
+    Returns:
+        (..., 4) xyxy, pixels of the original image.
+    """
+    factor, shift = _scale_and_offset(boxes, scale_factor, pad_param)
+    return (boxes - shift) / factor
+
+
+def _nearest_sides(side: int) -> str:
+    """The allowed sides around a refused one, for the error line."""
+    below = max(SIDE_DIVISOR, side // SIDE_DIVISOR * SIDE_DIVISOR)
+    above = max(SIDE_DIVISOR, -(-side // SIDE_DIVISOR) * SIDE_DIVISOR)
+    return f'{below}' if below == above else f'{below} or {above}'
+
+
+def _checked_scale(scale: Sequence[int]) -> tuple[int, int]:
+    """Validate (W, H): two positive whole multiples of 32.
+
+    Raises:
+        UserError: with the value seen and the nearest sides allowed.
+    """
+    if isinstance(scale, str) or not isinstance(scale, Sequence) or len(scale) != 2 \
+            or not all(isinstance(side, int) and not isinstance(side, bool) for side in scale):
+        raise UserError(f'Letterbox: scale must be (width, height) in whole pixels, e.g. (608, 608), got {scale!r}')
+    for side in scale:
+        if side <= 0 or side % SIDE_DIVISOR:
+            raise UserError(f'Letterbox: sides must be multiples of {SIDE_DIVISOR}, got {side} in scale '
+                            f'{tuple(scale)}; the nearest allowed: {_nearest_sides(side)}')
+    return scale[0], scale[1]
+
+
+def _as_uint8(image: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 of an image; float images, as PhotoMetricDistortion leaves them, are rounded and clipped.
+
+    Raises:
+        ValueError: for another number of channels, an empty image or other integers (16 bit would saturate).
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f'Letterbox: needs an image of shape (h, w, 3), got {image.shape}')
+    if image.dtype == np.uint8:
+        return image
+    if not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(f'Letterbox: needs an 8-bit image or floats from 0 to 255, got {image.dtype}')
+    return np.rint(image).clip(0, 255).astype(np.uint8)
+
+
+@TRANSFORMS.register_module()
+class Letterbox(BaseTransform):
+    """Fit the image into ``scale`` keeping its aspect ratio, centred on grey, and map the boxes along.
+
+    Required keys: ``img`` (h, w, 3), uint8 or float 0..255 (rounded to uint8); ``gt_bboxes`` (G, 4), optional.
+    Modified: ``img`` (H, W, 3) uint8, ``img_shape`` (H, W), ``gt_bboxes`` (scaled, shifted, none clipped or dropped).
+    Added: ``scale`` (W, H), ``scale_factor`` (w_scale, h_scale) as true ratios new / old of each axis, ``keep_ratio``,
+    ``pad_param`` float32 ``[top, bottom, left, right]`` in pixels, mmyolo's order.
+
+    mmdet's own rescale divides by ``scale_factor`` alone; undo a letterbox with :func:`unletterbox_boxes`.
+
+    Args:
+        scale: (W, H) of the output, pixels, both multiples of 32.
+        pad_val: grey level of the border, 0 to 255. Default 128.
+
+    Raises:
+        UserError: (a ValueError) for sides that are not multiples of 32 or a grey level outside of 0..255.
+    """
+
+    def __init__(self, scale: tuple[int, int], pad_val: int = 128) -> None:
+        self.scale = _checked_scale(scale)
+        if not isinstance(pad_val, int) or not 0 <= pad_val <= 255:
+            raise UserError(f'Letterbox: pad_val must be a whole number from 0 to 255, got {pad_val!r}')
+        self.pad_val = pad_val
+
+    @autocast_box_type()
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Letterbox one sample.
+
+        Args:
+            results: the pipeline's sample, keys as listed at the class.
+
+        Returns:
+            The same dict, changed in place.
+
+        Raises:
+            ValueError: when masks or segmentation maps are present; the detector has none.
+        """
+        for key in ('gt_masks', 'gt_seg_map'):
+            if results.get(key) is not None:
+                raise ValueError(f'Letterbox: cannot map {key}; load boxes only: '
+                                 "dict(type='LoadAnnotations', with_bbox=True), no with_mask or with_seg")
+        image = _as_uint8(results['img'])
+        height, width = image.shape[:2]
+        left, top, new_w, new_h = letterbox_geometry((width, height), self.scale)
+        bottom, right = self.scale[1] - new_h - top, self.scale[0] - new_w - left
+        results['img'] = letterbox_image(image, self.scale, self.pad_val)
+        results['img_shape'] = results['img'].shape[:2]
+        results['scale'] = self.scale
+        results['scale_factor'] = (new_w / width, new_h / height)
+        results['keep_ratio'] = True
+        results['pad_param'] = np.array([top, bottom, left, right], dtype=np.float32)
+        if results.get('gt_bboxes') is not None:
+            boxes = results['gt_bboxes']
+            boxes.tensor = letterbox_boxes(boxes.tensor, results['scale_factor'], results['pad_param'])
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(scale={self.scale}, pad_val={self.pad_val})'

@@ -1,0 +1,1 @@
+"""Loops, one a file."""

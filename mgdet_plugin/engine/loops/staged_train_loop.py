@@ -1,0 +1,215 @@
+"""The training loop of a plan."""
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mmdet.engine.hooks import CheckInvalidLossHook
+from mmdet.registry import LOOPS
+from mmengine.config import ConfigDict
+from mmengine.hooks import EMAHook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets.staged.staged_batch_sampler import StagedBatchSampler
+from mgdet_plugin.engine.checkpoint_check import pipeline_steps
+from mgdet_plugin.engine.hooks.staged_unfreeze_hook import StagedUnfreezeHook
+from mgdet_plugin.engine.optim.step_guard import Fault, StepGuard
+from mgdet_plugin.plan.plan import BASE_AUGMENTATIONS, Plan
+
+
+@LOOPS.register_module()
+class StagedTrainLoop(EpochBasedTrainLoop):
+    """mmengine's loop over epochs, derived from the config's ``stages``.
+
+    Beyond ``EpochBasedTrainLoop``: its length is the plan's; the training set is wrapped so that augmentation follows
+    the plan and is a function of (seed, epoch, sample); a run resumed in the middle of an epoch goes on with the next
+    batch; a validation that an interruption left out is made up for; a step with a number that is not finite changes
+    nothing, see :class:`StepGuard`.
+
+    Args:
+        runner: The runner; its config holds the plan.
+        dataloader: Config of the training dataloader, with any dataset and sampler of mmdet.
+        max_epochs: Ends the plan early. Default: all of it.
+        **kwargs: ``val_begin``, ``val_interval``, ``dynamic_intervals`` of ``EpochBasedTrainLoop``.
+
+    Raises:
+        UserError: If the plan is wrong or the hook that carries it out is not registered.
+    """
+
+    def __init__(self, runner: Runner, dataloader: DataLoader | dict[str, Any], max_epochs: int | None = None,
+                 **kwargs: Any) -> None:
+        self.hook, self.cap = _the_hook(runner), max_epochs
+        self.plan = self.hook.read_plan(runner)
+        _hand_over_plan(runner)
+        super().__init__(runner, staged_dataloader(dataloader, self.plan),
+                         min(self.plan.epochs, max_epochs or self.plan.epochs), **kwargs)
+        self._skip = 0
+        self._step_guard: StepGuard | None = None
+        self.fault: Fault | None = None  # of the iteration just done
+        self.stop_reason: str | None = None
+
+    @property
+    def batch_sampler(self) -> StagedBatchSampler | None:
+        """The sampler that knows the stage; None where a built dataloader was given."""
+        sampler = self.dataloader.batch_sampler
+        return sampler if isinstance(sampler, StagedBatchSampler) else None
+
+    def steps(self, stage: int) -> int:
+        """Iterations an epoch in a stage."""
+        return self.batch_sampler.batches_of(stage) if self.batch_sampler is not None else len(self.dataloader)
+
+    def set_length(self, epochs: int, iterations: int) -> None:
+        """Set the length of the run.
+
+        Args:
+            epochs: Epochs of the whole run.
+            iterations: Its iterations.
+        """
+        self._max_epochs = epochs
+        self._max_iters = iterations
+
+    def start_epoch(self, stage: int, skip: int) -> None:
+        """Tell the sampler where the run is.
+
+        Args:
+            stage: Index of the stage.
+            skip: Batches of this epoch that were trained on before an interruption.
+        """
+        self._skip = skip
+        if self.batch_sampler is not None:
+            self.batch_sampler.set_progress(self._epoch, stage, skip)
+
+    @property
+    def step_guard(self) -> StepGuard:
+        """What runs the training steps; made when the model and its optimizer are final."""
+        if self._step_guard is None:
+            self._step_guard = StepGuard(self.runner.model, self.runner.optim_wrapper)
+        return self._step_guard
+
+    def stop(self, reason: str) -> None:
+        """End the run after this iteration or validation, as a failed one.
+
+        Args:
+            reason: One line that says why and what to do.
+        """
+        self.stop_training, self.stop_reason = True, reason
+
+    def run(self) -> nn.Module:
+        """Train to the end of the plan.
+
+        Raises:
+            UserError: If the run was stopped.
+        """
+        self.runner.call_hook('before_train')
+        if self.hook.is_validation_missing(self.runner) and self._is_validated_epoch():
+            self.runner.message_hub.update_info('epoch', self._epoch - 1)  # as it is when nothing was interrupted
+            self.runner.val_loop.run()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            if not self.stop_training and self._is_validated_epoch():
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train')
+        if self.stop_reason is not None:
+            raise UserError(self.stop_reason)
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """Iterate over an epoch, or what is left of it."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for index, data_batch in enumerate(self.dataloader, start=self._skip):
+            self.run_iter(index, data_batch)
+            if self.stop_reason is not None:  # in the middle of an epoch: no checkpoint of an epoch, no validation
+                return
+        self._skip = 0
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """One step; after a bad one, which changed nothing, no moving average of the weights moves either."""
+        self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
+        outputs, self.fault = self.step_guard.step(data_batch)
+        for hook in list(self.runner.hooks):
+            if self.fault is None or not isinstance(hook, (EMAHook, CheckInvalidLossHook)):
+                hook.after_train_iter(self.runner, batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
+
+    def _is_validated_epoch(self) -> bool:
+        """Whether a validation follows the epoch just done."""
+        self._decide_current_val_interval()
+        return bool(self.runner.val_loop is not None and self._epoch >= self.val_begin
+                    and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs))
+
+
+def _the_hook(runner: Runner) -> StagedUnfreezeHook:
+    """The hook that carries out the plan; one with stages of its own takes the place of the default one.
+
+    Raises:
+        UserError: If there is none, or there are several.
+    """
+    hooks = [hook for hook in runner.hooks if isinstance(hook, StagedUnfreezeHook)]
+    if len(hooks) > 1 and sum(hook.stages is not None for hook in hooks) == 1:
+        for hook in hooks:
+            if hook.stages is None:
+                runner.hooks.remove(hook)
+        hooks = [hook for hook in hooks if hook.stages is not None]
+    if not hooks:
+        raise UserError('StagedTrainLoop found no StagedUnfreezeHook, so nothing would be frozen; add '
+                        "default_hooks=dict(staged_unfreeze=dict(type='StagedUnfreezeHook'))")
+    if len(hooks) > 1:
+        raise UserError(f'StagedTrainLoop needs one StagedUnfreezeHook, found {len(hooks)}; it is a default hook '
+                        'already, so take it out of custom_hooks')
+    return hooks[0]
+
+
+def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan) -> DataLoader | dict[str, Any]:
+    """A dataloader's config with dataset and batch sampler wrapped so that they follow the plan.
+
+    Args:
+        dataloader: The config; it is not changed.
+        plan: The plan.
+
+    Raises:
+        UserError: A built dataloader cannot follow a plan that mixes images or changes probabilities.
+    """
+    probs = stage_probs(plan, pipeline_steps(dataloader['dataset']) if isinstance(dataloader, Mapping) else ())
+    sizes = tuple(stage.batch_size for stage in plan.stages)
+    if not isinstance(dataloader, Mapping):
+        if any(probs) or any(sizes):
+            raise UserError('the training dataloader is built already, so it cannot follow the augmentation and batch '
+                            'sizes of the plan; give its config')
+        return dataloader
+    wrapped = dict(dataloader)
+    wrapped['batch_sampler'] = dict(
+        type='StagedBatchSampler', inner=wrapped.get('batch_sampler'), batch_sizes=sizes,
+        drop_last=wrapped.pop('drop_last', False))
+    wrapped['dataset'] = dict(type='StagedDataset', dataset=wrapped['dataset'], stage_probs=probs)
+    return wrapped
+
+
+def stage_probs(plan: Plan, steps: Collection[str]) -> list[dict[str, float]]:
+    """Name of a pipeline step -> probability, for each stage: what the plan says of the steps.
+
+    Mixing steps are named only if some stage mixes, and what a clean stage leaves out only where it is in the
+    pipeline: any other name must be there.
+
+    Args:
+        plan: The plan.
+        steps: Names of the steps of the pipeline.
+    """
+    mixed = {name for stage in plan.stages for name, prob in stage.step_probs().items() if prob > 0}
+    optional = {*BASE_AUGMENTATIONS, 'mosaic', 'mixup'}
+    return [{name: prob for name, prob in stage.step_probs().items()
+             if name in steps or name in stage.probs or name not in optional or name in mixed} for stage in plan.stages]
+
+
+def _hand_over_plan(runner: Runner) -> None:
+    """Give the optimizer's constructor the stages, before it runs; its groups depend on their multipliers."""
+    cfg = runner.optim_wrapper
+    if isinstance(cfg, Mapping) and cfg.get('constructor') == 'StagedOptimWrapperConstructor':
+        rules = dict(cfg.get('paramwise_cfg') or {})
+        rules['stages'] = runner.cfg.stages
+        runner.optim_wrapper = ConfigDict({**cfg, 'paramwise_cfg': rules})

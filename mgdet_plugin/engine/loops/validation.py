@@ -1,0 +1,216 @@
+"""Validation with losses: every loss term of the images that are predicted on, in the same forward pass."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.detectors import SingleStageDetector
+from mmdet.models.utils import unpack_gt_instances
+from mmdet.structures import SampleList
+from mmdet.structures.bbox import BaseBoxes, get_box_tensor
+from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
+from mmengine.evaluator import Evaluator
+from mmengine.runner.amp import autocast
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets.transforms.letterbox import unletterbox_boxes
+from mgdet_plugin.models.multigrid_head import NO_PADDING, MultiGridHead
+from mgdet_plugin.models.multigrid_loss import MultiGridLoss
+from mgdet_plugin.plan.freezing import unwrap
+from mgdet_plugin.plan.rules import RECIPE_SCALES
+
+TOTAL = 'loss'
+RECIPE: dict[str, Any] = {**RECIPE_SCALES, 'normalizers': ('batch', ), 'balanced': False, 'class_weights': None}
+_OWN_LOSS = (BaseDenseHead.loss, MultiGridHead.loss)
+_OWN_PREDICT = (BaseDenseHead.predict, MultiGridHead.predict)
+
+
+class LossMeter:
+    """Means of loss terms over the images of a dataset, over all processes."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.images = 0
+
+    def update(self, terms: Mapping[str, Tensor], images: int) -> None:
+        """Add a batch.
+
+        Args:
+            terms: Name -> mean over the batch's images.
+            images: How many those are; 0 to take note of the names alone.
+        """
+        self.images += images
+        for name, value in terms.items():
+            total = self.sums.setdefault(name, torch.zeros((), dtype=torch.float64, device=value.device))
+            if images:  # NaN times 0 is NaN
+                total += value.detach().double() * images
+
+    def means(self, device: torch.device) -> dict[str, float]:
+        """Name -> mean over all images, the total first; empty where nothing was measured.
+
+        Args:
+            device: One the processes can exchange numbers from.
+        """
+        names = max(all_gather_object(list(self.sums)), key=len)  # a process without images knows none
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        sums = torch.stack([zero + self.images, *(self.sums.get(name, zero).to(device) for name in names)])
+        all_reduce(sums, 'sum')
+        images, *totals = sums.tolist()
+        means = {name: total / images for name, total in zip(names, totals)} if images else {}
+        return {TOTAL: sum(means.values()), **means} if means else {}
+
+
+@torch.no_grad()
+def measure(model: nn.Module, dataloader: DataLoader, evaluator: Evaluator | None = None,
+            fp16: bool = False) -> dict[str, float]:
+    """Losses and, with an evaluator, metrics of a dataset in one pass; the model is left in evaluation mode.
+
+    Args:
+        model: A detector of mmdet, wrapped or not.
+        dataloader: Its dataset's pipeline loads boxes and keeps the order.
+        evaluator: Takes the predictions.
+        fp16: Mixed precision.
+
+    Returns:
+        'loss' and every term, means over images of the recipe's loss, and the evaluator's metrics.
+    """
+    model.eval()
+    meter = LossMeter()
+    own = own_images(dataloader)
+    for batch in dataloader:
+        samples = measured_step(model, batch, meter, own, fp16, predict=evaluator is not None)
+        if evaluator is not None:
+            evaluator.process(data_samples=samples, data_batch=batch)
+    metrics = dict(evaluator.evaluate(len(dataloader.dataset))) if evaluator is not None else {}  # type: ignore
+    return {**metrics, **meter.means(next(unwrap(model).parameters()).device)}
+
+
+def measured_step(model: nn.Module, batch: Any, meter: LossMeter, own: int | None = None, fp16: bool = False,
+                  predict: bool = True) -> SampleList:
+    """Predict on a batch as ``val_step`` does and add its losses to a meter.
+
+    Args:
+        model: A detector, wrapped or not, in evaluation mode.
+        batch: What the dataloader gives.
+        meter: Takes the terms.
+        own: Images that this process measures, repetitions of the sampler left out. Default: all.
+        fp16: Mixed precision.
+        predict: Whether predictions are wanted.
+
+    Returns:
+        The data samples, with predictions.
+    """
+    inner: Any = unwrap(model)
+    with autocast(enabled=fp16), recipe_loss(inner):
+        data = inner.data_preprocessor(batch, False)
+        samples = data['data_samples']
+        kept = len(samples) if own is None else max(0, min(len(samples), own - meter.images))
+        labelled = samples[:kept or 1]  # a sampler's repetitions go last
+        check_labelled(labelled)
+        if is_one_pass(inner):
+            terms, samples = _one_pass(inner, data['inputs'], samples, labelled, predict)
+        else:
+            terms = inner(data['inputs'][:len(labelled)], labelled, mode='loss')
+            samples = inner(**data, mode='predict') if predict else samples
+    meter.update(loss_terms(terms), kept)
+    return [as_annotated(sample) for sample in samples] if predict else samples
+
+
+def as_annotated(sample: Any) -> Any:
+    """A data sample whose true boxes are in pixels of the original image, as predictions are and metrics expect.
+
+    The loss needs them where the input is, so the pipeline loads them before it scales the image.
+    """
+    meta = sample.metainfo
+    if 'scale_factor' not in meta:
+        return sample
+    sample = sample.clone()
+    for name in ('gt_instances', 'ignored_instances'):
+        objects = sample.get(name)
+        if objects is not None and 'bboxes' in objects:
+            objects = objects.clone()
+            boxes = objects.bboxes
+            moved = unletterbox_boxes(get_box_tensor(boxes), meta['scale_factor'], meta.get('pad_param', NO_PADDING))
+            objects.bboxes = type(boxes)(moved) if isinstance(boxes, BaseBoxes) else moved
+            setattr(sample, name, objects)
+    return sample
+
+
+def is_one_pass(model: nn.Module) -> bool:
+    """Whether losses and predictions of a detector come out of one forward pass here."""
+    head: Any = type(getattr(model, 'bbox_head', None))
+    return isinstance(model, SingleStageDetector) and issubclass(head, BaseDenseHead) and (
+        head.loss in _OWN_LOSS and head.predict in _OWN_PREDICT)
+
+
+def _one_pass(model: Any, inputs: Tensor, samples: SampleList, labelled: SampleList,
+              predict: bool) -> tuple[Mapping[str, Any], SampleList]:
+    """Losses of the labelled first samples and predictions of all, from one forward pass."""
+    head = model.bbox_head
+    maps = head(model.extract_feat(inputs))
+    outs = (maps, ) if isinstance(head, MultiGridHead) else maps  # which takes its maps as one argument
+    ours = outs if len(labelled) == len(samples) else _first(outs, len(labelled))
+    gt, ignored, metas = unpack_gt_instances(labelled)
+    terms = head.loss_by_feat(*ours, gt, metas, ignored)
+    if predict:
+        found = head.predict_by_feat(*outs, batch_img_metas=[sample.metainfo for sample in samples], rescale=True)
+        samples = model.add_pred_to_datasample(samples, found)
+    return terms, samples
+
+
+def _first(outs: Any, count: int) -> Any:
+    """The first images of nested maps."""
+    return outs[:count] if isinstance(outs, Tensor) else type(outs)(_first(each, count) for each in outs)
+
+
+def loss_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The terms that are summed to the total, each one number, as ``BaseModel.parse_losses`` takes them."""
+    return {name: value.mean() if isinstance(value, Tensor) else sum(each.mean() for each in value)
+            for name, value in losses.items() if 'loss' in name}
+
+
+def check_labelled(samples: Sequence[Any]) -> None:
+    """Refuse samples without boxes.
+
+    Raises:
+        UserError: The pipeline does not load them.
+    """
+    if not all('gt_instances' in sample and 'bboxes' in sample.gt_instances for sample in samples):
+        raise UserError("the validation set's pipeline loads no boxes, so there is no validation loss; put "
+                        "dict(type='LoadAnnotations', with_bbox=True) before the Letterbox, or set "
+                        "val_cfg=dict(_delete_=True, type='ValLoop')")
+
+
+def own_images(dataloader: DataLoader) -> int | None:
+    """Images of this process's share, without those a sampler repeats to make the shares equal."""
+    if get_world_size() == 1:
+        return None
+    return len(range(get_rank(), len(dataloader.dataset), get_world_size()))  # type: ignore[arg-type]
+
+
+@contextmanager
+def recipe_loss(model: nn.Module) -> Iterator[None]:
+    """Within it every MultiGridLoss measures what the pretrained weights were trained to lower, whatever a run trains.
+
+    That is the recipe's scales, the normaliser 'batch' and no class weights. A validation loss is held against that of
+    the pretrained model, of other runs and of other stages; otherwise it would not be the same quantity.
+    """
+    changed = [(loss, {name: getattr(loss, name) for name in RECIPE}) for loss in model.modules()
+               if isinstance(loss, MultiGridLoss)]
+    try:
+        for loss, _ in changed:
+            _set(loss, RECIPE)
+        yield
+    finally:
+        for loss, own in changed:
+            _set(loss, own)
+
+
+def _set(holder: object, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(holder, name, value)

@@ -1,0 +1,1 @@
+"""Optimizer, rates and steps."""

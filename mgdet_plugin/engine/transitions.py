@@ -1,0 +1,109 @@
+"""What happens at an edge between stages: proof, the best checkpoint, one set of statistics over the processes."""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.dist import all_gather_object, all_reduce, broadcast_object_list, get_rank, is_distributed
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+from torch.nn.modules.batchnorm import _NormBase
+
+from mgdet_plugin.common.checkpoints import load_checkpoint
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.engine.checkpoint_check import RECORD
+from mgdet_plugin.engine.optim.moving_average import share_averaged_statistics
+from mgdet_plugin.plan.freezing import Frozen, digests, learned_tensors, unwrap
+from mgdet_plugin.plan.progress import Progress
+
+
+def prove(runner: Runner, name: str, frozen: Frozen, start: Mapping[str, str]) -> None:
+    """Hold a model against a stage's start, by hash, and its processes against each other; log what changed.
+
+    Args:
+        runner: The runner.
+        name: Of the stage.
+        frozen: What it froze.
+        start: Name -> hash of every tensor when it began.
+
+    Raises:
+        UserError: In every process, if a frozen tensor changed in one, or the processes' weights differ.
+    """
+    model = unwrap(runner.model)
+    now, held = digests(model), frozen.tensors(model)
+    seen = all_gather_object(([key for key in held if now[key] != start.get(key)],
+                              {key: now[key] for key in learned_tensors(model)}))
+    moved: list[str] = next((each for each, _ in seen if each), [])
+    if moved:
+        raise UserError(f"stage '{name}': {len(moved)} of {len(held)} frozen tensors changed ({', '.join(moved[:3])}): "
+                        'something else writes to them; look at the hooks of the config')
+    apart = [key for key, value in seen[0][1].items() if any(other[key] != value for _, other in seen)]
+    if apart:
+        raise UserError(f"stage '{name}': {len(apart)} tensors differ between processes ({', '.join(apart[:3])}): were "
+                        'parameters frozen before the model was wrapped?')
+    trained = [key for key, _ in model.named_parameters() if key not in frozen.parameters]
+    still = [key for key in trained if now[key] == start.get(key)]
+    runner.logger.info(f"stage '{name}' proven by hash: {len(held)} frozen tensors bit-equal to its start, "
+                       f'{len(trained) - len(still)} of {len(trained)} trained parameters changed')
+    if still:
+        runner.logger.warning(f"stage '{name}': trained, but unchanged: {', '.join(still[:3])}")
+
+
+def best_name(stage: int) -> str:
+    """File of a stage's best checkpoint in the run's folder."""
+    return f'stage{stage + 1}_best.pth'
+
+
+def restore_best(runner: Runner, progress: Progress) -> None:
+    """Go on from the current stage's best checkpoint: weights, statistics and the optimizer's state.
+
+    Args:
+        runner: The runner; with a moving average its weights become the averaged ones, which were validated.
+        progress: The record that says which checkpoint that is.
+    """
+    path = os.path.join(runner.work_dir, best_name(progress.stage))
+    wanted = [progress.stage, progress.best_epoch, progress.best]
+    read: list[Any] = [{}, None, None]
+    if get_rank() == 0 and progress.best is not None and os.path.isfile(path):
+        state, content = load_checkpoint(path)
+        record = content.get(RECORD) or {}
+        read = [dict(state), content.get('optimizer'), [record.get(key) for key in ('stage', 'best_epoch', 'best')]]
+    broadcast_object_list(read, 0)  # the first process wrote it, maybe on a disk of its own
+    state, optimizer, seen = read
+    if seen != wanted:  # nothing, or another run's
+        runner.logger.warning(f"{path} is not this stage's best checkpoint; the run goes on from its last weights")
+        return
+    unwrap(runner.model).load_state_dict(state, strict=True)
+    if optimizer is not None:
+        runner.optim_wrapper.load_state_dict(optimizer)
+    runner.logger.info(f'restored the best of the stage: epoch {progress.best_epoch}, {progress.best} '
+                       f'({os.path.basename(path)})')
+
+
+def save_last(runner: Runner, again: bool = False) -> None:
+    """Save the last epoch as ``CheckpointHook`` would have, had it known that it is the last.
+
+    Args:
+        runner: The runner.
+        again: Save it even if it was saved: the weights are others now.
+    """
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.by_epoch and (again or (hook.save_last and (
+                hook.interval < 1 or runner.epoch % hook.interval))):
+            hook._save_checkpoint_with_step(runner, runner.epoch, dict(epoch=runner.epoch, iter=runner.iter))
+
+
+def share_statistics(runner: Runner) -> None:
+    """Average the running statistics of what trains over the processes; frozen ones are equal and stay.
+
+    mmengine's DDP leaves each process its own.
+    """
+    if not is_distributed():
+        return
+    learning = {f'{name}.{key}': buffer for name, module in unwrap(runner.model).named_modules()
+                if isinstance(module, _NormBase) and module.training
+                for key, buffer in module.named_buffers(recurse=False) if buffer.is_floating_point()}
+    for buffer in learning.values():
+        all_reduce(buffer, 'mean')
+    share_averaged_statistics(runner, learning)

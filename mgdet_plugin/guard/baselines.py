@@ -1,0 +1,209 @@
+"""What a run is held against: losses and metrics of the weights it starts from, and of a random start."""
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.engine.hooks.random_state_hook import random_state, set_random_state
+from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
+from mgdet_plugin.engine.loops.validation import RECIPE, measure
+from mgdet_plugin.guard.guard_options import GuardOptions
+from mgdet_plugin.guard.guard_record import GuardRecord
+from mgdet_plugin.keep.batch_statistics import estimate_statistics
+from mgdet_plugin.plan.freezing import unwrap
+
+_STATISTICS_IMAGES = 64
+_SEED = 0
+_GUARDED = ('obj', 'conf', 'cls')  # in the names of objectness and class losses, of any detector of mmdet
+
+
+def take_baselines(runner: Runner, loop: LossValLoop | None, record: GuardRecord, before: GuardRecord | None,
+                   options: GuardOptions) -> None:
+    """Measure losses and metrics of the loaded weights and of a random start, or take those of an earlier stage.
+
+    Args:
+        runner: The runner, before its first step.
+        loop: Its validation loop, None if it measures no losses.
+        record: Takes the figures.
+        before: The record of the checkpoint the weights are from, if there is one.
+        options: The guard's.
+
+    Raises:
+        UserError: A guarded loss is not there, or the loaded weights have no finite one.
+    """
+    if loop is None:
+        runner.logger.warning('guard: no validation of this run measures losses, so only spikes, divergence and '
+                              "NaN are guarded (val_cfg=dict(type='LossValLoop') measures them)")
+        return
+    begun = time.perf_counter()
+    record.data = fingerprint(loop, ((runner.cfg.get('model') or {}).get('bbox_head') or {}).get('loss'))
+    if before and (before.data, before.start) == (record.data, record.start) and before.pretrained:
+        record.pretrained, record.random = before.pretrained, before.random
+        record.subset, record.subset_images = before.subset, before.subset_images
+        runner.logger.info('guard: losses are held against those of the weights the earlier stage started from')
+    else:
+        if record.start != 'nothing':
+            record.pretrained = measure_pretrained(runner, loop)
+        if options.random_start:
+            record.random = measure_random(runner, loop)
+    names = record.pretrained or record.random
+    record.metric = record.metric or next((name for name in names if 'mAP' in name), '')
+    record.guarded = guarded_terms(record, options.terms)
+    _say(runner, record, time.perf_counter() - begun)
+
+
+def guarded_terms(record: GuardRecord, terms: str | Sequence[str] | None) -> list[str]:
+    """Names of the guarded losses.
+
+    Raises:
+        UserError: One is not there, or the loaded weights have no finite loss to keep.
+    """
+    names = [name.removeprefix('val/') for name in record.pretrained or record.random if name.startswith('val/loss_')]
+    given = [terms] if isinstance(terms, str) else terms
+    guarded = [name for name in names if any(part in name for part in _GUARDED)] if given is None else list(given)
+    unknown = sorted(set(guarded) - set(names))
+    if names and unknown:
+        raise UserError(f"DriftGuardHook: terms names '{unknown[0]}', and the losses are {', '.join(names)}")
+    broken = [name for name in guarded if not math.isfinite(record.pretrained.get(f'val/{name}', 0.0))]
+    if broken:
+        raise UserError(f'the loaded weights give {broken[0]}={record.pretrained[f"val/{broken[0]}"]} on the '
+                        'validation set; there is nothing to keep: look at the weights and the images')
+    return guarded
+
+
+def _say(runner: Runner, record: GuardRecord, seconds: float) -> None:
+    """Log the baselines and give them to the visualizer as epoch 0."""
+    for name, values in (('the loaded weights', record.pretrained), ('a random start', record.random)):
+        if values:
+            runner.logger.info(f'guard: {name}: ' + ', '.join(f'{key} {value:.4g}' for key, value in values.items()
+                                                              if 'loss' in key or key.endswith(record.metric)))
+    runner.logger.info(f'guard: baselines took {seconds:.1f} s; guarded: {", ".join(record.guarded) or "nothing"}, '
+                       f'at most {1 + record.limit:.2f} times')
+    if record.pretrained:
+        runner.visualizer.add_scalars(dict(record.pretrained), step=0, file_path=f'{runner.timestamp}.json')
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Measure within it: random state, weights, statistics and modes of the layers are afterwards as before."""
+    model = unwrap(model)
+    state = random_state()
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        set_random_state(state)
+
+
+def measure_pretrained(runner: Runner, loop: LossValLoop) -> dict[str, float]:
+    """Losses and metrics of the weights as they are, on all validation sets."""
+    with undisturbed(runner.model):
+        return scalars(loop.measure())
+
+
+def measure_random(runner: Runner, loop: LossValLoop) -> dict[str, float]:
+    """The same of a model that was never trained, its running statistics estimated on validation images.
+
+    Without that its normalisation would be wrong by far, and any weights would be better than it.
+    """
+    model = unwrap(runner.model)
+    with undisturbed(model):
+        own = {key: value.clone() for key, value in model.state_dict().items()}
+        try:
+            model.load_state_dict(random_start(runner.cfg, model, loop.dataloader), strict=True)
+            return scalars(loop.measure())
+        finally:
+            model.load_state_dict(own, strict=True)
+
+
+def random_start(cfg: Config, like: nn.Module, batches: DataLoader) -> dict[str, Tensor]:
+    """Weights of a config's model that was never trained, always the same, with statistics of some images.
+
+    Args:
+        cfg: The whole config.
+        like: The built model, for its device.
+        batches: Images for the statistics.
+    """
+    random.seed(_SEED)
+    torch.manual_seed(_SEED)
+    model = MODELS.build(without_pretrained(cfg.model))
+    model.init_weights()
+    model.to(next(like.parameters()).device)
+    images = spread(batches.dataset, _STATISTICS_IMAGES)  # the same in every process, so the same statistics
+    estimate_statistics(model, DataLoader(images, batch_size=batches.batch_size or 1, collate_fn=batches.collate_fn))
+    return dict(model.state_dict())
+
+
+def without_pretrained(cfg: Any) -> Any:
+    """A model's config without the weights it would load."""
+    if isinstance(cfg, Mapping):
+        return {key: without_pretrained(value) for key, value in cfg.items()
+                if not (key == 'init_cfg' and isinstance(value, Mapping) and value.get('type') == 'Pretrained')}
+    return type(cfg)(without_pretrained(each) for each in cfg) if isinstance(cfg, (list, tuple)) else cfg
+
+
+def subset_loader(loop: LossValLoop, images: int) -> DataLoader:
+    """Batches of some images of a validation set, evenly spread, in order; each process has its share.
+
+    Args:
+        loop: The loop.
+        images: How many at most.
+    """
+    whole = loop.dataloader
+    subset: Any = spread(whole.dataset, images)
+    return DataLoader(subset, batch_size=whole.batch_size or 1, collate_fn=whole.collate_fn,
+                      sampler=DefaultSampler(subset, shuffle=False, seed=0))  # without a seed it would draw one
+
+
+def spread(dataset: Any, images: int) -> Subset:
+    """Some images of a dataset, evenly spread, in order; all if it has fewer."""
+    count = min(images, len(dataset))
+    return Subset(dataset, [index * len(dataset) // count for index in range(count)])
+
+
+def measure_subset(runner: Runner, batches: DataLoader) -> dict[str, float]:
+    """Losses of the weights as they are on a subset, 'val/loss' and every term."""
+    with undisturbed(runner.model):
+        return {f'val/{name}': value for name, value in measure(runner.model, batches).items()}
+
+
+def fingerprint(loop: LossValLoop, loss: Mapping[str, Any] | None = None) -> str:
+    """A hash of the validation sets and of what is measured on them; equal ones give comparable figures.
+
+    Args:
+        loop: The loop: file names, boxes, classes, pipelines and kinds of metrics count.
+        loss: Config of the loss; what validation replaces in it does not count.
+    """
+    said: list[Any] = [sorted((key, repr(value)) for key, value in (loss or {}).items() if key not in RECIPE)]
+    for name, each in {'': loop, **loop.others}.items():
+        dataset: Any = each.dataloader.dataset
+        for index in range(len(dataset)):
+            info = dataset.get_data_info(index)
+            said.append((Path(str(info.get('img_path', index))).name, [
+                (list(map(float, one['bbox'])), int(one['bbox_label'])) for one in info.get('instances') or ()]))
+        said += [name, list((dataset.metainfo or {}).get('classes') or ()), repr(getattr(dataset, 'pipeline', '')),
+                 [type(metric).__name__ for metric in each.evaluator.metrics]]
+    return hashlib.blake2b(repr(said).encode(), digest_size=16).hexdigest()
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among metrics."""
+    return {name: float(value) for name, value in metrics.items()
+            if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)}

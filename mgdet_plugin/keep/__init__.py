@@ -1,0 +1,1 @@
+"""What the weights knew: start weights, statistics, L2-SP, blending."""

@@ -1,0 +1,1 @@
+"""Grid, overlaps, suppression, loss terms and letterbox geometry: pure functions of tensors."""

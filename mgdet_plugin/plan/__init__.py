@@ -1,0 +1,1 @@
+"""Stages as data: plan, rules, freezing, rates and the position in a run."""

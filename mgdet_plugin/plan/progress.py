@@ -1,0 +1,177 @@
+"""Where a run is in its plan: the one small record that a checkpoint keeps."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.records import known_fields
+from mgdet_plugin.plan.plan import Plan, Stage
+
+
+@dataclass
+class Progress:
+    """Stage, since when, and what decides about its end. Epochs and iterations count from 0 over the whole run.
+
+    Attributes:
+        stage: Index of the current stage.
+        first_epoch: Epoch at which it began.
+        first_iter: Iteration at which it began.
+        best: Best value of its metric so far; reset at every edge.
+        best_epoch: Epochs done when that value was measured.
+        misses: Validations since then.
+        ended: Whether its metric has ended it.
+        validated: Epochs done at the last validation of the run.
+        digests: Name -> hash of every tensor when the stage began.
+        history: Finished stages, those of the loaded weights first.
+        steps: Iterations an epoch of the stage.
+        held: Epochs by which the guard has made the stage longer.
+        stood: Epochs of the stage in which its schedule has stood still for that.
+        damping: Factor by which the guard has lowered all rates.
+        run: A name that all checkpoints of one run share, resumed or not.
+        start: The plan's start, where the config leaves it to what is loaded: on resume that cannot be told.
+    """
+    stage: int = 0
+    first_epoch: int = 0
+    first_iter: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    misses: int = 0
+    ended: bool = False
+    validated: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    steps: int = 0
+    held: int = 0
+    stood: int = 0
+    damping: float = 1.0
+    run: str = ''
+    start: str = ''
+
+    @classmethod
+    def at(cls, plan: Plan, epoch: int, steps: int) -> Progress:
+        """Where a run without a record stands: every stage lasted its longest.
+
+        Args:
+            plan: The plan.
+            epoch: Epochs done.
+            steps: Iterations an epoch.
+        """
+        index = max(index for index, first in enumerate(plan.first_epochs()) if first <= max(0, epoch - 1))
+        first = plan.first_epochs()[index]
+        return cls(stage=index, first_epoch=first, first_iter=first * steps, validated=epoch)
+
+    def to_plain(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, record: Mapping[str, Any], plan: Plan) -> Progress:
+        """Out of a checkpoint.
+
+        Raises:
+            UserError: If the record is of another plan or another stage's run.
+        """
+        progress = cls(**known_fields(cls, record))
+        if not 0 <= progress.stage < len(plan.stages):
+            raise UserError(f'the checkpoint was made in stage {progress.stage + 1} and the plan has '
+                            f'{len(plan.stages)}; resume with the config it was made with')
+        made = record.get('entry')
+        name = made.get('name') if isinstance(made, Mapping) else None
+        stage = plan.stages[progress.stage]
+        if name is not None and name != stage.name:
+            raise UserError(f"the checkpoint was made in stage '{name}', and stage {progress.stage + 1} of the plan is "
+                            f"'{stage.name}': that is another run; start it from the weights (load_from) in a work "
+                            'folder of its own, without --resume')
+        return progress
+
+    def inherited(self) -> list[dict[str, Any]]:
+        """Stages that the weights went through before this run."""
+        return self.history[:len(self.history) - self.stage]
+
+    def batches_done(self, epoch: int, iteration: int, steps: int) -> int:
+        """Batches of an epoch that were trained on.
+
+        Args:
+            epoch: The epoch, of the run.
+            iteration: Iterations of the run done.
+            steps: Iterations an epoch in this stage.
+        """
+        return iteration - self.first_iter - (epoch - self.first_epoch) * steps
+
+    def iterations(self, plan: Plan, last: int, end: int, steps: Sequence[int]) -> int:
+        """Iterations of the whole run, as far as is known.
+
+        Args:
+            plan: The plan.
+            last: Epochs of the run by the plan, see :meth:`last_epoch`.
+            end: Epochs after which it ends, at most ``last``.
+            steps: Iterations an epoch in each stage.
+        """
+        later = plan.stages[self.stage + 1:]
+        begin, total = self.first_epoch, self.first_iter
+        lengths = [last - sum(stage.epochs for stage in later) - begin, *(stage.epochs for stage in later)]
+        for length, each in zip(lengths, steps[self.stage:]):
+            total += max(0, min(length, end - begin)) * each
+            begin += length
+        return total
+
+    def current(self, plan: Plan) -> Stage:
+        """The current stage."""
+        return plan.stages[self.stage]
+
+    def is_over(self, plan: Plan, epoch: int) -> bool:
+        """Whether the stage is over once ``epoch`` epochs of the run are done."""
+        return self.ended or epoch - self.first_epoch >= self.current(plan).epochs + self.held
+
+    def last_epoch(self, plan: Plan, epoch: int) -> int:
+        """Epochs of the whole run, as far as is known after ``epoch`` of them."""
+        end = epoch if self.ended else self.first_epoch + self.current(plan).epochs + self.held
+        return end + sum(stage.epochs for stage in plan.stages[self.stage + 1:])
+
+    def after_validation(self, plan: Plan, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Take a validation into account.
+
+        Args:
+            plan: The plan.
+            epoch: Epochs of the run done.
+            metrics: Name -> value.
+
+        Returns:
+            Whether it is the stage's best so far. A metric that could not be measured (mmdet gives none of its figures
+            where nothing was detected) is no improvement.
+
+        Raises:
+            UserError: If the validation gives other figures of the same kind, but not the one the stage goes by.
+        """
+        self.validated = epoch
+        until = plan.until(self.stage)
+        if until is None:
+            return False
+        kind = until.metric.rpartition('/')[0]
+        if until.metric not in metrics and any(name.rpartition('/')[0] == kind for name in metrics):
+            raise UserError(f"stage '{self.current(plan).name}' goes by {until.metric}, which the validation does not "
+                            f'give; it gives {", ".join(sorted(metrics)) or "nothing"}')
+        value = float(metrics.get(until.metric, math.nan))
+        improved = until.improves(value, self.best)
+        if improved:
+            self.best, self.best_epoch, self.misses = value, epoch, 0
+        else:
+            self.misses += 1
+        self.ended = self.misses >= until.patience and epoch - self.first_epoch >= until.min_epochs
+        return improved
+
+    def advance(self, epoch: int, iteration: int, entry: dict[str, Any]) -> None:
+        """Enter the next stage: what the last one went by starts anew.
+
+        Args:
+            epoch: Its first epoch.
+            iteration: Its first iteration.
+            entry: What is remembered of the last one.
+        """
+        self.history.append(entry)
+        self.stage, self.first_epoch, self.first_iter = self.stage + 1, epoch, iteration
+        self.best, self.best_epoch, self.misses, self.ended, self.digests = None, 0, 0, False, {}
+        self.held = self.stood = 0

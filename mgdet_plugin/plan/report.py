@@ -1,0 +1,191 @@
+"""What a config's plan will do, worked out without training: the same functions a run uses, on the model alone."""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mmdet.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mgdet_plugin.common.checkpoints import load_checkpoint
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets import iter_dataset_cfgs
+from mgdet_plugin.engine.checkpoint_check import check_wiring, pipeline_steps, stages_before, step_name
+from mgdet_plugin.engine.loops.staged_train_loop import stage_probs
+from mgdet_plugin.engine.optim.staged_lr_scheduler import StagedLR
+from mgdet_plugin.plan.freezing import Frozen, resolve
+from mgdet_plugin.plan.plan import Plan, Stage, Until
+from mgdet_plugin.plan.rules import Finding, check_rules, rate_limit
+
+
+def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[Finding]]:
+    """A plan in plain data, and the rules it breaks.
+
+    Args:
+        cfg: A whole config with ``stages``.
+        processes: Number of processes it will run in, for scaled rates.
+
+    Returns:
+        The report, and the broken rules.
+
+    Raises:
+        UserError: If the config has no plan or it does not fit the model.
+    """
+    if not cfg.get('stages'):
+        raise UserError(f'{cfg.filename} has no stages, so there is no plan to show')
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    plan = Plan.from_cfg(cfg)
+    model = MODELS.build(cfg.model)
+    check_wiring(cfg, plan)
+    findings = check_rules(plan, cfg, model, _history(cfg))
+    scheduler = _scheduler(cfg, plan, model, processes)
+    steps = pipeline_steps((cfg.get('train_dataloader') or {}).get('dataset'))
+    probs = stage_probs(plan, steps)
+    first = plan.first_epochs()
+    stages = [
+        dict(_stage(stage, model), until=_until(plan.until(index)),
+             first_epoch=first[index] + 1, last_epoch=first[index] + stage.epochs,
+             batch_size=stage.batch_size or cfg.train_dataloader.batch_size,
+             groups=_groups(scheduler, stage, index, resolve(stage, model), model),
+             augmentation={**_own_probs(cfg), **probs[index]})
+        for index, stage in enumerate(plan.stages)
+    ]
+    report = dict(config=cfg.filename, start=plan.start, load_from=cfg.get('load_from'), epochs=plan.epochs,
+                  rate_limit=rate_limit(plan), rate_scale=scheduler.scale, allow=sorted(plan.allow), stages=stages)
+    return report, findings
+
+
+def _history(cfg: Config) -> list[Mapping[str, Any]]:
+    """Stages that the weights went through, where they are there already."""
+    path = str(cfg.get('load_from') or '')
+    return stages_before(load_checkpoint(path, mmap=True)[1]) if path.endswith('.pth') and os.path.isfile(path) else []
+
+
+def plan_text(report: Mapping[str, Any]) -> str:
+    """The report for a person."""
+    limit = f', no rate above {report["rate_limit"]:g}' if report['rate_limit'] else ''
+    scale = f', rates scaled by {report["rate_scale"]:g}' if report['rate_scale'] != 1 else ''
+    source = f' ({report["load_from"]})' if report['load_from'] else ''
+    lines = [f'{report["config"]}: {report["epochs"]} epochs in {len(report["stages"])} stage'
+             f'{"s" if len(report["stages"]) > 1 else ""}, start: {report["start"]}{source}{limit}{scale}']
+    for index, stage in enumerate(report['stages'], 1):
+        lines += ['', *_stage_lines(index, stage)]
+    return '\n'.join(lines)
+
+
+def _stage_lines(index: int, stage: Mapping[str, Any]) -> list[str]:
+    lines = [f"stage {index} '{stage['name']}': epochs {stage['first_epoch']} to {stage['last_epoch']}, "
+             f'{stage["frozen"]}, batch {stage["batch_size"]} a process']
+    total = stage['trained_parameters'] + stage['frozen_parameters']
+    lines.append(f'  trains {stage["trained_parameters"]:,} of {total:,} parameters')
+    for name, part in stage['parts'].items():
+        state = 'trains' if not part['frozen'] else 'frozen' if not part['trained'] else 'in part'
+        norms = [f'{part[key]} {what}' for key, what in (('norms_learning', 'learn their statistics'),
+                                                         ('norms_held', 'held')) if part[key]]
+        lines.append(f'  {name:<12} {state:<8} {part["trained"]:>12,} trained {part["frozen"]:>12,} frozen'
+                     f'   normalisation: {", ".join(norms) or "none"}')
+    lines.append(f'  rate: {stage["schedule"]}')
+    for group in stage['groups']:
+        rates = (f'{group["first"]:.3g} -> {group["peak"]:.3g} -> {group["last"]:.3g}' if group['trains'] else 'frozen')
+        lines.append(f'    {group["name"]:<24} {group["parameters"]:>12,} parameters   {rates}')
+    shares = ', '.join(f'{name} {prob:g}' for name, prob in stage['augmentation'].items())
+    lines.append(f'  augmentation: {shares or "as in the pipeline"}')
+    if stage['until']:
+        lines.append(f'  ends earlier by: {stage["until"]}')
+    return lines
+
+
+def _stage(stage: Stage, model: nn.Module) -> dict[str, Any]:
+    """What a stage freezes, in numbers."""
+    frozen = resolve(stage, model)
+    parts: dict[str, dict[str, int]] = {}
+    for name, parameter in model.named_parameters():
+        part = parts.setdefault(name.split('.')[0], dict(trained=0, frozen=0, norms_learning=0, norms_held=0))
+        part['frozen' if name in frozen.parameters else 'trained'] += parameter.numel()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and name.split('.')[0] in parts:
+            parts[name.split('.')[0]]['norms_held' if name in frozen.norms else 'norms_learning'] += 1
+    what = (f'freeze level {stage.freeze_level}' if stage.freeze_level is not None else
+            f'only {", ".join(stage.train)} trains' if stage.train is not None else
+            f'frozen: {", ".join(stage.freeze or ()) or "nothing"}')
+    return dict(name=stage.name, epochs=stage.epochs, frozen=what, parts=parts, schedule=_schedule(stage),
+                restore_best=stage.restore_best, restart_ema=stage.restart_ema, lr=stage.lr,
+                lr_mult=dict(stage.lr_mult), trained_parameters=sum(part['trained'] for part in parts.values()),
+                frozen_parameters=sum(part['frozen'] for part in parts.values()))
+
+
+def _until(until: Until | None) -> str:
+    return (f'{until.metric}, {until.patience} validations without improvement, after at least '
+            f'{_epochs(until.min_epochs)}' if until else '')
+
+
+def _schedule(stage: Stage) -> str:
+    steps = [f'{stage.lr:g}']
+    if stage.warmup:
+        steps.append(f'{_epochs(stage.warmup)} of warmup from {stage.warmup_ratio:g} of it')
+    if stage.boost_epochs:
+        steps.append(f'{_epochs(stage.boost_epochs)} at {stage.boost:g} times it')
+    if stage.schedule == 'cosine':
+        steps.append(f'cosine to {stage.eta_ratio:.3g} of it')
+    return ', '.join(steps)
+
+
+def _epochs(count: float) -> str:
+    return f'{count:.3g} epoch{"" if count == 1 else "s"}'
+
+
+def _scheduler(cfg: Config, plan: Plan, model: nn.Module, processes: int) -> StagedLR:
+    """The run's scheduler over the run's groups."""
+    wrapper = dict(cfg.optim_wrapper)
+    rules = dict(wrapper.pop('paramwise_cfg', None) or {}, stages=cfg.stages)
+    kind = wrapper.pop('constructor', None)
+    if kind != 'StagedOptimWrapperConstructor':
+        raise UserError(f"optim_wrapper.constructor is {kind!r}; a plan needs 'StagedOptimWrapperConstructor'")
+    wrapper['type'] = 'OptimWrapper'  # mixed precision needs a device, and groups do not depend on it
+    counts = wrapper.get('accumulative_counts', 1)
+    for key in [key for key in wrapper if key not in ('type', 'optimizer', 'accumulative_counts', 'clip_grad')]:
+        wrapper.pop(key)
+    built = OPTIM_WRAPPER_CONSTRUCTORS.build(
+        dict(type=kind, optim_wrapper_cfg=wrapper, paramwise_cfg=rules))(model)
+    scaling = cfg.get('auto_scale_lr') or {}
+    if scaling.get('enable'):
+        ratio = processes * cfg.train_dataloader.batch_size / scaling['base_batch_size']
+        for group in built.optimizer.param_groups:
+            group['lr'] *= ratio
+    scheduler = StagedLR(built)
+    enabled = bool(scaling.get('enable'))
+    scheduler.follow(plan, rate_limit(plan), counts if enabled else 1,
+                     cfg.train_dataloader.batch_size if enabled else None)
+    return scheduler
+
+
+def _groups(scheduler: StagedLR, stage: Stage, index: int, frozen: Frozen, model: nn.Module) -> list[dict[str, Any]]:
+    """Each group's first rate, its rate at the top, and its last."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = scheduler.optimizer.param_groups
+    trains = ['name' not in group or any(names[id(each)] not in frozen.parameters for each in group['params'])
+              for group in groups]
+    found = []
+    for group, rate, counts in zip(groups, scheduler.peaks(index, trains), trains):
+        if 'name' not in group:
+            continue
+        found.append(dict(
+            name=group['name'], parameters=sum(each.numel() for each in group['params']), trains=counts,
+            first=rate * stage.factor(0.0), peak=rate * stage.peak_boost,
+            last=rate * stage.factor(float(stage.epochs))))
+    return found
+
+
+def _own_probs(cfg: Config) -> dict[str, float]:
+    """Name of a step of the training pipeline -> its own probability, where it has one."""
+    found: dict[str, float] = {}
+    for leaf in iter_dataset_cfgs((cfg.get('train_dataloader') or {}).get('dataset')):
+        for step in leaf.get('pipeline') or ():
+            if isinstance(step.get('prob'), (int, float)):
+                found[step_name(step)] = float(step['prob'])
+            elif step['type'] in ('PhotoMetricDistortion', 'RandomAffine'):
+                found[str(step['type'])] = 1.0
+    return found

@@ -1,0 +1,158 @@
+"""What blending found: a table, a plot, JSON, and the picked weights as a checkpoint."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mgdet_plugin.common.files import check_destination, write_together
+from mgdet_plugin.compat.checkpoint_patches import to_plain
+from mgdet_plugin.engine.checkpoint_check import RECORD
+from mgdet_plugin.runs.blend_pick import Row, plain
+from mgdet_plugin.runs.blending import Blend
+
+_COLORS = dict(new='#f08c1a', old='#1b2a49')
+_PICKED = '#c2185b'
+_KEPT = ('history', 'entry', 'stage')  # of a run's record: what the weights went through
+
+
+def blend_table(blend: Blend) -> str:
+    """One line an alpha, the picked one marked: main metric, that at IoU 0.5, loss and its terms of each domain."""
+    domains = ('new', 'old')[:len(blend.metrics)]
+    columns = {name: _columns(blend.rows, name, metric) for name, metric in zip(domains, blend.metrics)}
+    heads = [' ' * 9, '  alpha  ']
+    for name, keys in columns.items():
+        heads[0] += '  ' + f'{name} domain'.center(9 * len(keys), '-')
+        heads[1] += '  ' + ''.join(f'{head:>9}' for head in keys.values())
+    lines = [line.rstrip() for line in heads]
+    for index, row in enumerate(blend.rows):
+        line = f'{"*" if index == blend.picked else " "} {row.alpha:<7.4g}'
+        for name, keys in columns.items():
+            line += '  ' + ''.join(f'{row.domain(name)[key]:>9.3f}' if key in row.domain(name) else f'{"-":>9}'
+                                   for key in keys)
+        lines.append(line)
+    picked = blend.rows[blend.picked]
+    how = {1: 'the highest on the new domain', 2: 'the highest mean of both domains' if blend.by == 'mean' else
+           f'the highest on the new domain that keeps {blend.keep:g} of the old one'}[len(blend.metrics)]
+    same = set(blend.metrics)
+    return '\n'.join([*lines, f'AP is {" and ".join(sorted(same))}; * alpha {picked.alpha:g}: '
+                      f'{how if not any("no blend keeps" in note for note in blend.notes) else "see the note"}'])
+
+
+def _columns(rows: tuple[Row, ...], domain: str, metric: str) -> dict[str, str]:
+    """Key of a measurement -> head of its column, nine characters at most."""
+    seen = dict.fromkeys(key for row in rows for key in row.domain(domain))
+    heads = {metric: 'AP', f'{metric}_50': 'AP50'}
+    losses = {key: key.removeprefix('loss_')[:8] for key in seen if '/' not in key and key.startswith('loss')}
+    return {**{key: head for key, head in heads.items() if key in seen}, **losses}
+
+
+def blend_json(blend: Blend) -> dict[str, Any]:
+    """All that was measured, as plain types."""
+    pretrained, finetuned = blend.pair.paths
+    return dict(pretrained=pretrained, finetuned=finetuned, alpha=blend.rows[blend.picked].alpha, pick=blend.by,
+                keep=blend.keep, statistics=blend.statistics, metrics=list(blend.metrics), notes=list(blend.notes),
+                table=[plain(row) for row in blend.rows])
+
+
+def blend_checkpoint(blend: Blend) -> dict[str, Any]:
+    """The picked weights as a checkpoint: what the fine-tuned file says about itself, and a record of the blend."""
+    meta, record = (_mapping(blend.pair.content.get(key)) for key in ('meta', RECORD))
+    saved = dict(meta=to_plain({**meta, 'blend': blend_json(blend)}), state_dict=blend.state())
+    kept = {key: record[key] for key in _KEPT if key in record}
+    return {**saved, **({RECORD: to_plain(kept)} if kept else {})}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def check_outputs(sources: tuple[str, str], *paths: str | None) -> None:
+    """Refuse files that cannot be written, before any work.
+
+    Raises:
+        UserError: A folder is missing or closed, or a path is one of those to read.
+    """
+    for path in filter(None, paths):
+        for source in sources:
+            check_destination(Path(path), Path(source))
+
+
+def write_outputs(blend: Blend, out: str | None = None, plot: str | None = None, report: str | None = None) -> None:
+    """Write what is asked for, each file whole or not at all.
+
+    Args:
+        blend: What was measured.
+        out: Path of the picked weights.
+        plot: Path of the picture, PNG.
+        report: Path of the JSON.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    text = json.dumps(blend_json(blend), indent=1) + '\n'
+    picture = blend_figure(blend) if plot else None
+    writers: dict[str | None, Callable[[BinaryIO], object]] = {
+        plot: lambda stream: stream.write(_png(picture)), report: lambda stream: stream.write(text.encode()),
+        out: lambda stream: partial(torch.save, blend_checkpoint(blend))(stream)}
+    write_together({Path(path): write for path, write in writers.items() if path})
+
+
+def _png(figure: Figure | None) -> bytes:
+    assert figure is not None
+    buffer = BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def blend_figure(blend: Blend) -> Figure:
+    """The main metrics against alpha and, with an old domain, against each other; the picked blend is marked."""
+    both = len(blend.metrics) == 2
+    figure = Figure(figsize=(11 if both else 6, 4.6), dpi=110, layout='constrained')
+    panels = figure.subplots(1, 1 + both, squeeze=False)[0]
+    scores = [row.scores(blend.metrics) for row in blend.rows]
+    alphas = [row.alpha for row in blend.rows]
+    axes: Axes = panels[0]
+    for name, metric, values in zip(('new', 'old'), blend.metrics, zip(*scores)):
+        axes.plot(alphas, values, 'o-', color=_COLORS[name], lw=2, ms=6, label=f'{name} domain, {metric}')
+        axes.plot(alphas[blend.picked], values[blend.picked], '*', color=_PICKED, ms=18, zorder=5)
+    axes.axvline(alphas[blend.picked], color=_PICKED, lw=1, ls=':', zorder=0, label=f'picked: alpha '
+                 f'{alphas[blend.picked]:g}')
+    axes.set(xlabel='alpha (0: pretrained, 1: fine-tuned)', ylabel='AP', title='AP along the blend')
+    axes.set_xticks(alphas)
+    top = max(0.01, *(value for each in scores for value in each))
+    axes.set_ylim(-0.05 * top, 1.3 * top)
+    axes.legend(loc='upper center', ncols=1, fontsize=9, framealpha=0.9)
+    if both:
+        _draw_trade(panels[1], [score[1] for score in scores], [score[0] for score in scores], alphas, blend.picked)
+    for each in panels:
+        each.grid(color='#d5d9de', lw=0.6)
+        each.set_axisbelow(True)
+        each.spines[['top', 'right']].set_visible(False)
+    return figure
+
+
+def _draw_trade(axes: Axes, old: list[float], new: list[float], alphas: list[float], picked: int) -> None:
+    """New against old domain, each point with its alpha."""
+    axes.plot(old, new, '-', color='#9aa5b1', lw=1.5)
+    axes.plot(old, new, 'o', color='#4a5568', ms=6)
+    axes.plot(old[picked], new[picked], '*', color=_PICKED, ms=18, zorder=5)
+    above = False
+    for index, (x, y, alpha) in enumerate(zip(old, new, alphas)):
+        chosen, before = index == picked, max(0, index - 1)
+        near = abs(x - old[before]) < 0.1 * max(map(abs, old)) and abs(y - new[before]) < 0.1 * max(map(abs, new))
+        above = not (near and index and above)  # labels of neighbours would cover each other
+        axes.annotate(f'{alpha:g}', (x, y), xytext=(8, 8) if above else (-8, -8), textcoords='offset points',
+                      ha='left' if above else 'right', va='bottom' if above else 'top', fontsize=10,
+                      color=_PICKED if chosen else '#333333', weight='bold' if chosen else 'normal')
+    axes.margins(0.12)
+    axes.set(xlabel='AP on the old domain', ylabel='AP on the new domain',
+             title='Trade between the domains (labels: alpha)')

@@ -1,0 +1,205 @@
+"""A page about a training run that needs nothing but itself: the verdict, stages, events and figures."""
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Sequence
+from functools import partial
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from matplotlib.figure import Figure
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import write_together
+from mgdet_plugin.runs.run_checks import Check, check_run, old_domain, verdict
+from mgdet_plugin.runs.run_plots import draw_figures
+from mgdet_plugin.runs.run_record import LOSS, RunRecord, Validation, read_run
+
+PAGE = 'report.html'
+CAPTIONS = dict(
+    losses='Validation losses. Above, every term divided by its value with the loaded weights: a guarded loss over the '
+           'limit is being untrained. Below, each term by itself with its pretrained level and, where it fits, that of '
+           'a random start; panels whose levels lie far apart have a logarithmic axis.',
+    training='Training losses, as logged and smoothed; a step where a stage begins is the new augmentation, a climb '
+             'within a stage is not.',
+    rates='The learning rate of every group on a logarithmic axis; where a group has no line it is frozen.',
+    metrics='What the model finds on the validation images; a curve that stays below the dashed line of its colour '
+            'has lost what the pretrained weights could do.',
+    weights='How far each part has moved from the weights the run started from; a frozen part must stay on '
+            "'unchanged', and a part that makes a jump was trained too hot.")
+MISSING = dict(
+    losses='No validation has measured a loss yet, so there are no validation losses to draw.',
+    training='The curves of the training losses are left out: there is no vis_data/scalars.json with training lines in '
+             'the work folder.',
+    rates='The learning rates are left out: there is no vis_data/scalars.json with training lines in the work folder.',
+    metrics='No validation has reported the metric yet: there was none, or nothing was detected.',
+    weights='No validation has measured how far the weights moved yet.')
+ENDS = dict(plan='ended as planned', early_stopping='ended by early stopping', guard='stopped by the guard')
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b2430; --soft: #56606e; --paper: #f4f6f9; --card: #ffffff; --line: #d8dee6;
+        --good: #00704f; --bad: #b23c00; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6eaf0; --soft: #a3adba; --paper: #12161c; --card: #1b2129; --line: #333c48;
+          --good: #3ecf9c; --bad: #ff9a5c; } }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 24px 20px 48px; }
+h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; }
+p { margin: .3rem 0; } .soft { color: var(--soft); }
+.scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
+table { border-collapse: collapse; width: 100%; font-size: .92rem; }
+th, td { padding: 8px 12px; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
+thead th { border-top: 0; color: var(--soft); font-weight: 600; white-space: nowrap; }
+.number { text-align: right; white-space: nowrap; }
+.name { white-space: nowrap; } td { overflow-wrap: break-word; } td.text { min-width: 16rem; }
+.pass, .fail { font-weight: 700; white-space: nowrap; } .pass { color: var(--good); } .fail { color: var(--bad); }
+figure { margin: 0 0 1.2rem; padding: 12px; background: #ffffff; border: 1px solid var(--line); border-radius: 8px; }
+figure img { display: block; width: 100%; height: auto; }
+figcaption { color: #3c4653; font-size: .92rem; margin-top: 8px; }
+"""
+
+
+def write_report(work_dir: str | Path, out: Path | None = None) -> list[Path]:
+    """Write a run's figures and its page, all or none.
+
+    Args:
+        work_dir: The work folder.
+        out: Folder to write to, made if it is not there; ``work_dir/report`` by default.
+
+    Returns:
+        The paths written, the page last. Figures without data are left out, and the page says so.
+
+    Raises:
+        UserError: The record cannot be read or the folder cannot be written to.
+    """
+    record = read_run(work_dir)
+    images = {name: png(figure) for name, figure in draw_figures(record).items()}
+    page = run_page(record, check_run(record), images).encode()
+    folder = out or record.folder / 'report'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'cannot make the folder {folder}: {error.strerror}; give another with --out') from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f'cannot write to {folder}: no permission; give another folder with --out')
+    contents = {folder / f'{name}.png': image for name, image in images.items()} | {folder / PAGE: page}
+    write_together({path: partial(_write, content=content) for path, content in contents.items()})
+    for name in CAPTIONS.keys() - images.keys():  # of an earlier report, and no longer true
+        (folder / f'{name}.png').unlink(missing_ok=True)
+    return list(contents)
+
+
+def _write(stream: BinaryIO, content: bytes) -> None:
+    stream.write(content)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format='png')
+    return buffer.getvalue()
+
+
+def run_page(record: RunRecord, checks: Sequence[Check], images: dict[str, bytes]) -> str:
+    """The page as HTML.
+
+    Args:
+        record: The run.
+        checks: What :func:`mgdet_plugin.runs.run_checks.check_run` found.
+        images: Name of a figure -> PNG.
+    """
+    name = record.folder.resolve().name
+    sections = [
+        _head(record, checks, name), '<h2>Verdict</h2>', _checks(record, checks), '<h2>Stages</h2>', _stages(record),
+        '<h2>Events</h2>', _events(record), '<h2>Figures</h2>',
+        *(_figure(key, images.get(key)) for key in CAPTIONS)]
+    return ('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f'<title>{escape(name)}: {verdict(list(checks))}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n'
+            + '\n'.join(sections) + '\n</main>\n</body>\n</html>\n')
+
+
+def _head(record: RunRecord, checks: Sequence[Check], name: str) -> str:
+    """The title and a line about the run."""
+    result = verdict(list(checks))
+    start = dict(full='full pretrained weights', backbone='a pretrained backbone', nothing='nothing')[record.start]
+    last = record.last
+    done = f'{last.epoch} epochs, {last.iteration:,} iterations' if last else 'no validation yet'
+    end = ENDS[record.ended] if record.ended else 'still running, or interrupted'
+    return (f'<h1>{escape(name)}: {_badge(result == "PASS")}</h1>\n'
+            f'<p class="soft">Started from {start}; {done}; {end}.</p>')
+
+
+def _badge(passed: bool) -> str:
+    return f'<span class="{"pass" if passed else "fail"}">{"✓ PASS" if passed else "✗ FAIL"}</span>'
+
+
+def _checks(record: RunRecord, checks: Sequence[Check]) -> str:
+    rows = [[_badge(each.passed), escape(each.name), escape(each.line)] for each in checks]
+    note = old_domain(record)
+    if note:
+        rows.append(['<span class="soft">note</span>', 'old-domain', escape(note[0])])
+    return _table(('', 'check', 'figures'), rows, ('', 'name', 'text'))
+
+
+def _stages(record: RunRecord) -> str:
+    """What every stage did to the loss, the guarded ratios and the metric."""
+    if not record.stages:
+        return '<p>The run has entered no stage.</p>'
+    rows = []
+    before = record.pretrained
+    for index, stage in enumerate(record.stages):
+        end = record.stages[index + 1].first_epoch if index + 1 < len(record.stages) else math.inf
+        inside = [each for each in record.validations if stage.first_epoch < each.epoch <= end]
+        after = inside[-1].metrics if inside else {}
+        last = f'{min(end, record.epochs):.3g}'
+        rows.append([escape(stage.name), f'{stage.first_epoch} to {last}', f'{stage.first_iter:,}', str(len(inside)),
+                     _change(before.get(LOSS), after.get(LOSS), '.4g'), _worst(record, inside),
+                     _change(before.get(record.metric, 0.0 if before else None),
+                             after.get(record.metric, 0.0) if inside else None, '.3f')])
+        before = after or before
+    names = ('stage', 'epochs done', 'first iteration', 'validations', LOSS, 'highest guarded ratio', record.metric)
+    return _table(names, rows, ('name', *['number'] * 6))
+
+
+def _change(before: float | None, after: float | None, form: str) -> str:
+    shown = ['-' if each is None else format(each, form) for each in (before, after)]
+    return ' → '.join(shown)
+
+
+def _worst(record: RunRecord, inside: Sequence[Validation]) -> str:
+    found = [(record.ratio(name, each), name) for each in inside for name in record.guarded]
+    known = [each for each in found if not math.isnan(each[0])]
+    if record.start != 'full' or not known:
+        return '-'
+    ratio, name = max(known)
+    return f'{ratio:.3g} ({escape(name)})'
+
+
+def _events(record: RunRecord) -> str:
+    if not record.events:
+        return '<p>Nothing happened that the guard had to report.</p>'
+    rows = [[str(each.epoch), f'{each.iteration:,}', escape(each.stage), escape(each.kind), escape(each.where),
+             escape(each.text), escape(', '.join(each.actions).replace('_', ' '))] for each in record.events]
+    return _table(('epoch', 'iteration', 'stage', 'kind', 'seen in', 'what', 'done about it'), rows,
+                  ('number', 'number', 'name', 'name', 'name', 'text', ''))
+
+
+def _figure(name: str, image: bytes | None) -> str:
+    if image is None:
+        return f'<p class="soft">{escape(MISSING[name])}</p>'
+    content = base64.b64encode(image).decode()
+    caption = escape(CAPTIONS[name])
+    return (f'<figure><img alt="{caption}" src="data:image/png;base64,{content}">'
+            f'<figcaption>{caption}</figcaption></figure>')
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str]) -> str:
+    """A table; cells are HTML."""
+    head = ''.join(f'<th class="{kind}">{escape(name)}</th>' for name, kind in zip(names, classes))
+    body = ''.join('<tr>' + ''.join(f'<td class="{kind}">{cell}</td>' for cell, kind in zip(row, classes)) + '</tr>\n'
+                   for row in rows)
+    return (f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>')

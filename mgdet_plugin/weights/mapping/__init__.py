@@ -1,0 +1,1 @@
+"""Named arrays to layers and classes."""

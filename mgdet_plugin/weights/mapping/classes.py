@@ -1,0 +1,242 @@
+"""New classes for an imported model: who they are, and their rows in the prediction convolutions.
+
+Shapes: D = 5 + A + C channels of a prediction map, K channels of its bridge.
+"""
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from torch import Tensor
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.weights.mapping.class_names import ClassRows, match_classes, new_rows
+
+MAX_CLASSES = 10_000
+MAX_NAMES_BYTES = 2 ** 20
+ROW_STD = 0.01
+SEED = 0
+COCO_CLASSES = 80
+FORMS = ('a file of names (one a line), a COCO annotation .json, a config .py or a registered dataset such as '
+         'CocoDataset or VOCDataset')
+
+
+@dataclass(frozen=True)
+class TargetClasses:
+    """The classes to import for.
+
+    Attributes:
+        count: C.
+        names: Their names, None where only their number was given.
+    """
+
+    count: int
+    names: tuple[str, ...] | None = None
+
+
+def parse_classes(given: str | int | Path, option: str = '--classes') -> TargetClasses:
+    """Read what ``--classes`` takes.
+
+    Args:
+        given: A number of classes; the path of a text file with one name a line (empty lines are skipped), of a COCO
+            annotation file (its ``categories``, in the order of the file as mmdet numbers them) or of a config (the
+            classes it trains on); or the name of a registered dataset class (the classes of its ``METAINFO``).
+        option: The option it was given to, for messages.
+
+    Raises:
+        UserError: The number is out of range; there is no such file or dataset; it has no class names, too many, one
+            twice or one that cannot be printed.
+    """
+    text = str(given)
+    origin = f'{option} {text}'
+    if re.fullmatch(r'[+-]?\d{1,18}', text.strip()):
+        count = int(text)
+        if not 1 <= count <= MAX_CLASSES:
+            raise UserError(f'{origin}: the number of classes must be from 1 to {MAX_CLASSES:,}')
+        return TargetClasses(count)
+    path = Path(text)
+    if not path.is_file():
+        names = registered_names(text, origin)
+    elif path.suffix.lower() == '.json':
+        names = coco_names(path, origin)
+    elif path.suffix.lower() == '.py':
+        names = config_names(path, origin)
+    else:
+        names = text_names(path, origin)
+    return TargetClasses(len(names), names)
+
+
+def source_names(given: str | int | Path | None, in_file: int) -> tuple[str, ...] | None:
+    """Names of the classes a file was trained on, in the order of its rows.
+
+    Args:
+        given: What ``--source-classes`` takes, the forms of ``--classes`` but a number. Default: COCO's names for a
+            file of 80 classes.
+        in_file: Classes of the file.
+
+    Returns:
+        The names, None where nothing was given and the file has not 80 classes.
+
+    Raises:
+        UserError: As :func:`parse_classes`; a number was given, or another number of names than the file has classes.
+    """
+    option = '--source-classes'
+    if given is None:
+        return registered_names('CocoDataset', option) if in_file == COCO_CLASSES else None
+    names = parse_classes(given, option).names
+    if names is None:
+        raise UserError(f'{option} {given}: a number has no names; give {FORMS}')
+    if len(names) != in_file:
+        raise UserError(f'{option} {given}: {len(names):,} names, but the file was trained on {in_file:,} classes')
+    return names
+
+
+def class_rows(target: TargetClasses, source: Sequence[str] | None) -> ClassRows:
+    """Where the row of every new class comes from: from the class of that name in the file, or drawn anew.
+
+    Args:
+        target: The new classes.
+        source: Names of the file's classes, None where they are not known.
+    """
+    if target.names is None:
+        return new_rows((None,) * target.count, 'only the number of classes is known, so all class rows are new; name '
+                        'them with --classes to keep the rows of classes the file knows')
+    if source is None:
+        return new_rows(target.names, "the names of the file's classes are not known, so all class rows are new; give "
+                        'them with --source-classes to keep rows by name')
+    return match_classes(target.names, source)
+
+
+def text_names(path: Path, origin: str) -> tuple[str, ...]:
+    """Read a file of class names, one a line."""
+    try:
+        if path.stat().st_size > MAX_NAMES_BYTES:
+            raise UserError(f'{origin}: larger than {MAX_NAMES_BYTES:,} bytes, no list of class names')
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{origin}: cannot be read as text: {error}') from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise UserError(f'{origin}: the file has no class names; write one name a line')
+    return checked_names(names, origin)
+
+
+def coco_names(path: Path, origin: str) -> tuple[str, ...]:
+    """Names of the ``categories`` of a COCO annotation file; nothing else in it matters."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f'{origin}: cannot be read as JSON: {error}') from error
+    categories = content.get('categories') if isinstance(content, dict) else None
+    if not isinstance(categories, list) or not all(isinstance(entry, dict) and 'name' in entry for entry in categories):
+        raise UserError(f'{origin}: no COCO annotation file, it has no list "categories" of entries with a name')
+    return checked_names([entry['name'] for entry in categories], origin)
+
+
+def config_names(path: Path, origin: str) -> tuple[str, ...]:
+    """Classes a config trains on: of its train dataset, looked for inside wrappers, or its top-level ``metainfo``."""
+    # It imports all of mmdet.datasets, seconds that only a config needs.
+    from mgdet_plugin.datasets.formats.annotation_check import iter_dataset_cfgs
+    try:
+        config = Config.fromfile(path)
+        loader = config.get('train_dataloader') or {}
+        datasets = list(iter_dataset_cfgs(loader.get('dataset')))
+    except Exception as error:  # a config is a Python program and may raise anything
+        raise UserError(f'{origin}: the config cannot be read: {type(error).__name__}: {error}') from error
+    if datasets:
+        found = [dataset_names(dataset, origin) for dataset in datasets]
+    else:
+        found = [names for names in [metainfo_names(config.get('metainfo'), origin)] if names is not None]
+    if not found:
+        raise UserError(f'{origin}: the config names no classes; it needs train_dataloader.dataset or metainfo.classes')
+    other = next((names for names in found if names != found[0]), None)
+    if other is not None:
+        raise UserError(f'{origin}: the datasets of train_dataloader have different classes ({len(found[0])} beginning '
+                        f'{found[0][0]!r} and {len(other)} beginning {other[0]!r}); give a file of names')
+    return found[0]
+
+
+def dataset_names(dataset: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+    """Classes of a dataset config: of its ``metainfo`` or else of its class, as mmengine's datasets do."""
+    names = metainfo_names(dataset.get('metainfo'), origin)
+    if names is not None:
+        return names
+    kind = dataset.get('type')
+    return registered_names(kind, origin) if isinstance(kind, str) else class_metainfo(kind, str(kind), origin)
+
+
+def metainfo_names(metainfo: Any, origin: str) -> tuple[str, ...] | None:
+    """Classes of a ``metainfo``, None where it has none; a text is the path of a file of names, as for mmengine."""
+    classes = metainfo.get('classes') if isinstance(metainfo, Mapping) else None
+    if classes is None:
+        return None
+    if isinstance(classes, str):
+        if not Path(classes).is_file():
+            raise UserError(f'{origin}: metainfo.classes is the text {classes!r}, neither a file nor a tuple of names; '
+                            f'write ({classes!r},) for one class')
+        return text_names(Path(classes), origin)
+    return checked_names(classes, origin)
+
+
+def registered_names(name: str, origin: str) -> tuple[str, ...]:
+    """Classes of a dataset class in mmdet's registry."""
+    dataset = DATASETS.get(name) if re.fullmatch(r'(mmdet\.)?[A-Za-z_]\w*', name) else None
+    if dataset is None:
+        raise UserError(f'{origin}: neither a number of classes, a file nor a registered dataset; give {FORMS}')
+    return class_metainfo(dataset, name, origin)
+
+
+def class_metainfo(dataset: Any, name: str, origin: str) -> tuple[str, ...]:
+    """Classes of a dataset class's ``METAINFO``."""
+    metainfo = getattr(dataset, 'METAINFO', None)
+    if not isinstance(metainfo, Mapping) or not metainfo.get('classes'):
+        raise UserError(f'{origin}: the dataset {name} names no classes by itself; set metainfo.classes of the dataset '
+                        'in the config, or give a file of names')
+    return checked_names(metainfo['classes'], origin)
+
+
+def checked_names(names: Any, origin: str) -> tuple[str, ...]:
+    """The names as a tuple, having refused what no class list can hold."""
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise UserError(f'{origin}: class names must be a list of texts, got {str(names)[:80]!r}')
+    if not 1 <= len(names) <= MAX_CLASSES:
+        raise UserError(f'{origin}: {len(names):,} names, from 1 to {MAX_CLASSES:,} are taken')
+    unprintable = next((name for name in names if not name.strip() or not name.isprintable()), None)
+    if unprintable is not None:
+        raise UserError(f'{origin}: the class name {unprintable[:80]!r} is empty or cannot be printed')
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise UserError(f'{origin}: it names a class twice: {", ".join(twice[:5])}')
+    return tuple(names)
+
+
+def replace_class_rows(weight: Tensor, bias: Tensor, kept: int, sources: Sequence[int | None],
+                       generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Give a prediction convolution rows for other classes.
+
+    Args:
+        weight: (D, K, 1, 1), rows of boxes, objectness and anchors first.
+        bias: (D,).
+        kept: How many first rows stay as they are, 5 + A.
+        sources: For each new class, the old class whose row it takes, None for a row drawn from N(0, 0.01) with
+            zero bias.
+        generator: Where new rows are drawn from.
+
+    Returns:
+        weight (kept + len(sources), K, 1, 1) and bias (kept + len(sources),).
+    """
+    rows = torch.randn(len(sources), *weight.shape[1:], generator=generator) * ROW_STD
+    shifts = torch.zeros(len(sources))
+    known = [(new, old) for new, old in enumerate(sources) if old is not None]
+    if known:
+        new, old = (torch.tensor(indices) for indices in zip(*known, strict=True))
+        rows[new], shifts[new] = weight[kept + old], bias[kept + old]
+    return torch.cat((weight[:kept], rows)), torch.cat((bias[:kept], shifts))

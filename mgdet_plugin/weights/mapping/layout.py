@@ -1,0 +1,242 @@
+"""Which layer of a Keras file is which module of the network: by stored order, names and shapes together."""
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.weights.container.darknet_file import DarknetFile
+from mgdet_plugin.weights.container.safe_h5 import StoredArray
+from mgdet_plugin.weights.container.weights_file import WeightsFile
+from mgdet_plugin.weights.mapping.architecture import (
+    SCALES,
+    Part,
+    block_prefixes,
+    predict_prefixes,
+    shape_conflicts,
+    topological_order,
+)
+from mgdet_plugin.weights.mapping.extras import OTHER_PART, known_extras
+from mgdet_plugin.weights.mapping.keras_layers import (
+    NORM_WEIGHTS,
+    KerasLayer,
+    LayerKind,
+    check_numbers,
+    counted,
+    stored_layers,
+)
+
+TORCH_NORM_NAMES = dict(zip(NORM_WEIGHTS, ('weight', 'bias', 'running_mean', 'running_var'), strict=True))
+SAVE_AGAIN = 'names, order and shapes must agree; save the file again from Keras'
+PARTS: tuple[Part, ...] = ('model', 'backbone')
+SHARD = re.compile(r'.*_\d{5}\.weights\.h5', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class FileLayout:
+    """A file's layers, resolved.
+
+    Attributes:
+        part: ``model`` or ``backbone``, what the file holds.
+        layout: The layout found, in words.
+        keras_version: As stored, None where it is not.
+        named: Whether names confirmed the stored order; without names the order alone decides.
+        convs: Convolutions without bias in order of creation.
+        norms: Batch normalisations in order of creation.
+        predictions: Prediction convolutions, coarse scale first.
+        extras: Arrays not used, path -> what they are.
+    """
+
+    part: Part
+    layout: str
+    keras_version: str | None
+    named: bool
+    convs: list[KerasLayer] = field(repr=False)
+    norms: list[KerasLayer] = field(repr=False)
+    predictions: list[KerasLayer] = field(repr=False)
+    extras: dict[str, str] = field(repr=False)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Channels of every prediction map, 5 + A + C, coarse scale first."""
+        return tuple(layer.arrays['kernel'].shape[3] for layer in self.predictions)
+
+    @property
+    def bridge_channels(self) -> tuple[int, ...]:
+        """Output channels of the bridges, coarse scale first."""
+        blocks = zip(block_prefixes(self.part), self.convs, strict=True)
+        return tuple(layer.arrays['kernel'].shape[3] for prefix, layer in blocks if 'bridges' in prefix)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One tensor of the network and the array that fills it.
+
+    Attributes:
+        key: Key of the state dict.
+        source: The array of the file, (kh, kw, in, out) for a kernel and (channels,) for all else.
+        layer: The Keras layer it belongs to.
+    """
+
+    key: str
+    source: StoredArray
+    layer: KerasLayer
+
+
+def resolve(weights: WeightsFile) -> FileLayout:
+    """Find the network's layers in a file, by stored order, names and shapes together.
+
+    Args:
+        weights: The opened file; only its structure is looked at.
+
+    Raises:
+        UserError: The file holds another network; names, stored order and shapes disagree; an array is of unknown use.
+    """
+    stored = stored_layers(weights)
+    by_kind: dict[LayerKind, list[KerasLayer]] = {'conv': [], 'norm': [], 'biased conv': [], 'dense': [], 'other': []}
+    for layer in stored.layers:
+        by_kind[layer.kind].append(layer)
+    part = tell_part(weights.name, by_kind)
+    order = topological_order(part)
+    predictions = by_kind['biased conv'][:len(predict_prefixes(part))]
+    used = [*by_kind['conv'], *by_kind['norm'], *predictions]
+    named = {layer.name is not None for layer in used}
+    if len(named) > 1:
+        raise UserError(f'{weights.name}: some layers have names and some have none; {SAVE_AGAIN}')
+    if named == {False} and not isinstance(weights, DarknetFile):
+        for kinds in (('conv', 'biased conv'), ('norm',)):
+            check_numbers(weights.name, [layer for layer in stored.layers if layer.kind in kinds])
+    convs = in_creation_order(weights.name, by_kind['conv'], order)
+    norms = in_creation_order(weights.name, by_kind['norm'], order)
+    predictions = in_creation_order(weights.name, predictions, range(len(predictions)))
+    classifier = [layer for layer in by_kind['dense'] + by_kind['biased conv'] if part == 'backbone']
+    check_layer_shapes(weights.name, part, convs, norms, predictions)
+    check_classifier(weights.name, convs[-1], classifier)
+    if stored.in_model_order:
+        check_nothing_between(weights.name, stored.layers, used)
+    extras = known_extras(weights, used, classifier, by_kind['other'])
+    return FileLayout(part, stored.layout, stored.keras_version, named == {True}, convs, norms, predictions, extras)
+
+
+def tell_part(file_name: str, by_kind: Mapping[LayerKind, Sequence[KerasLayer]]) -> Part:
+    """Tell model and backbone files apart by how many layers of each kind they hold."""
+    convs, norms, biased = (len(by_kind[kind]) for kind in ('conv', 'norm', 'biased conv'))
+    for part in PARTS:
+        blocks = len(block_prefixes(part))
+        if convs == norms == blocks and (biased == SCALES if part == 'model' else biased <= 1):
+            return part
+    shard = '; by its name it is one part of a sharded save: save it again in one file, without max_shard_size'
+    raise UserError(f'{file_name}: not a MultiGridDet or Darknet53 file: it has {convs} convolutions without bias, '
+                    f'{norms} batch normalisations and {biased} convolutions with bias; the model has 66, 66 and 3, '
+                    'the backbone 52, 52 and at most one in a classifier' + shard * bool(SHARD.fullmatch(file_name)))
+
+
+def in_creation_order(file_name: str, layers: Sequence[KerasLayer], order: Sequence[int]) -> list[KerasLayer]:
+    """Bring layers from stored order into order of creation, and hold their names against it.
+
+    Layers listed in runs (of a nested model, the frozen ones after the trainable ones) must keep the order in each run.
+
+    Args:
+        file_name: What to call the file in messages.
+        layers: Layers of one kind in stored order.
+        order: For each place of the model's order, its index in order of creation.
+
+    Raises:
+        UserError: The layers have numbered names whose order is another one, or names without a common base.
+    """
+    by_order = [layer for _, layer in sorted(zip(order, layers, strict=True), key=lambda pair: pair[0])]
+    names = [counted(layer.name) for layer in by_order if layer.name is not None]
+    if not names:
+        return by_order
+    odd = next((layer for layer, (base, _) in zip(by_order, names, strict=True) if base != names[0][0]), None)
+    if odd is not None:
+        raise UserError(f'{file_name}: {by_order[0].label} and {odd.label} do not count as layers of one kind; '
+                        f'{SAVE_AGAIN}')
+    if len(set(names)) < len(names):
+        raise UserError(f'{file_name}: two layers have the same number; {SAVE_AGAIN}')
+    by_name = [layer for _, layer in sorted(zip(names, by_order, strict=True), key=lambda pair: pair[0])]
+    wrong = [f'{one.label} where {other.label} belongs' for one, other in zip(by_order, by_name, strict=True)
+             if one is not other]
+    if wrong and all(layer.kind == 'conv' and layer.in_runs for layer in layers):
+        wrong = run_breaks([by_name[index] for index in order], layers)
+        if len(wrong) == 1:
+            return by_name
+    if wrong:
+        raise UserError(f'{file_name}: layer names and stored order disagree about {len(wrong)} layers '
+                        f'({", ".join(wrong[:4])}); {SAVE_AGAIN}')
+    return by_order
+
+
+def run_breaks(expected: Sequence[KerasLayer], stored: Sequence[KerasLayer]) -> list[str]:
+    """Where stored layers leave the expected order; once if they are two runs of it, one after the other."""
+    place = {id(layer): index for index, layer in enumerate(expected)}
+    return [f'{earlier.label} before {later.label}' for earlier, later in pairwise(stored)
+            if place[id(later)] < place[id(earlier)]]
+
+
+def check_layer_shapes(file_name: str, part: Part, convs: Sequence[KerasLayer], norms: Sequence[KerasLayer],
+                       predictions: Sequence[KerasLayer]) -> None:
+    """Refuse layers, in order of creation, whose shapes do not fit one another, naming those which disagree."""
+    conflicts = []
+    for conv, norm in zip(convs, norms, strict=True):
+        channels = conv.arrays['kernel'].shape[3]
+        lengths = [norm.arrays[weight].shape[0] for weight in NORM_WEIGHTS]
+        if set(lengths) != {channels}:
+            conflicts.append(f'{conv.label} gives {channels} channels, its normalisation {norm.label} has '
+                             f'{lengths[0] if len(set(lengths)) == 1 else lengths}')
+    layers = [*convs, *predictions]
+    conflicts += shape_conflicts(part, [layer.arrays['kernel'].shape for layer in layers],
+                                 [layer.label for layer in layers])
+    conflicts += [f'{layer.label} gives {layer.arrays["kernel"].shape[3]} channels and has '
+                  f'{layer.arrays["bias"].shape[0]} biases' for layer in predictions
+                  if layer.arrays['kernel'].shape[3:] != layer.arrays['bias'].shape]
+    if conflicts:
+        more = f' and {len(conflicts) - 3} more' if len(conflicts) > 3 else ''
+        raise UserError(f'{file_name}: shapes disagree with the order of the layers: {"; ".join(conflicts[:3])}{more}; '
+                        f'{SAVE_AGAIN}')
+
+
+def check_classifier(file_name: str, last: KerasLayer, classifier: Sequence[KerasLayer]) -> None:
+    """Refuse a convolution with bias beside a backbone unless it lies on the backbone's outputs."""
+    for layer in classifier:
+        kernel = layer.arrays['kernel'].shape
+        if layer.kind == 'biased conv' and kernel[:3] != (1, 1, last.arrays['kernel'].shape[3]):
+            raise UserError(f'{file_name}: {layer.label} with a kernel {kernel} is no classifier on '
+                            f'the {last.arrays["kernel"].shape[3]} channels of {last.label}; this is no Darknet53 file')
+
+
+def check_nothing_between(file_name: str, layers: Sequence[KerasLayer], used: Sequence[KerasLayer]) -> None:
+    """Refuse layers with float weights of their own that the model's order puts before the network's last layer."""
+    network = {id(layer) for layer in used}
+    last = max(index for index, layer in enumerate(layers) if id(layer) in network)
+    for layer in layers[:last]:
+        if layer.kind in ('dense', 'other') and any(array.dtype != 'integer' for array in layer.arrays.values()):
+            raise UserError(f'{file_name}: {layer.label}, a layer with weights that the network does not have, lies '
+                            'among its layers; this is another network')
+
+
+def assign(layout: FileLayout, part: Part) -> list[Assignment]:
+    """Pair the network's tensors with arrays of the file, in order of creation.
+
+    Args:
+        layout: The resolved file.
+        part: What to import; the backbone comes out of a model file too.
+    """
+    blocks, predictions = block_prefixes(part), predict_prefixes(part)
+    pairs: list[Assignment] = []
+    for prefix, conv, norm in zip(blocks, layout.convs, layout.norms, strict=False):  # a model file has more blocks
+        pairs.append(Assignment(f'{prefix}.conv.weight', conv.arrays['kernel'], conv))
+        pairs += [Assignment(f'{prefix}.bn.{name}', norm.arrays[weight], norm)
+                  for weight, name in TORCH_NORM_NAMES.items()]
+    for prefix, layer in zip(predictions, layout.predictions, strict=False):
+        pairs.append(Assignment(f'{prefix}.weight', layer.arrays['kernel'], layer))
+        pairs.append(Assignment(f'{prefix}.bias', layer.arrays['bias'], layer))
+    return pairs
+
+
+def left_over(weights: WeightsFile, layout: FileLayout, assignments: Sequence[Assignment]) -> dict[str, str]:
+    """Every array of the file that the import does not use, path -> what it is."""
+    used = {assignment.source.path for assignment in assignments}
+    return {path: layout.extras.get(path, OTHER_PART) for path in weights.arrays if path not in used}

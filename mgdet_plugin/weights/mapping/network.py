@@ -1,0 +1,140 @@
+"""The network's side of an import: which tensors the model of a config has."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.weights.mapping.layout import Part
+
+DEFAULT_CONFIG = Path(__file__).resolve().parents[3] / 'configs' / 'mgdet_model5_stage1.py'
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the model of a config looks like.
+
+    Attributes:
+        shapes: Shape of every tensor of the state dict, in its order.
+        num_classes: Classes of the head, 0 for a backbone alone.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    num_classes: int
+
+
+def load_config(path: str | Path | None, cfg_options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config that has a model.
+
+    Args:
+        path: Config file. Default: ``configs/mgdet_model5_stage1.py``.
+        cfg_options: Dotted keys to set, as ``--cfg-options`` takes them.
+
+    Raises:
+        UserError: The file is missing, cannot be read as a config, or has no ``model.backbone``.
+    """
+    path = Path(path or DEFAULT_CONFIG)
+    if not path.is_file():
+        raise UserError(f'config {path} does not exist; give one with --config')
+    try:
+        config = Config.fromfile(path)
+        config.merge_from_dict(dict(cfg_options or {}))
+    except Exception as error:  # a config is a Python program and may raise anything
+        raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    if not isinstance(config.get('model'), dict) or 'backbone' not in config.model:
+        raise UserError(f'config {path} has no model.backbone; give a config of MultiGridDet with --config')
+    return config
+
+
+def anchors_per_scale(config: Config) -> tuple[int, ...]:
+    """A of every scale, coarse first, from ``model.bbox_head.anchors``."""
+    try:
+        return tuple(len(scale) for scale in config.model.bbox_head.anchors)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError('the config has no model.bbox_head.anchors, a list of (width, height) for each scale; give a '
+                        'config of MultiGridDet with --config') from error
+
+
+def build_empty(config: Config, part: Part = 'model') -> nn.Module:
+    """Build the config's model, its parameters without memory: a state dict must be loaded with ``assign=True``.
+
+    Args:
+        config: A config with a model.
+        part: ``backbone`` builds ``model.backbone`` alone.
+
+    Raises:
+        UserError: The model cannot be built from the config.
+    """
+    init_default_scope(config.get('default_scope', 'mmdet'))
+    try:
+        with parameters_on_meta():
+            model: nn.Module = MODELS.build(config.model if part == 'model' else config.model.backbone)
+    except UserError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, ImportError, IndexError) as error:
+        raise UserError(f'the model of the config cannot be built: {type(error).__name__}: {error}') from error
+    return model
+
+
+def describe_network(config: Config, part: Part) -> Network:
+    """List the tensors of the config's model, or of its backbone with keys that still begin with ``backbone.``."""
+    prefix = '' if part == 'model' else 'backbone.'
+    state = build_empty(config, part).state_dict()
+    shapes = {prefix + key: tuple(tensor.shape) for key, tensor in state.items()}
+    return Network(shapes, config.model.bbox_head.num_classes if part == 'model' else 0)
+
+
+def set_classes(config: Config, num_classes: int, bridge_channels: Sequence[int]) -> None:
+    """Make the config's head one for ``num_classes`` classes on bridges of the given widths."""
+    config.merge_from_dict({'model.bbox_head.num_classes': num_classes,
+                            'model.bbox_head.bridge_channels': tuple(bridge_channels)})
+
+
+class UndrawnOnMeta(TorchFunctionMode):
+    """Inside, random numbers are not drawn into tensors without memory.
+
+    Otherwise torch decomposes the draw, and importing what it needs for that takes two seconds.
+    """
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Inside, every parameter a module registers has a shape but no memory, so that initialising it costs nothing."""
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None:
+            param = nn.Parameter(param.to('meta'), requires_grad=param.requires_grad)
+        register(module, name, param)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+    try:
+        with UndrawnOnMeta():
+            yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def torch_shape(keras_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape in torch of an array of Keras: (kh, kw, in, out) -> (out, in, kh, kw); vectors stay."""
+    return (keras_shape[3], keras_shape[2], *keras_shape[:2]) if len(keras_shape) == 4 else keras_shape
+
+
+def to_torch(values: Any) -> torch.Tensor:
+    """Tensor of a Keras array, kernels (kh, kw, in, out) turned to (out, in, kh, kw), contiguous."""
+    tensor = torch.from_numpy(values)
+    return tensor.permute(3, 2, 0, 1).contiguous() if tensor.dim() == 4 else tensor

@@ -1,0 +1,125 @@
+"""What an import did, for a person and for a machine."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mgdet_plugin.weights.container.darknet_file import DarknetFile, normalisation_note
+from mgdet_plugin.weights.container.weights_file import WeightsFile
+from mgdet_plugin.weights.mapping.layout import Assignment, FileLayout
+from mgdet_plugin.weights.statistics import find_warnings, tensor_statistics
+
+Report = dict[str, Any]
+
+BY_NAMES = 'by stored order, and the layer names agree'
+BY_ORDER = 'by stored order alone: the file stores no layer names'
+BY_FORMAT = 'by the order Darknet writes, held by the exact size of the file'
+UNNAMED = ('a file without layer names (Keras 2.12 to 2.15 and early Keras 3 write such) cannot show that two layers '
+           'of equal shape were swapped; compare the outputs with those of Keras: python tools/verify_import.py SRC '
+           'OUT.pth --with-keras')
+
+
+def make_report(weights: WeightsFile, layout: FileLayout, assignments: Sequence[Assignment],
+                state: Mapping[str, Tensor], not_used: Mapping[str, str]) -> Report:
+    """The account of an import, plain types only.
+
+    Args:
+        weights: The file; it may be closed.
+        layout: The resolved file.
+        assignments: What filled what.
+        state: The whole state dict that is written.
+        not_used: Arrays of the file that were not used, path -> what they are.
+    """
+    sources = {item.key: item for item in assignments}
+    tensors = [dict(destination=key, shape=list(tensor.shape), **describe_source(sources.get(key)),
+                    **(tensor_statistics(tensor) if tensor.is_floating_point() else {}))
+               for key, tensor in state.items()]
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in not_used.items():
+        by_reason.setdefault(reason, []).append(path)
+    return dict(
+        source=dict(file=Path(weights.name).name, bytes=weights.size, sha256=weights.sha256,
+                    container=weights.container),
+        found=dict(layout=layout.layout, keras_version=layout.keras_version, part=layout.part,
+                   order=BY_NAMES if layout.named else BY_FORMAT if isinstance(weights, DarknetFile) else BY_ORDER,
+                   layers=f'{len(layout.convs)} convolutions, {len(layout.norms)} batch normalisations, '
+                          f'{len(layout.predictions)} prediction convolutions'),
+        classes=None,
+        tensors=tensors,
+        not_used=by_reason,
+        warnings=weights.warnings + find_warnings(state),
+        notes=order_notes(weights, layout, state))
+
+
+def order_notes(weights: WeightsFile, layout: FileLayout, state: Mapping[str, Tensor]) -> list[str]:
+    """What a person should know about a file that stores no layer names."""
+    if isinstance(weights, DarknetFile):
+        return [normalisation_note(tensor.numpy() for key, tensor in state.items() if key.endswith('.running_var'))]
+    return [] if layout.named else [UNNAMED]
+
+
+def describe_source(item: Assignment | None) -> dict[str, str | None]:
+    """Where a tensor came from; all None for the counters Keras does not have."""
+    if item is None:
+        return dict(source=None, layer=None, dtype=None)
+    return dict(source=item.source.path, layer=item.layer.name, dtype=item.source.dtype)
+
+
+def file_line(entry: Mapping[str, Any]) -> str:
+    """A file of a report on one line: name, size and sha256."""
+    return f'{entry["file"]}, {entry["bytes"] / 1e6:.1f} MB, sha256 {entry["sha256"]}'
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Labels and texts, one row a line."""
+    return '\n'.join(f'{label:<10}{text}' for label, text in rows)
+
+
+def summary(report: Report) -> str:
+    """The table a person reads."""
+    source, found = report['source'], report['found']
+    darknet = source['container'].startswith('Darknet')
+    version = f'Keras {found["keras_version"] or "version not stored with the weights"}'
+    rows = [
+        ('file', file_line(source)),
+        ('layout', found['layout'] + ('' if darknet else f', {version}')),
+        ('holds', f'a {found["part"]}: {found["layers"]}'),
+        ('order', found['order']),
+    ]
+    if report['classes']:
+        rows += [('classes', line) for line in report['classes']['table']]
+    rows += module_rows(report['tensors'])
+    rows += [('not used', f'{len(paths)} arrays: {reason}') for reason, paths in report['not_used'].items()]
+    rows += [('warning', warning) for warning in report['warnings']]
+    rows += [('note', note) for note in report['notes']]
+    rows.append(('written', f'{report["written"]}'))
+    return table(rows)
+
+
+def module_rows(tensors: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """One row for each module of the network: its tensors, their numbers and the spread of its kernels."""
+    numbers: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    spreads: dict[str, list[float]] = {}
+    for tensor in tensors:
+        module = tensor['destination'].partition('.')[0]
+        numbers[module] += prod(tensor['shape'])
+        counts[module] += 1
+        if len(tensor['shape']) == 4:
+            spreads.setdefault(module, []).append(tensor['std'])
+    return [(module, f'{counts[module]} tensors, {numbers[module]:,} numbers; standard deviation of the kernels '
+                     f'{min(spreads[module]):.3g} to {max(spreads[module]):.3g}') for module in counts]
+
+
+def tensor_table(report: Report) -> str:
+    """Source, destination and statistics of every tensor that came from the file, one a line."""
+    lines = [f'{"destination":<48}{"shape":<20}{"mean":>11}{"std":>11}{"zeros":>8}  source']
+    lines += [f'{tensor["destination"]:<48}{"x".join(map(str, tensor["shape"])):<20}{tensor["mean"]:>11.3g}'
+              f'{tensor["std"]:>11.3g}{tensor["zeros"]:>8.1%}  {tensor["source"]}'
+              for tensor in report['tensors'] if tensor['source'] is not None]
+    return '\n'.join(lines)

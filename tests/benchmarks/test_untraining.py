@@ -1,0 +1,277 @@
+"""The ways to fine-tune differ in what they should, and what beats what is read off the right figures."""
+from __future__ import annotations
+
+import json
+import math
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from benchmarks import benchmark, untraining
+from benchmarks.trials import Finished, write_report
+from benchmarks.untraining import COMMON, CONFIG, best_weights, compare_ways, trials, worst_ratio
+from benchmarks.untraining_report import (
+    Beaten,
+    BlendPoint,
+    Comparison,
+    Row,
+    Scores,
+    beaten_ways,
+    blend_line,
+    comparison_figure,
+    comparison_json,
+    comparison_text,
+    verdict,
+)
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.guard.guard_options import GuardOptions
+from mgdet_plugin.plan.plan import Plan
+from mgdet_plugin.plan.rules import check_rules, refuse_broken
+from mgdet_plugin.runs.blend_pick import Row as BlendRow
+from mgdet_plugin.runs.blending import Blend, Pair
+from mgdet_plugin.runs.run_record import read_run
+from tests.conftest import ROOT
+from tests.support.run_folder import write_run
+
+BREAKS = {'staged': None, 'all_1e-4': None, 'all_1e-3': 'rate', 'head_only': None, 'two_to_zero': 'skipped-level',
+          'mosaic_frozen': 'mixing-while-frozen'}
+
+
+def config_of(way):
+    trial, = trials([3])[way]
+    cfg = Config.fromfile(ROOT / trial.config)
+    cfg.merge_from_dict(dict(trial.options))
+    return cfg
+
+
+@pytest.fixture(scope='module')
+def nano():
+    init_default_scope('mmdet')
+    return MODELS.build(Config.fromfile(ROOT / CONFIG).model)
+
+
+@pytest.mark.parametrize('way', BREAKS)
+def test_each_way_runs_and_breaks_the_rule_it_is_named_for(way, nano):
+    cfg = config_of(way)
+    plan = Plan.from_cfg(cfg)
+    refuse_broken(check_rules(plan, cfg, nano))
+    found = {each.rule for each in check_rules(replace(plan, allow=frozenset()), cfg, nano) if each.is_error}
+    assert found == ({BREAKS[way]} if BREAKS[way] else set())
+    assert plan.epochs == 20 and plan.start == 'full' and cfg.train_cfg.val_interval == 5
+
+
+def test_what_each_way_changes():
+    assert list(trials([0])) == list(BREAKS)
+    brief = {way: [(stage.epochs, stage.freeze_level, stage.lr, stage.mosaic_prob, stage.mixup_prob)
+                   for stage in Plan.from_cfg(config_of(way)).stages] for way in BREAKS}
+    head, neck, full = (5, 2, 1e-4, 0, 0), (5, 1, 5e-5, 0.3, 0.1), (10, 0, 3e-5, 0.3, 0.1)
+    assert brief == {
+        'staged': [head, neck, full], 'all_1e-4': [(20, 0, 1e-4, 0.3, 0.1)], 'all_1e-3': [(20, 0, 1e-3, 0.3, 0.1)],
+        'head_only': [(20, 2, 1e-4, 0, 0)], 'two_to_zero': [head, (15, 0, 3e-5, 0.3, 0.1)],
+        'mosaic_frozen': [(5, 2, 1e-4, 1.0, 0.5), (5, 1, 5e-5, 1.0, 0.5), full]}
+
+
+def test_a_run_takes_one_core_and_the_guard_only_watches():
+    cfg = config_of('all_1e-3')
+    loaders = [cfg[f'{split}_dataloader'] for split in ('train', 'val', 'test')]
+    loaders.append(cfg.val_cfg.others.old.dataloader)
+    assert [(each.num_workers, each.persistent_workers) for each in loaders] == [(0, False)] * 4
+    assert [each.dataset.ann_file for each in loaders] == ['train.json', 'val.json', 'test.json', 'val.json']
+    options = {key: value for key, value in cfg.default_hooks.drift_guard.items() if key != 'type'}
+    guard = GuardOptions.build(options)
+    assert {guard.actions(kind) for kind in ('drift', 'spike', 'divergence', 'nan', 'mismatch')} == {('warn', )}
+
+
+def test_seeds_and_names_of_runs():
+    found = trials([4, 9])
+    assert [(each.name, each.seed) for each in found['all_1e-4']] == [('all_1e-4_seed4', 4), ('all_1e-4_seed9', 9)]
+    assert all(set(COMMON) <= set(each.options) for runs in found.values() for each in runs)
+
+
+def row(way, seed, new, old, drift=1.0, old_drift=2.0, seconds=60.0):
+    return Row(way, seed, Scores(new, min(1.0, 2 * new), old, min(1.0, 2 * old)), drift, old_drift, seconds)
+
+
+ROWS = (row('staged', 0, 0.10, 0.30), row('staged', 1, 0.20, 0.40),
+        row('clear', 0, 0.05, 0.10, math.inf, None), row('clear', 1, 0.09, 0.20),  # every seed below on both
+        row('close', 0, 0.11, 0.28), row('close', 1, 0.12, 0.35),  # means below, seeds within
+        row('trade', 0, 0.50, 0.01), row('trade', 1, 0.60, 0.02),
+        row('equal', 0, 0.10, 0.20), row('equal', 1, 0.20, 0.20),  # the same mean new AP is not beaten
+        row('staged_blend', 0, 0.13, 0.50), row('staged_blend', 1, 0.14, 0.52))
+BLENDS = (BlendPoint(0, 0.5, Scores(0.0, 0.1, 0.6, 0.9), False), BlendPoint(0, 0.9, ROWS[10].scores, True),
+          BlendPoint(1, 0.5, Scores(0.1, 0.1, 0.4, 0.9), False), BlendPoint(1, 0.9, ROWS[11].scores, True))
+START = Scores(0.0, 0.002, 0.622, 0.972)
+
+
+@pytest.fixture
+def comparison():
+    return Comparison(START, ROWS, BLENDS, 0.65)
+
+
+def test_what_is_beaten_on_both_domains(comparison):
+    found = beaten_ways(comparison)
+    assert {(each.way, each.by): each.beyond_spread for each in found if each.by == 'staged'} == {
+        ('clear', 'staged'): True, ('close', 'staged'): False}
+    assert not [each for each in found if each.way in ('staged', 'trade')]
+    assert Beaten('clear', 'staged_blend', True) in found and Beaten('close', 'staged_blend', True) in found
+    assert verdict(comparison) == [
+        '- staged has the higher AP on both domains than: clear (every seed), close (in the mean); the lower on both '
+        'than: none',
+        '- staged_blend has the higher AP on both domains than: clear (every seed), close (every seed); the lower on '
+        'both than: none']
+    turned = replace(comparison, rows=tuple(replace(each, way=dict(staged='clear', clear='staged').get(each.way,
+                                                                                                    each.way))
+                                            for each in ROWS))
+    assert 'the lower on both than: clear (every seed), close (every seed)' in verdict(turned)[0]
+
+
+def test_the_table(comparison):
+    lines = comparison_text(comparison).splitlines()
+    assert lines[:4] == [
+        '| way | new AP | new AP50 | old AP | old AP50 | worst drift | old drift | seconds |',
+        '|---|---|---|---|---|---|---|---|',
+        '| loaded weights | 0.000 | 0.002 | 0.622 | 0.972 | - | - | - |',
+        '| staged | 0.150 ± 0.071 | 0.300 ± 0.141 | 0.350 ± 0.071 | 0.700 ± 0.141 | 1.00 ± 0.00 | 2.00 ± 0.00 | '
+        '60 ± 0 |']
+    clear, = [line for line in lines if line.startswith('| clear')]
+    assert clear.endswith('| inf | - | 60 ± 0 |')
+    assert 'alpha 0.9 (seed 0), 0.9 (seed 1)' in '\n'.join(lines)
+
+
+def test_one_seed_has_no_spread(comparison):
+    alone = replace(comparison, rows=tuple(each for each in ROWS if each.seed == 0), blends=())
+    text = comparison_text(alone)
+    assert '±' not in text.split('\n\n')[0] and '| staged | 0.100 | 0.200 | 0.300 | 0.600 | 1.00 | 2.00 | 60 |' in text
+    assert 'picked' not in text and blend_line(alone) == []
+
+
+def test_the_files(comparison, tmp_path):
+    paths = write_report(tmp_path, 'found', comparison_json(comparison), comparison_text(comparison),
+                         comparison_figure(comparison))
+    assert [path.name for path in paths] == ['found.json', 'found.md', 'found.png']
+    content = json.loads(paths[0].read_text())
+    assert content['rows'][2] == dict(way='clear', seed=0, new_ap=0.05, new_ap50=0.1, old_ap=0.1, old_ap50=0.2,
+                                      worst_drift=None, old_drift=None, seconds=60.0)
+    assert content['means']['staged']['new_ap']['mean'] == pytest.approx(0.15)
+    assert content['means']['clear']['old_drift'] is None and len(content['beaten']) == len(beaten_ways(comparison))
+    assert content['blends'][1] == dict(seed=0, alpha=0.9, picked=True, new_ap=0.13, new_ap50=0.26, old_ap=0.5,
+                                        old_ap50=1.0)
+    assert paths[1].read_text() == comparison_text(comparison)
+    assert paths[2].read_bytes()[:4] == b'\x89PNG' and len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_plot_shows_each_way_and_the_blends_between_its_ends(comparison):
+    axes, = comparison_figure(comparison).axes
+    lines = {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith('_')}
+    assert list(lines)[:-1] == ['loaded weights', *comparison.ways]
+    assert (lines['staged'].get_xdata()[0], lines['staged'].get_ydata()[0]) == pytest.approx((0.35, 0.15))
+    assert blend_line(comparison) == [pytest.approx(each) for each in (
+        (0.622, 0.0), (0.5, 0.05), (0.51, 0.135), (0.35, 0.15))]
+    blends = list(lines)[-1]
+    assert '0.5, 0.9' in blends and list(lines[blends].get_xdata()) == pytest.approx([0.622, 0.5, 0.51, 0.35])
+    small = [line for line in axes.get_lines() if line.get_label().startswith('_')]
+    assert [len(line.get_xdata()) for line in small] == [2] * 6
+    styles = {(line.get_color(), line.get_marker()) for label, line in lines.items() if label in comparison.ways}
+    assert len(styles) == len(comparison.ways)
+
+
+def test_worst_drift_is_that_of_the_worst_validation(tmp_path):
+    record = read_run(write_run(tmp_path / 'run', 'too_hot'))
+    metrics = [each.metrics for each in record.validations]
+    assert worst_ratio(record, metrics, 'val/') == pytest.approx(1.12 ** 7)
+    assert worst_ratio(record, metrics[:3], 'val/') == pytest.approx(1.12 ** 2)
+    assert worst_ratio(record, metrics, 'old/') is None
+    followed = replace(record, pretrained={**record.pretrained, 'old/loss_cls': 2.0, 'old/loss_coord': 1.0})
+    seen = [{'old/loss_cls': 3.0, 'old/loss_coord': 50.0}, {'old/loss_cls': 2.5}]  # boxes' loss is not guarded
+    assert worst_ratio(followed, seen, 'old/') == 1.5
+    assert worst_ratio(followed, [*seen, {'old/loss_cls': math.nan}], 'old/') == math.inf
+
+
+def test_without_a_best_checkpoint_the_last_one_counts(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text('somewhere/epoch_20.pth')
+    assert best_weights(tmp_path) == 'somewhere/epoch_20.pth'
+    (tmp_path / 'best.pth').touch()
+    assert best_weights(tmp_path) == str(tmp_path / 'best.pth')
+
+
+class Stub:
+    """Instead of test sets: a checkpoint scores by its folder, tensors by the weight and the statistic in them."""
+
+    def scores_of(self, path):
+        folder = Path(path)
+        return START if folder.name == 'start.pth' else Scores(0.1 if 'staged' in folder.parent.name else 0.2, 0.3,
+                                                               0.4, 0.5)
+
+    def scores(self, state):
+        return Scores(float(state['w']), float(state['bn.running_mean']), 0.4, 0.5)
+
+
+def test_blends_are_picked_by_validation_and_measured_with_their_own_statistics(tmp_path, monkeypatch):
+    calls = []
+
+    def blend(pretrained, finetuned, alphas, by, keep):
+        calls.append((Path(pretrained).name, Path(finetuned).name, tuple(alphas), by, keep))
+        states = [{'w': torch.tensor(value), 'bn.running_mean': torch.tensor(value)} for value in (0.0, 1.0)]
+        rows = tuple(BlendRow(alpha, {'loss_obj': 6.3 * 1.1, 'loss_cls': 3.3}, {},
+                              {'bn.running_mean': torch.tensor(10 * alpha)}) for alpha in alphas)
+        return Blend(Pair((pretrained, finetuned), tuple(states), {}), rows, ('coco/bbox_mAP', ), 2, by, keep, 'both',
+                     ())
+
+    monkeypatch.setattr(untraining, 'blend_weights', blend)
+    planned = trials([5])
+    runs = {way: [Finished(planned[way][0], write_run(tmp_path / way, kind), 30.0)]
+            for way, kind in (('staged', 'good'), ('all_1e-3', 'too_hot'))}
+    found = compare_ways(runs, Stub())
+    assert calls == [('start.pth', 'best.pth', (0.25, 0.5, 0.75, 0.9), 'new', 0.65)]
+    assert found.start == START and found.ways == ['staged', 'all_1e-3', 'staged_blend']
+    staged, naive, blended = found.rows
+    assert (staged.seed, staged.scores.new_ap, staged.seconds) == (5, 0.1, 30.0) and staged.worst_drift < 1.1
+    assert naive.scores.new_ap == 0.2 and naive.worst_drift == pytest.approx(1.12 ** 7) and naive.old_drift is None
+    assert [(each.alpha, each.scores[:2], each.picked) for each in found.blends] == [
+        (0.25, (0.25, 2.5), False), (0.5, (0.5, 5.0), False), (0.75, (0.75, 7.5), True),
+        (0.9, pytest.approx((0.9, 9.0)), False)]
+    assert blended.scores == found.blends[2].scores and blended.worst_drift == pytest.approx(1.1)
+    assert 30.0 < blended.seconds < 40.0
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Return a function that runs the tool with stand-ins for its suites, and what was run."""
+    ran = []
+    timed = dict(suite='quick', peer='p', device='cpu', threads=1, ours_s=1.0, peer_s=2.0, ratio=0.5)
+    monkeypatch.setattr(benchmark, 'SUITES', {})
+    monkeypatch.setattr(benchmark, 'ROWS', {'quick': lambda: ran.append('quick') or [timed]})
+    monkeypatch.setattr(benchmark, 'LEARNING', {'untraining': lambda options: ran.append(options) or 'a report'})
+
+    def run(*arguments):
+        monkeypatch.setattr('sys.argv', ['benchmark.py', *arguments])
+        runpy.run_path(str(ROOT / 'tools/benchmark.py'), run_name='tool')['main']()
+
+    return run, ran
+
+
+def test_learning_runs_only_when_it_is_named(tool, capsys):
+    run, ran = tool
+    run()
+    assert ran == ['quick'] and 'ratio 0.50' in capsys.readouterr().out
+    run('untraining', '--jobs', '3', '--seeds', '4', '5', '--out', 'here')
+    options = ran[1]
+    assert len(ran) == 2 and (options.folder, options.jobs, options.seeds) == (Path('here'), 3, (4, 5))
+    assert capsys.readouterr().out == 'a report\n'
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['untraining', 'nosuch'], r"no suite \['nosuch'\]; there are quick, untraining"),
+    (['untraining', '--jobs', '0'], '--jobs must be at least 1'), (['untraining', '--seeds', 'x'], "invalid int .*'x'"),
+    (['quick', '--seeds', '1', '1'], '--seeds must be different')])
+def test_bad_values_are_refused_before_anything_runs(tool, arguments, message):
+    run, ran = tool
+    with pytest.raises(UserError, match=message):
+        run(*arguments)
+    assert ran == []

@@ -1,0 +1,86 @@
+"""What a person gets wrong: one line, the value seen, what to do, and nothing written."""
+import sys
+
+import pytest
+import torch
+
+from mgdet_plugin.common.errors import UserError, user_errors_to_exit
+from mgdet_plugin.engine.preflight import mmdet_script, prepare_test, prepare_train
+from tests.conftest import ROOT
+from tests.support.small_run import make_dataset, run_tool, write_config
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp('bad') / 'data')
+
+
+@pytest.fixture
+def argv(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['train.py'])
+
+
+def test_stage_1_without_coco(tmp_path):
+    done = run_tool('train', ROOT / 'configs/mgdet_model5_stage1.py', cwd=tmp_path)
+    assert done.returncode == 2
+    line, = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert 'data/coco/annotations/instances_train2017.json' in line
+    assert 'data/coco/{annotations,train2017,val2017}' in line
+    assert '--demo' in line and 'Traceback' not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_weights(tmp_path, data, argv):
+    config = write_config(tmp_path / 'c.py', data, load_from=str(tmp_path / 'model5.pth'))
+    with pytest.raises(UserError, match=r'model5\.pth are not there; import your Keras file'):
+        prepare_train([str(config)])
+    with pytest.raises(UserError, match='are not there'):
+        prepare_test([str(config), str(tmp_path / 'other.pth')])
+
+
+def test_foreign_weights(tmp_path, data):
+    torch.save(dict(state_dict={'conv.weight': torch.zeros(3)}), tmp_path / 'foreign.pth')
+    config = write_config(tmp_path / 'c.py', data, load_from=str(tmp_path / 'foreign.pth'))
+    done = run_tool('train', config, '--work-dir', tmp_path / 'run', cwd=tmp_path)
+    assert done.returncode == 2
+    line, = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert '1 unexpected (conv.weight)' in line and 'missing' in line
+    assert not (tmp_path / 'run').exists()
+
+
+def test_class_count_of_the_head(tmp_path, data, argv):
+    config = write_config(tmp_path / 'c.py', data, **{'model.bbox_head.num_classes': 4})
+    with pytest.raises(UserError, match=r'has 3 classes .*num_classes is 4'):
+        prepare_train([str(config)])
+
+
+def test_sides_that_are_no_multiple_of_32(tmp_path, data):
+    config = write_config(tmp_path / 'c.py', data, load_from=None)
+    text = config.read_text()
+    assert '64,' in text
+    config.write_text(text.replace('64,', '100,'))
+    done = run_tool('train', config, '--work-dir', tmp_path / 'run', cwd=tmp_path)
+    assert done.returncode == 2
+    line, = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert '100' in line and '32' in line
+    assert not (tmp_path / 'run').exists()
+
+
+def test_missing_config(argv):
+    with pytest.raises(UserError, match=r'configs/nothing\.py is not there'):
+        prepare_train(['configs/nothing.py'])
+
+
+def test_unknown_mmdet_tool():
+    with pytest.raises(UserError, match=r"no tool 'analysis_tools/nothing'.*analysis_tools/confusion_matrix"):
+        mmdet_script('analysis_tools/nothing')
+    with pytest.raises(UserError, match='no tool'):
+        mmdet_script('../../../os')
+    assert mmdet_script('analysis_tools/get_flops').endswith('get_flops.py')
+
+
+def test_one_line_and_exit_2(capsys):
+    with pytest.raises(SystemExit) as stopped, user_errors_to_exit():
+        raise UserError('two\n  lines')
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == 'error: two lines\n'

@@ -1,0 +1,113 @@
+"""The main job end to end, each tool in a process of its own: Keras weights in, stage 1, evaluation, inference."""
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from mmdet.apis import DetInferencer
+
+from tests.support.keras_files import TINY_OPTIONS, tiny, write
+from tests.support.small_run import CLASSES, make_dataset, run_tool, write_config
+
+
+def options(entries):
+    return [f'{key}="{value}"' if isinstance(value, tuple) else f'{key}={value}' for key, value in entries.items()]
+
+
+@pytest.fixture(scope='module')
+def job(tmp_path_factory):
+    """Import, train an epoch, test: the folder with all they wrote and what they printed."""
+    folder = tmp_path_factory.mktemp('job')
+    data = make_dataset(folder / 'data')
+    write(tiny('keras3_model5.keras'), folder / 'model5.keras')
+    (folder / 'names.txt').write_text('\n'.join(CLASSES))
+    weights = folder / 'weights' / 'model5.pth'
+    weights.parent.mkdir()
+    config = write_config(folder / 'stage1.py', data, load_from=str(weights))
+    steps = {
+        'import': run_tool('import_keras', folder / 'model5.keras', weights, '--classes', folder / 'names.txt',
+                           '--cfg-options', *options(TINY_OPTIONS), cwd=folder),
+        'train': run_tool('train', config, '--work-dir', folder / 'run', cwd=folder),
+    }
+    steps['test'] = run_tool('test', config, folder / 'run' / 'epoch_1.pth', '--work-dir', folder / 'test', '--out',
+                             folder / 'found.pkl', cwd=folder)
+    return folder, config, steps
+
+
+def test_every_step_succeeds(job):
+    _, _, steps = job
+    for name, step in steps.items():
+        assert step.returncode == 0, (name, step.stderr[-3000:])
+
+
+def test_only_the_predict_convs_changed(job):
+    folder, _, _ = job
+    before = torch.load(folder / 'weights' / 'model5.pth')['state_dict']
+    after = torch.load(folder / 'run' / 'epoch_1.pth')['state_dict']
+    assert before.keys() == after.keys()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {f'bbox_head.predict_convs.{level}.{kind}' for level in range(3) for kind in ('weight', 'bias')}
+
+
+def test_the_log_says_what_happens(job):
+    _, _, steps = job
+    printed = steps['train'].stdout + steps['train'].stderr
+    assert re.search(r"stage 1/1 'head' from epoch 1 for 5: freeze level 2, training [\d,]+ of [\d,]+ param", printed)
+    assert re.search(r'train: 1 of 17 boxes skipped', printed)
+    assert 'balanced class weights of 16 objects' in printed
+    losses = re.findall(r' loss\w*: (\S+)', printed)
+    assert len(losses) >= 10 and all(np.isfinite(float(value)) for value in losses)
+
+
+def test_evaluation_is_mmdets(job):
+    folder, _, steps = job
+    assert 'coco/bbox_mAP_50' in steps['test'].stdout + steps['test'].stderr
+    assert (folder / 'found.pkl').is_file()
+
+
+def test_resume_goes_on_from_the_checkpoint(job):
+    folder, config, _ = job
+    step = run_tool('train', config, '--work-dir', folder / 'run', '--resume', '--cfg-options',
+                    'train_cfg.max_epochs=2', cwd=folder)
+    assert step.returncode == 0, step.stderr[-3000:]
+    assert 'resumed epoch: 1' in step.stdout + step.stderr
+    first, second = (torch.load(folder / 'run' / f'epoch_{epoch}.pth') for epoch in (1, 2))
+    assert second['meta']['epoch'] == 2
+    changed = {key.rsplit('.', 2)[0] for key in first['state_dict']
+               if not torch.equal(first['state_dict'][key], second['state_dict'][key])}
+    assert changed == {'bbox_head.predict_convs'}
+
+
+def test_confusion_matrix(job):
+    folder, config, _ = job
+    step = run_tool('mmdet_tool', 'analysis_tools/confusion_matrix', config, folder / 'found.pkl', folder / 'matrix',
+                    cwd=folder)
+    assert step.returncode == 0, step.stderr[-3000:]
+    assert (folder / 'matrix' / 'confusion_matrix.png').is_file()
+
+
+def test_inferencer(job):
+    folder, config, _ = job
+    inferencer = DetInferencer(model=str(config), weights=str(folder / 'run' / 'epoch_1.pth'), device='cpu',
+                               show_progress=False)
+    assert inferencer.visualizer.dataset_meta['classes'] == CLASSES
+    found = inferencer(str(folder / 'data' / 'images' / '0.png'), no_save_vis=True, pred_score_thr=0.0)
+    prediction = found['predictions'][0]
+    assert len(prediction['bboxes']) == len(prediction['scores']) == len(prediction['labels'])
+    boxes = np.array(prediction['bboxes']).reshape(-1, 4)
+    assert ((boxes >= 0) & (boxes <= [80, 60, 80, 60])).all()  # in pixels of the image, the letterbox undone
+
+
+def test_best_checkpoint_has_a_stable_name(job):
+    folder, _, _ = job
+    best, first = (torch.load(folder / 'run' / name)['state_dict'] for name in ('best.pth', 'epoch_1.pth'))
+    assert all(torch.equal(best[key], first[key]) for key in first)
+    assert not list((folder / 'run').glob('*.part'))
+
+
+def test_report_of_the_import_is_kept(job):
+    folder, _, _ = job
+    checkpoint = torch.load(folder / 'weights' / 'model5.pth')
+    assert checkpoint['meta']['dataset_meta']['classes'] == list(CLASSES)
+    json.dumps(checkpoint['meta'])

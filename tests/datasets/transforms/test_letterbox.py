@@ -1,0 +1,137 @@
+"""Letterbox against the reference's pixels, and boxes there and back."""
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import TRANSFORMS
+from mmdet.structures.bbox import HorizontalBoxes
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets import Letterbox, letterbox_boxes, unletterbox_boxes
+from mgdet_plugin.datasets.transforms.letterbox import letterbox_geometry
+
+GOLDEN = np.load(Path(__file__).parents[2] / 'data' / 'letterbox.npz')
+
+
+def test_equals_reference_when_shrinking() -> None:
+    results = Letterbox(scale=(64, 64))({'img': GOLDEN['wide']})
+    np.testing.assert_array_equal(results['img'], GOLDEN['wide_letterboxed'])
+
+
+def test_equals_reference_when_enlarging() -> None:
+    image = Letterbox(scale=(416, 416))({'img': GOLDEN['tall']})['img']
+    assert image.shape == (416, 416, 3)
+    assert hashlib.sha256(image.tobytes()).digest() == GOLDEN['tall_sha256'].tobytes()
+
+
+@pytest.mark.parametrize(('name', 'side'), [('wide', 64), ('tall', 416), ('large', 320)])
+def test_inner_rectangle_equals_reference(name: str, side: int) -> None:
+    shape = GOLDEN['large_shape'] if name == 'large' else GOLDEN[name].shape
+    assert letterbox_geometry((shape[1], shape[0]), (side, side)) == tuple(GOLDEN[f'{name}_inner'])
+
+
+def test_floored_product_can_be_a_pixel_short() -> None:
+    # 49 * (64 / 49) is 63.99999999999999 in double precision
+    assert letterbox_geometry((49, 49), (64, 64)) == (0, 0, 63, 63)
+
+
+def test_extreme_aspect_keeps_one_pixel() -> None:
+    assert letterbox_geometry((2000, 1), (320, 320)) == (0, 159, 320, 1)
+
+
+def test_sets_every_key() -> None:
+    results = Letterbox(scale=(64, 96))({'img': np.zeros((20, 40, 3), np.uint8)})
+    assert results['img'].dtype == np.uint8
+    assert results['img_shape'] == results['img'].shape[:2] == (96, 64)
+    assert results['scale'] == (64, 96)
+    assert results['scale_factor'] == (1.6, 1.6)
+    assert results['keep_ratio'] is True
+    assert results['pad_param'].dtype == np.float32
+    np.testing.assert_array_equal(results['pad_param'], [32, 32, 0, 0])
+    assert (results['img'][:32] == 128).all() and (results['img'][32:64] == 0).all()
+
+
+def test_odd_border_is_larger_at_the_end() -> None:
+    results = Letterbox(scale=(64, 64))({'img': np.zeros((3, 64, 3), np.uint8)})
+    np.testing.assert_array_equal(results['pad_param'], [30, 31, 0, 0])
+
+
+def test_scale_factor_is_the_true_ratio_of_each_axis() -> None:
+    results = Letterbox(scale=(64, 64))({'img': np.zeros((97, 151, 3), np.uint8)})
+    assert results['scale_factor'] == (64 / 151, 41 / 97)
+
+
+def test_boxes_are_scaled_then_shifted_and_never_clipped() -> None:
+    boxes = HorizontalBoxes([[0., 0., 40., 20.], [-5., 10., 50., 10.]])
+    results = Letterbox(scale=(64, 96))({'img': np.zeros((20, 40, 3), np.uint8), 'gt_bboxes': boxes})
+    expected = torch.tensor([[0., 32., 64., 64.], [-8., 48., 80., 48.]])
+    torch.testing.assert_close(results['gt_bboxes'].tensor, expected)
+
+
+def test_no_boxes() -> None:
+    results = Letterbox(scale=(64, 64))({'img': np.zeros((9, 9, 3), np.uint8), 'gt_bboxes': HorizontalBoxes([])})
+    assert results['gt_bboxes'].tensor.shape == (0, 4)
+
+
+def test_round_trip_of_boxes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(2, 50, 4, generator=generator, dtype=torch.float64) * 500
+    for size in ((151, 97), (250, 333), (49, 49), (1333, 57)):
+        results = Letterbox(scale=(416, 320))({'img': np.zeros((size[1], size[0], 3), np.uint8)})
+        inside = letterbox_boxes(boxes, results['scale_factor'], results['pad_param'])
+        assert not torch.allclose(inside, boxes)
+        back = unletterbox_boxes(inside, results['scale_factor'], results['pad_param'])
+        torch.testing.assert_close(back, boxes, rtol=0, atol=1e-9)
+
+
+def test_unletterbox_typed_in() -> None:
+    boxes = torch.tensor([[10., 32., 42., 64.]])
+    back = unletterbox_boxes(boxes, scale_factor=(2.0, 4.0), pad_param=(32, 0, 10, 0))
+    torch.testing.assert_close(back, torch.tensor([[0., 0., 16., 8.]]))
+
+
+def test_float_image_is_rounded_and_clipped() -> None:
+    image = np.full((32, 32, 3), 100.6, np.float32)
+    image[0] = -3.0
+    image[1] = 300.0
+    out = Letterbox(scale=(32, 32))({'img': image})['img']
+    assert out.dtype == np.uint8
+    assert (out[0, 0, 0], out[1, 0, 0], out[2, 0, 0]) == (0, 255, 101)
+
+
+@pytest.mark.parametrize(('scale', 'nearest'), [((600, 608), '576 or 608'), ((608, 20), '32'), ((-32, 32), '32')])
+def test_refuses_sides_that_are_not_multiples_of_32(scale: tuple[int, int], nearest: str) -> None:
+    with pytest.raises(UserError, match=f'multiples of 32, got -?[0-9]+ in .*nearest allowed: {nearest}$'):
+        Letterbox(scale=scale)
+
+
+@pytest.mark.parametrize('scale', [608, '608', (608,), (608.0, 608.0), (True, 32)])
+def test_refuses_scales_that_are_not_two_whole_numbers(scale: object) -> None:
+    with pytest.raises(UserError, match='whole pixels'):
+        Letterbox(scale=scale)  # type: ignore[arg-type]
+
+
+def test_error_survives_the_registry_as_a_user_error() -> None:
+    with pytest.raises(UserError, match='multiples of 32, got 600'):
+        TRANSFORMS.build(dict(type='Letterbox', scale=(600, 600)))
+
+
+@pytest.mark.parametrize('pad_val', [-1, 256, 0.5])
+def test_refuses_grey_levels_outside_of_a_byte(pad_val: object) -> None:
+    with pytest.raises(UserError, match='pad_val'):
+        Letterbox(scale=(32, 32), pad_val=pad_val)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize('key', ['gt_masks', 'gt_seg_map'])
+def test_refuses_masks(key: str) -> None:
+    with pytest.raises(ValueError, match=f'cannot map {key}'):
+        Letterbox(scale=(32, 32))({'img': np.zeros((8, 8, 3), np.uint8), key: np.zeros((8, 8))})
+
+
+@pytest.mark.parametrize('image', [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8),
+                                   np.zeros((0, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint16)])
+def test_refuses_images_it_cannot_resize(image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match='needs an'):
+        Letterbox(scale=(32, 32))({'img': image})

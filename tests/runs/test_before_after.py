@@ -1,0 +1,57 @@
+"""Two checkpoints on two test sets; the shipped weights of the demo among them."""
+import json
+
+import pytest
+import torch
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.engine.demo import KERAS_WEIGHTS, SOURCE_CONFIG
+from mgdet_plugin.runs.before_after import Row, before_after, rows_json, rows_text
+from mgdet_plugin.weights.importer import import_keras
+from tests.conftest import ROOT
+from tests.support.small_run import run_tool
+
+TARGET_CONFIG = ROOT / 'configs' / 'mgdet_nano_staged.py'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Return a folder with the imported weights of the demo and the same with a head that sees no object."""
+    folder = tmp_path_factory.mktemp('before_after')
+    import_keras(KERAS_WEIGHTS, folder / 'source.pth', config=TARGET_CONFIG, classes=TARGET_CONFIG,
+                 source_classes=SOURCE_CONFIG)
+    state = torch.load(folder / 'source.pth')['state_dict']
+    for name in state:
+        if 'predict_convs' in name:
+            state[name] = torch.zeros_like(state[name]) - 5
+    torch.save(dict(state_dict=state), folder / 'blind.pth')
+    return folder
+
+
+def test_the_shipped_weights_detect_what_their_page_says(folder):
+    """A model without objects reaches nothing, and neither the domains nor the checkpoints are exchanged."""
+    done = run_tool('compare', TARGET_CONFIG, 'source.pth', 'blind.pth', '--old', SOURCE_CONFIG, '--json', cwd=folder)
+    assert done.returncode == 0, done.stderr
+    new, old = json.loads(done.stdout)
+    assert [(each['test_set'], each['images']) for each in (new, old)] == [('new domain', 100), ('old domain', 100)]
+    page = (KERAS_WEIGHTS.parent / 'README.md').read_text()
+    ap, ap50 = (old['before'][name] for name in ('coco/bbox_mAP', 'coco/bbox_mAP_50'))
+    assert f'| test set, 100 images | AP {ap:.3f}, AP50 {ap50:.3f};' in page
+    assert new['before']['coco/bbox_mAP'] < 0.05
+    assert old['after'].get('coco/bbox_mAP', 0.0) < 0.01
+
+
+def test_weights_that_do_not_fit_are_refused(folder):
+    torch.save(dict(state_dict={'other': torch.zeros(1)}), folder / 'foreign.pth')
+    with pytest.raises(UserError, match=r'foreign\.pth'):
+        before_after({'new': str(TARGET_CONFIG)}, str(folder / 'source.pth'), str(folder / 'foreign.pth'))
+
+
+def test_table():
+    rows = [Row('new', 100, {}, {'coco/bbox_mAP': 0.0644, 'coco/bbox_mAP_50': 0.148, 'val/loss': 3.0}),
+            Row('old domain', 7, {'coco/bbox_mAP': 0.622}, {'coco/bbox_mAP': 0.3354, 'coco/bbox_mAP_50': 0.9})]
+    assert rows_text(rows).splitlines() == [
+        'test set    images  AP              AP50',
+        'new         100     0.000 -> 0.064  0.000 -> 0.148',
+        'old domain  7       0.622 -> 0.335  0.000 -> 0.900']
+    assert rows_json(rows)[1]['before'] == {'coco/bbox_mAP': 0.622}

@@ -1,0 +1,147 @@
+"""The four checks, and the tool that prints them."""
+import json
+
+import pytest
+
+from mgdet_plugin.runs.run_checks import NAMES, check_run, verdict
+from mgdet_plugin.runs.run_record import read_run
+from tests.support.run_folder import PRETRAINED, guard, write_run
+from tests.support.small_run import ROOT, run_tool
+
+
+def judged(folder, change=None, kind='good', old=False):
+    """Name of a check -> what it found, for a run whose record was changed."""
+    write_run(folder, kind, old)
+    content = guard(kind, old)
+    if change:
+        change(content)
+    (folder / 'guard.json').write_text(json.dumps(content))
+    return {each.name: each for each in check_run(read_run(folder))}
+
+
+def failed(found):
+    return [name for name in NAMES if not found[name].passed]
+
+
+@pytest.mark.parametrize(('kind', 'expected'), [
+    ('good', []), ('too_hot', ['losses-within-band']), ('random_start', ['performance-kept']),
+    ('nan', ['no-nan']), ('backbone', []), ('nothing', ['losses-within-band', 'performance-kept']),
+    ('no_validation', ['loss-below-random', 'losses-within-band', 'performance-kept'])])
+def test_what_each_kind_of_run_fails(tmp_path, kind, expected):
+    assert failed(judged(tmp_path, kind=kind)) == expected
+
+
+def test_figures_of_a_good_run(tmp_path):
+    found = judged(tmp_path)
+    last = guard()['validations'][-1]
+    assert found['loss-below-random'].figures == dict(
+        epoch=30, loss=last['metrics']['val/loss'], random=pytest.approx(310.2), pretrained=pytest.approx(14.9))
+    assert found['losses-within-band'].figures['ratios'] == pytest.approx(last['ratios'])
+    best = max(guard()['validations'], key=lambda each: each['metrics']['coco/bbox_mAP'])
+    assert found['performance-kept'].figures['epoch'] == best['epoch']
+    assert f'val/loss {last["metrics"]["val/loss"]:.4g} at epoch 30' in found['loss-below-random'].line
+
+
+@pytest.mark.parametrize(('ratio', 'passed'), [(1.2, True), (1.2001, False), (None, False)])
+def test_the_edge_of_the_band(tmp_path, ratio, passed):
+    """A loss at exactly the limit passes; one that is not finite does not."""
+
+    def change(content):
+        content['validations'][-1]['metrics']['val/loss_obj'] = ratio and PRETRAINED['loss_obj'] * ratio
+
+    assert judged(tmp_path, change)['losses-within-band'].passed == passed
+
+
+def test_a_run_that_left_the_band_and_came_back_passes_and_tells(tmp_path):
+    def change(content):
+        content['validations'][3]['metrics']['val/loss_cls'] = PRETRAINED['loss_cls'] * 1.5
+
+    check = judged(tmp_path, change)['losses-within-band']
+    assert check.passed and 'worst of the run 1.5 (loss_cls, epoch 4)' in check.line
+
+
+@pytest.mark.parametrize('start', ['full', 'backbone'])
+def test_a_stop_by_the_guard_fails(tmp_path, start):
+    check = judged(tmp_path, lambda content: content.update(ended='guard', start=start))['losses-within-band']
+    assert not check.passed and 'the guard stopped the run at iteration 1200' in check.line
+    assert judged(tmp_path, kind='too_hot')['losses-within-band'].figures['stopped_at'] == 320
+
+
+def test_nothing_detected_counts_as_zero(tmp_path):
+    def change(content):
+        for entry in content['validations']:
+            del entry['metrics']['coco/bbox_mAP']
+
+    check = judged(tmp_path, change)['performance-kept']
+    assert not check.passed and check.figures['value'] == 0
+    assert 'coco/bbox_mAP 0.000 at epoch 1, the best (nothing was detected, counted as 0)' in check.line
+
+
+def test_the_best_checkpoint_is_what_is_judged(tmp_path):
+    """The end may be a little worse; but the losses of both must be in the band."""
+
+    def change(content, ratio=1.0):
+        content['validations'][-1]['metrics']['coco/bbox_mAP'] = 0.01
+        best = max(content['validations'], key=lambda each: each['metrics']['coco/bbox_mAP'])
+        if ratio > 1:
+            best['metrics']['val/loss_cls'] = PRETRAINED['loss_cls'] * ratio
+
+    found = judged(tmp_path, change)
+    assert found['performance-kept'].passed and 'at the end 0.010 (epoch 30)' in found['performance-kept'].line
+    epoch = found['performance-kept'].figures['epoch']
+    check = judged(tmp_path, lambda content: change(content, 1.3))['losses-within-band']
+    assert not check.passed and f'too high: loss_cls at epoch {epoch}' in check.line
+
+
+def test_the_metric_may_not_fall_at_all(tmp_path):
+    def change(content):
+        content['baseline']['pretrained']['coco/bbox_mAP'] = max(
+            each['metrics']['coco/bbox_mAP'] for each in content['validations'])
+
+    assert judged(tmp_path, change)['performance-kept'].passed
+    assert not judged(tmp_path, lambda content: content['baseline']['pretrained'].update(
+        {'coco/bbox_mAP': 0.5}))['performance-kept'].passed
+
+
+def test_missing_baselines_are_said(tmp_path):
+    found = judged(tmp_path, lambda content: content.update(baseline=dict(pretrained={}, random={})))
+    assert failed(found) == ['loss-below-random', 'losses-within-band', 'performance-kept']
+    assert 'the loss of a random start was not measured' in found['loss-below-random'].line
+    assert 'no pretrained value of loss_obj, loss_cls was measured' in found['losses-within-band'].line
+
+
+@pytest.mark.parametrize('change', [
+    lambda content: content.update(bad_steps=1),
+    lambda content: content['validations'][2]['weights'].update(neck=None),
+    lambda content: content['events'][0].update(kind='nan')])
+def test_each_trace_of_nan_fails(tmp_path, change):
+    assert failed(judged(tmp_path, change)) == ['no-nan']
+
+
+def test_the_tool_prints_and_exits_by_the_verdict(tmp_path):
+    done = run_tool('check_run', write_run(tmp_path / 'good', old=True), cwd=ROOT)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and lines[-1] == 'verdict: PASS'
+    assert [line.split()[:2] for line in lines[:4]] == [['PASS', name] for name in NAMES]
+    assert lines[4].startswith('note  old-domain') and 'not judged' in lines[4]
+    done = run_tool('check_run', write_run(tmp_path / 'nan', 'nan'), '--json', cwd=ROOT)
+    found = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert done.returncode == 1 and found['verdict'] == 'FAIL'
+    assert [each['passed'] for each in found['checks']] == [True, True, True, False]
+
+
+def test_the_tool_refuses_in_one_line(tmp_path):
+    for arguments, message in (([tmp_path], 'drift_guard'), ([tmp_path / 'no'], 'no work folder'),
+                               ([], 'required: WORK_DIR')):
+        done = run_tool('check_run', *arguments, cwd=ROOT)
+        assert done.returncode == 2 and done.stdout == ''
+        line, = done.stderr.splitlines()
+        assert line.startswith('error: ') and message in line
+
+
+def test_json_holds_null_for_what_is_not_a_number(tmp_path):
+    from mgdet_plugin.runs.run_checks import checks_json
+    record = read_run(write_run(tmp_path, 'nothing'))
+    checks = check_run(record)
+    found = json.loads(json.dumps(checks_json(record, checks), allow_nan=False))
+    assert found['checks'][0]['figures']['pretrained'] is None and verdict(checks) == 'FAIL'

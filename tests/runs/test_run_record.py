@@ -1,0 +1,127 @@
+"""Reading what a run left in its work folder."""
+import json
+import math
+
+import numpy as np
+import pytest
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.runs.run_record import read_run
+from tests.support.run_folder import ITERS, KINDS, guard, scalars, write_run, write_scalars
+
+
+def change(folder, **fields):
+    """Set fields of ``guard.json``."""
+    path = folder / 'guard.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_a_run_is_read_as_written(tmp_path):
+    record = read_run(write_run(tmp_path / 'run'))
+    content = guard('good')
+    assert (record.start, record.limit, record.guarded) == ('full', 0.2, ('loss_obj', 'loss_cls'))
+    assert [each.name for each in record.stages] == ['head', 'neck', 'full']
+    assert record.last.metrics == content['validations'][-1]['metrics'] and record.last.epoch == 30
+    assert record.pretrained == content['baseline']['pretrained'] and record.events[0].kind == 'spike'
+    assert record.ratio('loss_cls', record.last) == pytest.approx(content['validations'][-1]['ratios']['loss_cls'])
+    assert list(record.training['step'][:2]) == [10, 20] and len(record.training['loss']) == 30 * ITERS / 10
+    assert 'coco/bbox_mAP' not in record.training  # lines of validations count epochs
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_every_kind_can_be_read(tmp_path, kind):
+    assert read_run(write_run(tmp_path / 'run', kind, old=True)).bad_steps == (3 if kind == 'nan' else 0)
+
+
+def test_null_is_not_finite(tmp_path):
+    record = read_run(write_run(tmp_path / 'run', 'nan'))
+    assert math.isnan(record.validations[12].metrics['val/loss_coord'])
+    assert math.isnan(record.events[-1].values['loss'])
+
+
+def test_a_resumed_run_replaces_what_it_trained_again(tmp_path):
+    """The first start logged to iteration 300, was resumed at 200 and has come to 260."""
+    content = guard('good')
+    folder = write_run(tmp_path / 'run')
+    for path in folder.glob('2026*/vis_data/scalars.json'):
+        path.write_text(''.join(json.dumps(each) + '\n' for each in scalars(content, 1, 300)))
+    write_scalars(folder / '20261124_110000', scalars(content, 201, 260, shift=1000))
+    log = read_run(folder).training
+    assert list(log['step']) == list(range(10, 261, 10))
+    assert (log['loss'][log['step'] > 200] > 1000).all() and (log['loss'][log['step'] <= 200] < 1000).all()
+
+
+def test_a_line_being_written_is_left_for_later(tmp_path):
+    folder = write_run(tmp_path / 'run')
+    path, = folder.glob('*/vis_data/scalars.json')
+    before = len(read_run(folder).training['step'])
+    path.write_text(path.read_text() + '{"lr": 0.1, "loss": 1')
+    assert len(read_run(folder).training['step']) == before
+
+
+def test_a_damaged_log(tmp_path):
+    folder = write_run(tmp_path / 'run')
+    path, = folder.glob('*/vis_data/scalars.json')
+    path.write_text('{"lr": 0.1,\n' + path.read_text())
+    with pytest.raises(UserError, match=r'cannot read .*scalars\.json: .*move it away'):
+        read_run(folder)
+
+
+def test_without_a_log_the_training_curves_are_empty(tmp_path):
+    folder = write_run(tmp_path / 'run')
+    for path in folder.glob('*/vis_data/scalars.json'):
+        path.unlink()
+    record = read_run(folder)
+    assert record.training == {} and record.epochs == 30
+
+
+def test_epochs_follow_the_stages_iterations(tmp_path):
+    """Stages with other batch sizes have other numbers of iterations an epoch."""
+    folder = write_run(tmp_path / 'run', 'no_validation')
+    change(folder, stages=[dict(name='a', first_epoch=0, first_iter=0), dict(name='b', first_epoch=2, first_iter=20),
+                           dict(name='c', first_epoch=4, first_iter=100)])
+    assert read_run(folder).epochs_at([0, 10, 20, 60, 100, 140]) == pytest.approx([0, 1, 2, 3, 4, 5])
+
+
+def test_epochs_before_the_first_validation(tmp_path):
+    folder = write_run(tmp_path / 'run', 'no_validation')
+    path, = folder.glob('*/vis_data/scalars.json')
+    path.write_text(''.join(json.dumps(each) + '\n' for each in scalars(guard('no_validation'), 1, 3 * ITERS)))
+    assert read_run(folder).epochs == pytest.approx(3)
+
+
+def test_numbers_that_are_no_json_numbers_in_the_log(tmp_path):
+    folder = write_run(tmp_path / 'run')
+    path, = folder.glob('*/vis_data/scalars.json')
+    lines = path.read_text().splitlines()
+    path.write_text('\n'.join([json.dumps({**json.loads(lines[0]), 'loss': math.nan}), *lines[1:]]) + '\n')
+    assert np.isnan(read_run(folder).training['loss'][0])
+
+
+@pytest.mark.parametrize(('fields', 'message'), [
+    (dict(version=2), 'has version 2, known is 1'),
+    (dict(start='all'), "start is 'all', expected one of full, backbone, nothing"),
+    (dict(validations=3), 'validations is 3, expected a list of objects'),
+    (dict(validations=[4]), r'validations\[0\] is 4, expected an object'),
+    (dict(validations=[dict(epoch=-1)]), r'validations\[0\]\.epoch is -1, expected a whole number from 0'),
+    (dict(limit=None), 'limit is None, expected a number'),
+    (dict(baseline=dict(pretrained={'val/loss': 'low'})), r"baseline\.pretrained\.val/loss is 'low'"),
+    (dict(guarded='loss_obj'), "guarded is 'loss_obj', expected a list of texts"),
+    (dict(bad_steps=True), 'bad_steps is True'),
+    (dict(ended='well'), "ended is 'well'")])
+def test_a_record_that_is_not_one(tmp_path, fields, message):
+    folder = write_run(tmp_path / 'run')
+    change(folder, **fields)
+    with pytest.raises(UserError, match=message):
+        read_run(folder)
+
+
+def test_missing_and_damaged_records(tmp_path):
+    with pytest.raises(UserError, match=r'there is no work folder .*nowhere'):
+        read_run(tmp_path / 'nowhere')
+    with pytest.raises(UserError, match=r'guard\.json is not there.* hook drift_guard'):
+        read_run(tmp_path)
+    for content in ('{"version": 1,', '[]', '\xff', '', '[' * 100_000):
+        (tmp_path / 'guard.json').write_bytes(content.encode('latin-1'))
+        with pytest.raises(UserError, match=r'guard\.json'):
+            read_run(tmp_path)
