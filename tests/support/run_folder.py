@@ -1,6 +1,8 @@
 """Work folders as a training run leaves them, without training.
 
-``python tests/support/run_folder.py KIND DIR`` writes one. Kinds are the names in :data:`KINDS`. Numbers are made up, but of the size and shape real runs have.
+``python tests/support/run_folder.py KIND DIR`` writes one.
+
+Kinds are the names in :data:`KINDS`. Numbers are made up, but of the size and shape real runs have.
 """
 from __future__ import annotations
 
