@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets.formats.annotation_check import config_name, iter_dataset_cfgs
 from mgdet_plugin.plan.plan import Plan
+from mgdet_plugin.plan.progress import stages_before
 from mgdet_plugin.plan.rules import check_rules, refuse_broken
+from mgdet_plugin.plan.wiring import check_wiring
 from mgdet_plugin.weights.mapping.classes import dataset_names
 
 KERAS_SUFFIXES = ('.h5', '.hdf5', '.keras')
-RECORD = 'mgdet'  # of StagedUnfreezeHook, in a checkpoint
 _SHOWN = 3
 
 
@@ -44,125 +45,18 @@ def check_weights(cfg: Config, split: str = 'train') -> list[str]:
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = MODELS.build(cfg.model)  # refuses a wrong field, with or without weights
     plan = Plan.from_cfg(cfg) if split != 'test' and cfg.get('stages') else None
-    lines = check_plan(plan, cfg, model) if plan else []
-    if not path:
-        return lines + ([] if split == 'test' else check_backbone(cfg, model))
-    if '://' in str(path):
-        return lines
-    state_dict, content = read_weights(str(path), cfg)
+    if plan:
+        check_wiring(cfg, plan)
+    is_local = path and '://' not in str(path)
+    state_dict, content = read_weights(str(path), cfg) if is_local else ({}, {})
+    history = stages_before(content, own=not cfg.get('resume'))
+    lines = refuse_broken(check_rules(plan, cfg, model, history)) if plan else []
+    if not is_local:
+        return lines + ([] if path or split == 'test' else check_backbone(cfg, model))
     compare(str(path), state_dict, model.state_dict(), cfg)
     meta = content.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
-    if plan:
-        lines = check_plan(plan, cfg, model, stages_before(content, own=not cfg.get('resume')))
     return lines + compare_classes(str(path), meta, cfg, split) + compare_anchors(str(path), meta, cfg)
-
-
-def check_plan(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """Hold a plan against its config and the training guide, before a run is built.
-
-    Args:
-        plan: The plan.
-        cfg: The whole config.
-        model: Its model.
-        history: Stages that the weights went through before.
-
-    Returns:
-        The lines of broken rules that are warnings.
-
-    Raises:
-        UserError: The plan is wrong, does not fit the model or breaks a rule.
-    """
-    check_wiring(cfg, plan)
-    return refuse_broken(check_rules(plan, cfg, model, history))
-
-
-def check_wiring(cfg: Config, plan: Plan) -> None:
-    """Refuse a config in which something the plan says could never happen.
-
-    Raises:
-        UserError: What the plan says, and what is missing.
-    """
-    loop = cfg.get('train_cfg') or {}
-    if loop.get('type') == 'StagedTrainLoop':
-        schedulers = cfg.get('param_scheduler') or []
-        types = [each.get('type') for each in ([schedulers] if isinstance(schedulers, Mapping) else schedulers)]
-        if types != ['StagedLR']:
-            raise UserError(f'param_scheduler is {types}: the rates of the stages would not be used alone; set '
-                            "param_scheduler=[dict(type='StagedLR')]")
-    interval = loop.get('val_interval', 1)
-    steps = pipeline_steps((cfg.get('train_dataloader') or {}).get('dataset'))
-    for stage in plan.stages:
-        if stage.until is not None and (interval > stage.epochs or not cfg.get('val_cfg')):
-            raise UserError(f"stage '{stage.name}' ends by {stage.until.metric}, and its {stage.epochs} epochs see no "
-                            f'validation (train_cfg.val_interval={interval}); validate more often or take until out')
-        missing = [name for name, prob in stage.step_probs().items() if name not in steps and (
-            prob > 0 or name in stage.probs)]
-        if missing and steps:
-            raise UserError(f"stage '{stage.name}' gives a probability to {missing[0]}, and no step of the training "
-                            f'pipeline has this name; there is {", ".join(sorted(steps))}')
-    check_validation(cfg)
-    check_best(cfg)
-
-
-def check_best(cfg: Config) -> None:
-    """Refuse a best checkpoint that would be the worst.
-
-    Raises:
-        UserError: The highest loss is to be kept.
-    """
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    best, rule = hook.get('save_best'), hook.get('rule')
-    names, rules = ([each] if isinstance(each, str) or each is None else list(each) for each in (best, rule))
-    for name, each in zip(names, rules * len(names) if len(rules) == 1 else rules, strict=False):
-        if name and 'loss' in name and each == 'greater':
-            raise UserError(f"default_hooks.checkpoint keeps the checkpoint of the highest {name} (rule='greater'); "
-                            "set rule='less'")
-
-
-def check_validation(cfg: Config) -> None:
-    """Refuse a validation pipeline out of which no right loss can come.
-
-    Raises:
-        UserError: It loads boxes after the image was scaled, so they would not be scaled with it.
-    """
-    loop = cfg.get('val_cfg') or {}
-    if loop.get('type') != 'LossValLoop':
-        return
-    sets = {'val': cfg.get('val_dataloader'), **{name: (each or {}).get('dataloader')
-                                                 for name, each in (loop.get('others') or {}).items()}}
-    for name, loader in sets.items():
-        for leaf in iter_dataset_cfgs((loader or {}).get('dataset')):
-            types = [step['type'] for step in leaf.get('pipeline') or ()]
-            scaled = [place for place, kind in enumerate(types) if kind in ('Letterbox', 'Resize', 'FixScaleResize')]
-            loaded = [place for place, kind in enumerate(types) if kind == 'LoadAnnotations']
-            if scaled and loaded and loaded[0] > scaled[0]:
-                raise UserError(f'the {name} pipeline loads boxes after {types[scaled[0]]}, so they are not scaled '
-                                'with the image and the validation loss is wrong; put LoadAnnotations before it')
-
-
-def pipeline_steps(dataset: Any) -> set[str]:
-    """Names of the steps in the pipelines of a dataset's config, wrappers included."""
-    return {step_name(step) for leaf in iter_dataset_cfgs(dataset) for step in leaf.get('pipeline') or ()}
-
-
-def step_name(step: Mapping[str, Any]) -> str:
-    """What a plan calls a step of a pipeline, by its config."""
-    return str(step.get('name', step['type'])) if step['type'] == 'StagedMix' else str(step['type'])
-
-
-def stages_before(content: Mapping[str, Any], own: bool = True) -> list[Mapping[str, Any]]:
-    """The stages a checkpoint's weights went through, the last of them maybe unfinished.
-
-    Args:
-        content: Of the checkpoint.
-        own: Those of the run that saved it, too; False for what its weights went through before that run.
-    """
-    record = content.get(RECORD)
-    record = record if isinstance(record, Mapping) else {}
-    history = list(record.get('history') or ())
-    entries = [*history, record.get('entry')] if own else history[:len(history) - int(record.get('stage') or 0)]
-    return [entry for entry in entries if isinstance(entry, Mapping) and {'name', 'trained_parts'} <= set(entry)]
 
 
 def check_backbone(cfg: Config, model: nn.Module) -> list[str]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.checkpoint_check import RECORD, compare
+from mgdet_plugin.engine.checkpoint_check import compare
+from mgdet_plugin.plan.progress import RECORD
 
 PATTERNS = ('epoch_*.pth', 'iter_*.pth')
 

@@ -12,10 +12,10 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.checkpoint_check import RECORD
 from mgdet_plugin.engine.optim.moving_average import share_averaged_statistics
-from mgdet_plugin.plan.freezing import Frozen, digests, learned_tensors, unwrap
-from mgdet_plugin.plan.progress import Progress
+from mgdet_plugin.engine.staged_run import StagedRun
+from mgdet_plugin.plan.freezing import Frozen, digests, frozen_by_itself, learned_tensors, resolve, unwrap
+from mgdet_plugin.plan.progress import RECORD, Progress
 
 
 def prove(runner: Runner, name: str, frozen: Frozen, start: Mapping[str, str]) -> None:
@@ -50,9 +50,34 @@ def prove(runner: Runner, name: str, frozen: Frozen, start: Mapping[str, str]) -
         runner.logger.warning(f"stage '{name}': trained, but unchanged: {', '.join(still[:3])}")
 
 
+def log_stage(runner: Runner, run: StagedRun, frozen: Frozen) -> None:
+    """Say in one line what a stage does, and warn of what the detector froze although the plan did not."""
+    stage, model = run.stage, unwrap(runner.model)
+    trained = sum(each.numel() for name, each in model.named_parameters() if name not in frozen.parameters)
+    probs = {name: prob for name, prob in stage.step_probs().items() if prob or stage.clean or name in stage.probs}
+    held = f'freeze level {stage.freeze_level}' if stage.freeze_level is not None else (
+        f'train {list(stage.train)}' if stage.train is not None else f'freeze {list(stage.freeze or ())}')
+    runner.logger.info(
+        f"stage {run.progress.stage + 1}/{len(run.plan.stages)} '{stage.name}' from epoch "
+        f'{run.progress.first_epoch + 1} for {stage.epochs}: {held}, '
+        f'training {trained:,} of {sum(each.numel() for each in model.parameters()):,} parameters, '
+        f'{len(frozen.norms)} normalisation layers held, rate {stage.lr:g}, '
+        f'augmentation {probs or "as in the pipeline"}')
+    own = frozen_by_itself(frozen, resolve(stage, model))
+    if own:
+        runner.logger.warning(f'{len(own)} parameters stay frozen by the model itself (frozen_stages or the like), '
+                              f'though the plan trains them: {", ".join(own[:3])}, ...')
+
+
 def best_name(stage: int) -> str:
     """File of a stage's best checkpoint in the run's folder."""
     return f'stage{stage + 1}_best.pth'
+
+
+def save_stage_best(runner: Runner, stage: int) -> None:
+    """Keep the weights just validated as the stage's best."""
+    runner.save_checkpoint(runner.work_dir, best_name(stage), by_epoch=False,
+                           meta=dict(epoch=runner.epoch, iter=runner.iter))
 
 
 def restore_best(runner: Runner, progress: Progress) -> None:

@@ -18,8 +18,8 @@ from mgdet_plugin.common.records import ratio
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
 from mgdet_plugin.engine.hooks.staged_unfreeze_hook import StagedUnfreezeHook
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
-from mgdet_plugin.engine.loops.staged_train_loop import StagedTrainLoop
 from mgdet_plugin.engine.optim.step_guard import Fault, file_names, is_finite
+from mgdet_plugin.engine.staged_run import staged_run
 from mgdet_plugin.engine.transitions import save_last
 from mgdet_plugin.guard.baselines import (
     guarded_terms,
@@ -83,7 +83,6 @@ class DriftGuardHook(Hook):
         self._loop: LossValLoop | None = None
         self._subset: DataLoader | None = None
         self._start: Mapping[str, Tensor] | None = None
-        self._rolled_back = False  # by the validation just done
 
     # ---- before the first step
 
@@ -107,7 +106,7 @@ class DriftGuardHook(Hook):
         if self._begun:
             return
         self._begun = True
-        loop = runner.val_loop if getattr(runner.train_loop, 'val_begin', 1) <= runner.max_epochs else None
+        loop = runner.val_loop if runner.train_loop.val_begin <= runner.max_epochs else None
         self._loop = loop if isinstance(loop, LossValLoop) else None
         save_start(runner)
         try:
@@ -118,7 +117,7 @@ class DriftGuardHook(Hook):
             if runner.iter:
                 runner.logger.warning('guard: the checkpoint holds no record of the guard, so the run is held against '
                                       'the weights it is resumed with')
-            self.record = GuardRecord(start=self._hook(runner).current_plan.start, limit=self.options.limit,
+            self.record = GuardRecord(start=self._hook(runner).run.plan.start, limit=self.options.limit,
                                       metric=next((name for name in _best_by(runner)[:1] if 'loss' not in name), ''))
             take_baselines(runner, self._loop, self.record, self._inherited, self.options)
             if is_main_process():
@@ -129,13 +128,9 @@ class DriftGuardHook(Hook):
                 self.record.guarded = guarded_terms(self.record, self.options.terms)
         self.record.best = _best_by(runner)
         if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
-            runner.logger.warning('guard: EarlyStoppingHook keeps no state in checkpoints, and ends the run when the '
-                                  'guard rolls back; plan.early_stopping does neither')
-        if isinstance(runner.train_loop, StagedTrainLoop):
-            runner.train_loop.step_guard.optim.poisoned = self.record.poisoned
-        else:
-            runner.logger.warning("guard: steps with NaN are skipped, and the run can be stopped in the middle of an "
-                                  "epoch, only with train_cfg=dict(type='StagedTrainLoop')")
+            runner.logger.warning('guard: EarlyStoppingHook keeps no state in checkpoints, and goes by the figures of '
+                                  'weights the guard has put back; plan.early_stopping does neither')
+        runner.train_loop.step_guard.optim.poisoned = self.record.poisoned
         if self._loop is not None and self.record.start == FULL:
             self._subset = subset_loader(self._loop, self.record.subset_images or self.options.images)
             if not self.record.subset:
@@ -147,11 +142,12 @@ class DriftGuardHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Begin to watch anew where a stage begins."""
-        record, progress = self._known, self._hook(runner).current_progress
+        record, run = self._known, self._hook(runner).run
+        progress = run.progress
         if record.stages and record.stages[-1]['index'] == progress.stage:
             return
         self.watch, self.block = LossWatch(), Block()
-        record.stages.append(dict(index=progress.stage, name=progress.current(self._hook(runner).current_plan).name,
+        record.stages.append(dict(index=progress.stage, name=run.stage.name,
                                   first_epoch=progress.first_epoch, first_iter=progress.first_iter))
         self._write(runner)
 
@@ -159,10 +155,9 @@ class DriftGuardHook(Hook):
                          outputs: Mapping[str, Any] | None = None) -> None:
         """Watch the losses, before anything is logged or saved."""
         loop = runner.train_loop
-        if isinstance(loop, StagedTrainLoop):
-            self._known.poisoned = loop.step_guard.optim.poisoned
-            if loop.fault is not None:
-                self._count_fault(runner, loop.fault, data_batch)
+        self._known.poisoned = loop.step_guard.optim.poisoned
+        if loop.fault is not None:
+            self._count_fault(runner, loop.fault, data_batch)
         if outputs and all(is_finite(value) for value in outputs.values()):
             self._known.bad_in_row = 0
             self.block.add({name: float(value.detach() if isinstance(value, Tensor) else value)
@@ -173,7 +168,6 @@ class DriftGuardHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Look before the epoch's checkpoint."""
         self._look(runner)
-        self._rolled_back = False
 
     def _look(self, runner: Runner) -> None:
         """Take what the block holds, and see to its signs."""
@@ -265,7 +259,7 @@ class DriftGuardHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
         """Compare a validation with the baselines."""
-        if runner._train_loop is None or isinstance(runner._train_loop, dict):
+        if staged_run(runner) is None:
             return  # a validation without training
         self._begin(runner)
         record, values = self._known, scalars(metrics or {})
@@ -276,11 +270,8 @@ class DriftGuardHook(Hook):
             runner.message_hub.update_scalar(f'val/{name}', value)
         record.validations.append(dict(epoch=runner.epoch, iter=runner.iter, stage=self._stage_name(runner),
                                        metrics=values, ratios=ratios, weights=weights))
-        self._rolled_back = ROLLBACK in self._judge(runner, values, ratios)
-        record.validations[-1]['rolled_back'] = self._rolled_back
-        if self._rolled_back and isinstance(metrics, dict):
-            # the figures are not those of the weights there are now: they make no best checkpoint and no improvement
-            metrics.update(dict.fromkeys(values, math.nan))
+        rolled_back = ROLLBACK in self._judge(runner, values, ratios)
+        self._hook(runner).run.rolled_back = record.validations[-1]['rolled_back'] = rolled_back
         self._write(runner)
 
     def _judge(self, runner: Runner, values: Mapping[str, float], ratios: Mapping[str, float]) -> list[str]:
@@ -302,19 +293,18 @@ class DriftGuardHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Write down how the run ended."""
-        hook, record = self._hook(runner), self.record
+        run, record = self._hook(runner).run, self.record
         if record is None or not self._begun:
             return
-        progress = hook.current_progress
-        last = progress.stage == len(hook.current_plan.stages) - 1
-        if getattr(runner.train_loop, 'stop_reason', None) is not None:
+        last = run.progress.stage == len(run.plan.stages) - 1
+        if runner.train_loop.stop_reason is not None:
             record.ended = 'guard'
-        elif progress.ended and last:
+        elif run.progress.ended and last:
             record.ended = 'early_stopping'
         elif runner.epoch >= runner.max_epochs:
             record.ended = 'plan'
         self._write(runner)
-        if self._rolled_back:
+        if run.rolled_back:
             save_last(runner, again=True)  # the epoch's checkpoint holds what the run went back from
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -331,9 +321,8 @@ class DriftGuardHook(Hook):
         line = self._note(runner, kind, where, values, taken, '; '.join((text, *said)))
         if STOP in taken:
             good = self._known.good
-            stop = getattr(runner.train_loop, 'stop', None) or _stop_at_once
-            stop(f'the guard has stopped the run: {line}; the last weights in the band are '
-                 + (f'those of epoch {good[0]}, {GOOD}' if good else 'those it started from'))
+            back = f'those of epoch {good[0]}, {GOOD}' if good else 'those it started from'
+            runner.train_loop.stop(f'the guard has stopped the run: {line}; the last weights in the band are {back}')
         return taken
 
     def _note(self, runner: Runner, kind: str, where: str, values: Mapping[str, float], taken: list[str],
@@ -353,8 +342,7 @@ class DriftGuardHook(Hook):
         return not ratio <= 1 + self._known.limit  # NaN is over, too
 
     def _stage_name(self, runner: Runner) -> str:
-        hook = self._hook(runner)
-        return hook.current_progress.current(hook.current_plan).name
+        return self._hook(runner).run.stage.name
 
     def _write(self, runner: Runner) -> None:
         if is_main_process():
@@ -377,11 +365,6 @@ class DriftGuardHook(Hook):
                 return hook
         raise UserError("DriftGuardHook needs a plan: set stages and train_cfg=dict(type='StagedTrainLoop'), or take "
                         'drift_guard out of default_hooks')
-
-
-def _stop_at_once(reason: str) -> None:
-    """End a run whose loop cannot be asked to."""
-    raise UserError(reason)
 
 
 def _best_by(runner: Runner) -> list[str]:

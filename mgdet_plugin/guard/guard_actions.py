@@ -69,13 +69,13 @@ def act(runner: Runner, hook: StagedUnfreezeHook, record: GuardRecord, limits: A
             action = STOP
             said.append(f'rolled back {record.rollbacks} times already')
         if action == HOLD:
-            done = hook.hold(runner, limits.max_hold) if record.held_epoch != runner.epoch else None
+            done = hook.run.hold(limits.max_hold) if record.held_epoch != runner.epoch else None
             record.held_epoch = runner.epoch
             said.append(done or 'the stage is not made longer again')
             if done is None:
                 continue
         elif action == LOWER_RATE:
-            said.append(f"all rates are {hook.lower_rates(runner, limits.rate_factor):g} times the plan's from here on")
+            said.append(f"all rates are {hook.run.lower_rates(limits.rate_factor):g} times the plan's from here on")
         elif action == ROLLBACK:
             record.rollbacks += 1
             said.append(f'went back to the weights of {roll_back(runner, record.good)}')

@@ -12,10 +12,10 @@ from mmengine.runner import Runner
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.checkpoint_check import RECORD
 from mgdet_plugin.engine.optim.moving_average import ema_hooks, restart_ema
 from mgdet_plugin.keep.start_weights import load_start, run_name
 from mgdet_plugin.plan.freezing import unwrap
+from mgdet_plugin.plan.progress import RECORD
 
 GOOD = 'last_good.pth'
 

@@ -5,10 +5,12 @@ P positive cells, D = 5 + A + C.
 """
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmdet.registry import MODELS
@@ -24,6 +26,8 @@ from mgdet_plugin.models.multigrid_bbox_coder import split_fields
 
 NORMALIZERS = ('batch', 'positives', 'grid')
 BALANCED = 'balanced'
+RECIPE_SCALES = dict(coord_scale=5.0, object_scale=1.0, no_object_scale=0.5, class_scale=1.0, anchor_scale=1.0)
+RECIPE: dict[str, Any] = {**RECIPE_SCALES, 'normalizers': ('batch', ), 'balanced': False, 'class_weights': None}
 BALANCED_RANGE = (0.1, 10.0)
 
 
@@ -142,6 +146,16 @@ class MultiGridLoss(nn.Module):
             raise UserError(f"class_weights must be a list of factors, 'balanced' or None, got '{class_weights}'")
         weights = None if class_weights is None or self.balanced else torch.tensor(class_weights, dtype=torch.float32)
         self.class_weights: Tensor | None = weights  # no buffer: a moving average would pair it with another one's
+
+    def recipe(self) -> MultiGridLoss:
+        """A loss of the same terms at the scales that pretrained weights were trained to lower, whatever this one has.
+
+        A validation loss is held against that of the pretrained model, of other runs and of other stages; at other
+        scales it would not be the same quantity.
+        """
+        loss = copy.copy(self)
+        vars(loss).update(RECIPE)
+        return loss
 
     def set_class_counts(self, counts: Sequence[int]) -> Tensor:
         """Set balanced class weights, ``sum / (C * count)`` held to [0.1, 10] and 1 for a class never seen.

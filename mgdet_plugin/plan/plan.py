@@ -226,11 +226,13 @@ class Plan:
         start: 'full' (all weights are pretrained), 'backbone' (only its weights are) or 'nothing'.
         allow: Names of rules a person has switched off.
         early_stopping: When the run ends before its last epoch, where the last stage has no ``until`` of its own.
+        answers: What the rules of the guide say of it, see :func:`mgdet_plugin.plan.rules.check_rules`.
     """
     stages: tuple[Stage, ...]
     start: str = 'full'
     allow: frozenset[str] = frozenset()
     early_stopping: Until | None = None
+    answers: dict[str, list[Any]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> Plan:
@@ -240,9 +242,19 @@ class Plan:
         pretrained backbone, else 'nothing'. Without ``early_stopping`` it is ten validations without a lower
         ``val/loss``, where the validation loop measures that; None switches it off.
 
+        A config is parsed once a process: equal ones give one object, which all that carries the plan out shares.
+
         Raises:
             UserError: If a stage or option is wrong.
         """
+        said = repr([cfg.get('stages'), cfg.get('plan'), cfg.get('load_from'), cfg.get('resume'), cfg.get('val_cfg'),
+                     ((cfg.get('model') or {}).get('backbone') or {}).get('init_cfg')])
+        if said not in _PARSED:
+            _PARSED[said] = cls._parse(cfg)
+        return _PARSED[said]
+
+    @classmethod
+    def _parse(cls, cfg: Config) -> Plan:
         stages = build_plan(cfg.get('stages') or ())
         options = dict(cfg.get('plan') or {})
         start, allow = options.pop('start', None) or _start_of(cfg), options.pop('allow', ())
@@ -266,6 +278,9 @@ class Plan:
     def first_epochs(self) -> tuple[int, ...]:
         """First epoch of each stage, each at its longest."""
         return tuple(sum(stage.epochs for stage in self.stages[:index]) for index in range(len(self.stages)))
+
+
+_PARSED: dict[str, Plan] = {}
 
 
 def build_plan(stages: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:

@@ -10,6 +10,8 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.records import known_fields
 from mgdet_plugin.plan.plan import Plan, Stage
 
+RECORD = 'mgdet'  # in a checkpoint
+
 
 @dataclass
 class Progress:
@@ -131,13 +133,14 @@ class Progress:
         end = epoch if self.ended else self.first_epoch + self.current(plan).epochs + self.held
         return end + sum(stage.epochs for stage in plan.stages[self.stage + 1:])
 
-    def after_validation(self, plan: Plan, epoch: int, metrics: Mapping[str, float]) -> bool:
+    def after_validation(self, plan: Plan, epoch: int, metrics: Mapping[str, float], void: bool = False) -> bool:
         """Take a validation into account.
 
         Args:
             plan: The plan.
             epoch: Epochs of the run done.
             metrics: Name -> value.
+            void: Whether they are of weights that are no longer there: no improvement.
 
         Returns:
             Whether it is the stage's best so far. A metric that could not be measured (mmdet gives none of its figures
@@ -154,7 +157,7 @@ class Progress:
         if until.metric not in metrics and any(name.rpartition('/')[0] == kind for name in metrics):
             raise UserError(f"stage '{self.current(plan).name}' goes by {until.metric}, which the validation does not "
                             f'give; it gives {", ".join(sorted(metrics)) or "nothing"}')
-        value = float(metrics.get(until.metric, math.nan))
+        value = math.nan if void else float(metrics.get(until.metric, math.nan))
         improved = until.improves(value, self.best)
         if improved:
             self.best, self.best_epoch, self.misses = value, epoch, 0
@@ -175,3 +178,17 @@ class Progress:
         self.stage, self.first_epoch, self.first_iter = self.stage + 1, epoch, iteration
         self.best, self.best_epoch, self.misses, self.ended, self.digests = None, 0, 0, False, {}
         self.held = self.stood = 0
+
+
+def stages_before(content: Mapping[str, Any], own: bool = True) -> list[Mapping[str, Any]]:
+    """The stages a checkpoint's weights went through, the last of them maybe unfinished.
+
+    Args:
+        content: Of the checkpoint.
+        own: Those of the run that saved it, too; False for what its weights went through before that run.
+    """
+    record = content.get(RECORD)
+    record = record if isinstance(record, Mapping) else {}
+    history = list(record.get('history') or ())
+    entries = [*history, record.get('entry')] if own else history[:len(history) - int(record.get('stage') or 0)]
+    return [entry for entry in entries if isinstance(entry, Mapping) and {'name', 'trained_parts'} <= set(entry)]

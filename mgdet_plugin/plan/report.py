@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmdet.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -13,12 +13,12 @@ from torch import nn
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import iter_dataset_cfgs
-from mgdet_plugin.engine.checkpoint_check import check_wiring, pipeline_steps, stages_before, step_name
-from mgdet_plugin.engine.loops.staged_train_loop import stage_probs
-from mgdet_plugin.engine.optim.staged_lr_scheduler import StagedLR
 from mgdet_plugin.plan.freezing import Frozen, resolve
 from mgdet_plugin.plan.plan import Plan, Stage, Until
+from mgdet_plugin.plan.progress import stages_before
+from mgdet_plugin.plan.rates import CONSTRUCTOR, PlannedRates, RateRules, base_rate, parameter_groups
 from mgdet_plugin.plan.rules import Finding, check_rules, rate_limit
+from mgdet_plugin.plan.wiring import check_wiring, pipeline_steps, stage_probs, step_name
 
 
 def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[Finding]]:
@@ -41,7 +41,7 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
     model = MODELS.build(cfg.model)
     check_wiring(cfg, plan)
     findings = check_rules(plan, cfg, model, _history(cfg))
-    scheduler = _scheduler(cfg, plan, model, processes)
+    groups, rates = _rates(cfg, plan, model, processes)
     steps = pipeline_steps((cfg.get('train_dataloader') or {}).get('dataset'))
     probs = stage_probs(plan, steps)
     first = plan.first_epochs()
@@ -49,12 +49,12 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
         dict(_stage(stage, model), until=_until(plan.until(index)),
              first_epoch=first[index] + 1, last_epoch=first[index] + stage.epochs,
              batch_size=stage.batch_size or cfg.train_dataloader.batch_size,
-             groups=_groups(scheduler, stage, index, resolve(stage, model), model),
+             groups=_groups(groups, rates, index, resolve(stage, model), model),
              augmentation={**_own_probs(cfg), **probs[index]})
         for index, stage in enumerate(plan.stages)
     ]
     report = dict(config=cfg.filename, start=plan.start, load_from=cfg.get('load_from'), epochs=plan.epochs,
-                  rate_limit=rate_limit(plan), rate_scale=scheduler.scale, allow=sorted(plan.allow), stages=stages)
+                  rate_limit=rate_limit(plan), rate_scale=rates.scale, allow=sorted(plan.allow), stages=stages)
     return report, findings
 
 
@@ -137,46 +137,29 @@ def _epochs(count: float) -> str:
     return f'{count:.3g} epoch{"" if count == 1 else "s"}'
 
 
-def _scheduler(cfg: Config, plan: Plan, model: nn.Module, processes: int) -> StagedLR:
-    """The run's scheduler over the run's groups."""
-    wrapper = dict(cfg.optim_wrapper)
-    rules = dict(wrapper.pop('paramwise_cfg', None) or {}, stages=cfg.stages)
-    kind = wrapper.pop('constructor', None)
-    if kind != 'StagedOptimWrapperConstructor':
-        raise UserError(f"optim_wrapper.constructor is {kind!r}; a plan needs 'StagedOptimWrapperConstructor'")
-    wrapper['type'] = 'OptimWrapper'  # mixed precision needs a device, and groups do not depend on it
-    counts = wrapper.get('accumulative_counts', 1)
-    for key in [key for key in wrapper if key not in ('type', 'optimizer', 'accumulative_counts', 'clip_grad')]:
-        wrapper.pop(key)
-    built = OPTIM_WRAPPER_CONSTRUCTORS.build(
-        dict(type=kind, optim_wrapper_cfg=wrapper, paramwise_cfg=rules))(model)
-    scaling = cfg.get('auto_scale_lr') or {}
-    if scaling.get('enable'):
-        ratio = processes * cfg.train_dataloader.batch_size / scaling['base_batch_size']
-        for group in built.optimizer.param_groups:
-            group['lr'] *= ratio
-    scheduler = StagedLR(built)
-    enabled = bool(scaling.get('enable'))
-    scheduler.follow(plan, rate_limit(plan), counts if enabled else 1,
-                     cfg.train_dataloader.batch_size if enabled else None)
-    return scheduler
+def _rates(cfg: Config, plan: Plan, model: nn.Module, processes: int) -> tuple[list[dict[str, Any]], PlannedRates]:
+    """The run's groups and their rates."""
+    wrapper = cfg.optim_wrapper
+    if wrapper.get('constructor') != CONSTRUCTOR:
+        raise UserError(f"optim_wrapper.constructor is {wrapper.get('constructor')!r}; a plan needs '{CONSTRUCTOR}'")
+    groups = parameter_groups(model, RateRules.build(wrapper.get('paramwise_cfg')), plan.stages,
+                              base_rate(plan, wrapper.optimizer.get('lr')))
+    scaling, batch = cfg.get('auto_scale_lr') or {}, cfg.train_dataloader.batch_size
+    if not scaling.get('enable'):
+        return groups, PlannedRates.of(plan, groups, limit=rate_limit(plan))
+    scale = processes * batch / scaling['base_batch_size'] * wrapper.get('accumulative_counts', 1)
+    return groups, PlannedRates.of(plan, groups, limit=rate_limit(plan), scale=scale, batch_size=batch)
 
 
-def _groups(scheduler: StagedLR, stage: Stage, index: int, frozen: Frozen, model: nn.Module) -> list[dict[str, Any]]:
+def _groups(groups: Sequence[Mapping[str, Any]], rates: PlannedRates, index: int, frozen: Frozen,
+            model: nn.Module) -> list[dict[str, Any]]:
     """Each group's first rate, its rate at the top, and its last."""
+    stage = rates.plan.stages[index]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = scheduler.optimizer.param_groups
-    trains = ['name' not in group or any(names[id(each)] not in frozen.parameters for each in group['params'])
-              for group in groups]
-    found = []
-    for group, rate, counts in zip(groups, scheduler.peaks(index, trains), trains):
-        if 'name' not in group:
-            continue
-        found.append(dict(
-            name=group['name'], parameters=sum(each.numel() for each in group['params']), trains=counts,
-            first=rate * stage.factor(0.0), peak=rate * stage.peak_boost,
-            last=rate * stage.factor(float(stage.epochs))))
-    return found
+    trains = [any(names[id(each)] not in frozen.parameters for each in group['params']) for group in groups]
+    return [dict(name=group['name'], parameters=sum(each.numel() for each in group['params']), trains=counts,
+                 first=rate * stage.factor(0.0), peak=rate * stage.peak_boost, last=rate * stage.factor(stage.epochs))
+            for group, rate, counts in zip(groups, rates.peaks(index, trains), trains)]
 
 
 def _own_probs(cfg: Config) -> dict[str, float]:

@@ -13,16 +13,12 @@ from mmengine.config import Config
 from torch import nn
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import (
-    StagedOptimWrapperConstructor,
-    all_parameters,
-    stage_multiplier,
-)
+from mgdet_plugin.models.multigrid_loss import RECIPE_SCALES
 from mgdet_plugin.plan.freezing import Frozen, resolve, trained_parts
 from mgdet_plugin.plan.plan import Plan, Stage
+from mgdet_plugin.plan.rates import fixed_multipliers, stage_multiplier
 
 MAX_FULL_RATE = 1e-4
-RECIPE_SCALES = dict(coord_scale=5.0, object_scale=1.0, no_object_scale=0.5, class_scale=1.0, anchor_scale=1.0)
 ERRORS = ('skipped-level', 'rate', 'loss-scales', 'grid-normalizer', 'mixing-while-frozen')
 WARNINGS = ('many-knobs', 'starts-thawed', 'cut-short')
 _ROUNDING = 1 + 1e-9
@@ -53,7 +49,7 @@ class Finding:
 
 
 def check_rules(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Mapping[str, Any]] = ()) -> list[Finding]:
-    """Hold a plan against the guide.
+    """Hold a plan against the guide, once: a run asks what its tool has asked before, and gets the same answer.
 
     Args:
         plan: The plan.
@@ -67,6 +63,14 @@ def check_rules(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Map
     Raises:
         UserError: If ``plan.allow`` names no rule, or a pattern of a stage matches nothing.
     """
+    names = [name for name, _ in model.named_parameters()]
+    asked = repr([cfg.get('model'), cfg.get('optim_wrapper'), cfg.get('train_cfg'), names, list(history)])
+    if asked not in plan.answers:
+        plan.answers[asked] = _broken(plan, cfg, model, history)
+    return plan.answers[asked]
+
+
+def _broken(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Mapping[str, Any]]) -> list[Finding]:
     unknown = plan.allow - {*ERRORS, *WARNINGS}
     if unknown:
         raise UserError(f'plan.allow names no rule {sorted(unknown)}; there are {", ".join((*ERRORS, *WARNINGS))}')
@@ -145,17 +149,6 @@ def _rates(plan: Plan, cfg: Config, model: nn.Module, frozen: Sequence[Frozen]) 
             found.append(Finding('rate', f"stage '{stage.name}': lr {stage.lr:g}{factors} is {highest:g}, and full "
                                  f'pretrained weights take at most {limit:g}: lower it', True))
     return found
-
-
-def fixed_multipliers(cfg: Config, model: nn.Module) -> dict[str, float]:
-    """Name of a parameter -> the factor on its rate that holds in every stage."""
-    wrapper: Any = cfg.get('optim_wrapper') or {}
-    names = [name for name, _ in model.named_parameters()]
-    if wrapper.get('constructor') != 'StagedOptimWrapperConstructor' or not wrapper.get('paramwise_cfg'):
-        return dict.fromkeys(names, 1.0)
-    rules = {key: value for key, value in wrapper.paramwise_cfg.items() if key != 'stages'}
-    constructor = StagedOptimWrapperConstructor(dict(optimizer=dict()), rules)
-    return {name: constructor.multipliers(name, is_norm, model)[0] for name, _, is_norm in all_parameters(model)}
 
 
 def _loss(plan: Plan, cfg: Config) -> list[Finding]:

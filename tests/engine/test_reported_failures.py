@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine import StagedLR, StagedOptimWrapperConstructor, StagedUnfreezeHook
+from mgdet_plugin.engine.staged_run import StagedRun
 from mgdet_plugin.plan.freezing import freeze, hold
 from mgdet_plugin.plan.plan import Stage, build_plan
 from mgdet_plugin.plan.progress import Progress
@@ -517,7 +518,7 @@ def test_mmdet_9899_ddp_waits_for_frozen_parameters(tmp_path, monkeypatch):
         assert {name.split('.')[0] for name in moved} == {'bbox_head', 'neck', 'backbone'} - (
             {'backbone', 'neck'}, {'backbone'}, set())[index]
 
-    monkeypatch.setattr(StagedUnfreezeHook, '_check_wrapper', lambda self, runner: None)
+    monkeypatch.setattr(StagedRun, '_check_wrapper', lambda self: None)
     with pytest.raises(RuntimeError, match='Expected to have finished reduction in the prior iteration'):
         train_toy(tmp_path / 'waits', launcher='pytorch', find_unused_parameters=False)
 

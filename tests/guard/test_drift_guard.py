@@ -202,7 +202,7 @@ def test_hold(data, tmp_path):
     rates = recorder.rates
     assert rates[2:4] == rates[:2] and rates[0] > rates[1] > rates[4] > rates[5]
     [scheduler] = runner.param_schedulers
-    assert rates[4] == pytest.approx(1e-4 * scheduler.plan.stages[0].factor(1.0))
+    assert rates[4] == pytest.approx(1e-4 * scheduler.planned.plan.stages[0].factor(1.0))
     assert [actions for *_, actions in events(tmp_path / 'run')] == [['hold'], [], [], ['hold'], []]
     assert guard_json(tmp_path / 'run')['stages'][1] == dict(index=1, name='neck', first_epoch=3, first_iter=6)
 

@@ -13,11 +13,11 @@ from mmengine.structures import InstanceData
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets.transforms.letterbox import unletterbox_boxes
-from mgdet_plugin.engine.checkpoint_check import check_best
 from mgdet_plugin.engine.loops.validation import LossMeter, as_annotated, measured_step
 from mgdet_plugin.guard.baselines import fingerprint
 from mgdet_plugin.guard.guard_record import ratio
 from mgdet_plugin.keep.start_weights import START
+from mgdet_plugin.plan.wiring import check_best
 from mgdet_plugin.runs.run_checks import check_run, kept
 from mgdet_plugin.runs.run_record import read_run
 from tests.support.guarded_run import events, guard_json, guarded_config
@@ -112,7 +112,7 @@ def test_two_holds_in_the_first_epoch(data, tmp_path, warmup):
     seen = [(where, iteration) for _, where, iteration, actions in events(tmp_path / 'run') if 'hold' in actions]
     assert seen == [('training', STEPS), ('validation', STEPS)] and min(rates.seen) > 0
     [scheduler] = runner.param_schedulers
-    planned = [1e-4 * scheduler.plan.stages[0].factor(iteration / STEPS) for iteration in range(2 * STEPS)]
+    planned = [1e-4 * scheduler.planned.plan.stages[0].factor(iteration / STEPS) for iteration in range(2 * STEPS)]
     assert rates.seen == pytest.approx(planned[:STEPS] * 3 + planned[STEPS:])
 
 

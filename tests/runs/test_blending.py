@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.checkpoint_check import stages_before
+from mgdet_plugin.plan.progress import stages_before
 from mgdet_plugin.runs import blending
 from mgdet_plugin.runs.blend_data import training_batches
 from mgdet_plugin.runs.blend_pick import Row, check_alphas, main_metric, pick

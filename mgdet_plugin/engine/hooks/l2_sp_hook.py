@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import longest_match
 from mgdet_plugin.keep.start_weights import is_started, load_start, save_start
 from mgdet_plugin.plan.freezing import check_patterns, unwrap
+from mgdet_plugin.plan.rates import longest_match
 
 KEY = 'train/l2_sp'
 _LOG_INTERVAL = 50  # where nothing logs

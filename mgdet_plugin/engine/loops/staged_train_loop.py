@@ -1,12 +1,11 @@
 """The training loop of a plan."""
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmdet.engine.hooks import CheckInvalidLossHook
 from mmdet.registry import LOOPS
-from mmengine.config import ConfigDict
 from mmengine.hooks import EMAHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -14,10 +13,13 @@ from torch.utils.data import DataLoader
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets.staged.staged_batch_sampler import StagedBatchSampler
-from mgdet_plugin.engine.checkpoint_check import pipeline_steps
 from mgdet_plugin.engine.hooks.staged_unfreeze_hook import StagedUnfreezeHook
+from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import StagedOptimWrapperConstructor
 from mgdet_plugin.engine.optim.step_guard import Fault, StepGuard
-from mgdet_plugin.plan.plan import BASE_AUGMENTATIONS, Plan
+from mgdet_plugin.engine.staged_run import StagedRun
+from mgdet_plugin.plan.plan import Plan, build_plan
+from mgdet_plugin.plan.rates import CONSTRUCTOR
+from mgdet_plugin.plan.wiring import pipeline_steps, stage_probs
 
 
 @LOOPS.register_module()
@@ -41,11 +43,12 @@ class StagedTrainLoop(EpochBasedTrainLoop):
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict[str, Any], max_epochs: int | None = None,
                  **kwargs: Any) -> None:
-        self.hook, self.cap = _the_hook(runner), max_epochs
-        self.plan = self.hook.read_plan(runner)
-        _hand_over_plan(runner)
-        super().__init__(runner, staged_dataloader(dataloader, self.plan),
-                         min(self.plan.epochs, max_epochs or self.plan.epochs), **kwargs)
+        self.cap = max_epochs
+        plan = _the_plan(runner)
+        runner.optim_wrapper = _with_plan(runner, plan)
+        super().__init__(runner, staged_dataloader(dataloader, plan), min(plan.epochs, max_epochs or plan.epochs),
+                         **kwargs)
+        self.staged = StagedRun(runner, self, plan)
         self._skip = 0
         self._step_guard: StepGuard | None = None
         self.fault: Fault | None = None  # of the iteration just done
@@ -104,7 +107,7 @@ class StagedTrainLoop(EpochBasedTrainLoop):
             UserError: If the run was stopped.
         """
         self.runner.call_hook('before_train')
-        if self.hook.is_validation_missing(self.runner) and self._is_validated_epoch():
+        if self.staged.is_validation_missing() and self._is_validated_epoch():
             self.runner.message_hub.update_info('epoch', self._epoch - 1)  # as it is when nothing was interrupted
             self.runner.val_loop.run()
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -142,6 +145,32 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         self._decide_current_val_interval()
         return bool(self.runner.val_loop is not None and self._epoch >= self.val_begin
                     and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs))
+
+
+def _the_plan(runner: Runner) -> Plan:
+    """The plan of the runner's config; stages given to the hook are put there.
+
+    Raises:
+        UserError: If there is none, it is wrong, or the config and the hook have different ones.
+    """
+    hook, stages = _the_hook(runner), runner.cfg.get('stages')
+    if hook.stages is not None and stages and build_plan(hook.stages) != build_plan(stages):
+        raise UserError('the config has stages, and StagedUnfreezeHook has others; give them once, in the config')
+    if not stages:
+        if hook.stages is None:
+            raise UserError('StagedUnfreezeHook found no stages; set stages=[dict(name=..., epochs=..., lr=..., '
+                            'freeze_level=...)] in the config')
+        runner.cfg.stages = [dict(stage) for stage in hook.stages]
+    return Plan.from_cfg(runner.cfg)
+
+
+def _with_plan(runner: Runner, plan: Plan) -> Any:
+    """The optimizer's wrapper over groups by part, which depend on the plan; any other config as it is."""
+    cfg = runner.optim_wrapper
+    if not isinstance(cfg, Mapping) or cfg.get('constructor') != CONSTRUCTOR:
+        return cfg
+    fields = {key: value for key, value in cfg.items() if key not in ('constructor', 'paramwise_cfg')}
+    return StagedOptimWrapperConstructor(fields, cfg.get('paramwise_cfg'), plan)(runner.model)
 
 
 def _the_hook(runner: Runner) -> StagedUnfreezeHook:
@@ -188,28 +217,3 @@ def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan) -> Da
         drop_last=wrapped.pop('drop_last', False))
     wrapped['dataset'] = dict(type='StagedDataset', dataset=wrapped['dataset'], stage_probs=probs)
     return wrapped
-
-
-def stage_probs(plan: Plan, steps: Collection[str]) -> list[dict[str, float]]:
-    """Name of a pipeline step -> probability, for each stage: what the plan says of the steps.
-
-    Mixing steps are named only if some stage mixes, and what a clean stage leaves out only where it is in the
-    pipeline: any other name must be there.
-
-    Args:
-        plan: The plan.
-        steps: Names of the steps of the pipeline.
-    """
-    mixed = {name for stage in plan.stages for name, prob in stage.step_probs().items() if prob > 0}
-    optional = {*BASE_AUGMENTATIONS, 'mosaic', 'mixup'}
-    return [{name: prob for name, prob in stage.step_probs().items()
-             if name in steps or name in stage.probs or name not in optional or name in mixed} for stage in plan.stages]
-
-
-def _hand_over_plan(runner: Runner) -> None:
-    """Give the optimizer's constructor the stages, before it runs; its groups depend on their multipliers."""
-    cfg = runner.optim_wrapper
-    if isinstance(cfg, Mapping) and cfg.get('constructor') == 'StagedOptimWrapperConstructor':
-        rules = dict(cfg.get('paramwise_cfg') or {})
-        rules['stages'] = runner.cfg.stages
-        runner.optim_wrapper = ConfigDict({**cfg, 'paramwise_cfg': rules})

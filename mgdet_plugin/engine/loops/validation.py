@@ -1,8 +1,7 @@
 """Validation with losses: every loss term of the images that are predicted on, in the same forward pass."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,10 +21,8 @@ from mgdet_plugin.datasets.transforms.letterbox import unletterbox_boxes
 from mgdet_plugin.models.multigrid_head import NO_PADDING, MultiGridHead
 from mgdet_plugin.models.multigrid_loss import MultiGridLoss
 from mgdet_plugin.plan.freezing import unwrap
-from mgdet_plugin.plan.rules import RECIPE_SCALES
 
 TOTAL = 'loss'
-RECIPE: dict[str, Any] = {**RECIPE_SCALES, 'normalizers': ('batch', ), 'balanced': False, 'class_weights': None}
 _OWN_LOSS = (BaseDenseHead.loss, MultiGridHead.loss)
 _OWN_PREDICT = (BaseDenseHead.predict, MultiGridHead.predict)
 
@@ -106,7 +103,7 @@ def measured_step(model: nn.Module, batch: Any, meter: LossMeter, own: int | Non
         The data samples, with predictions.
     """
     inner: Any = unwrap(model)
-    with autocast(enabled=fp16), recipe_loss(inner):
+    with autocast(enabled=fp16):
         data = inner.data_preprocessor(batch, False)
         samples = data['data_samples']
         kept = len(samples) if own is None else max(0, min(len(samples), own - meter.images))
@@ -156,7 +153,9 @@ def _one_pass(model: Any, inputs: Tensor, samples: SampleList, labelled: SampleL
     outs = (maps, ) if isinstance(head, MultiGridHead) else maps  # which takes its maps as one argument
     ours = outs if len(labelled) == len(samples) else _first(outs, len(labelled))
     gt, ignored, metas = unpack_gt_instances(labelled)
-    terms = head.loss_by_feat(*ours, gt, metas, ignored)
+    own = getattr(head, 'loss_module', None)
+    handed = dict(loss=own.recipe()) if isinstance(own, MultiGridLoss) else {}  # the run's own scales do not count
+    terms = head.loss_by_feat(*ours, gt, metas, ignored, **handed)
     if predict:
         found = head.predict_by_feat(*outs, batch_img_metas=[sample.metainfo for sample in samples], rescale=True)
         samples = model.add_pred_to_datasample(samples, found)
@@ -191,26 +190,3 @@ def own_images(dataloader: DataLoader) -> int | None:
     if get_world_size() == 1:
         return None
     return len(range(get_rank(), len(dataloader.dataset), get_world_size()))  # type: ignore[arg-type]
-
-
-@contextmanager
-def recipe_loss(model: nn.Module) -> Iterator[None]:
-    """Within it every MultiGridLoss measures what the pretrained weights were trained to lower, whatever a run trains.
-
-    That is the recipe's scales, the normaliser 'batch' and no class weights. A validation loss is held against that of
-    the pretrained model, of other runs and of other stages; otherwise it would not be the same quantity.
-    """
-    changed = [(loss, {name: getattr(loss, name) for name in RECIPE}) for loss in model.modules()
-               if isinstance(loss, MultiGridLoss)]
-    try:
-        for loss, _ in changed:
-            _set(loss, RECIPE)
-        yield
-    finally:
-        for loss, own in changed:
-            _set(loss, own)
-
-
-def _set(holder: object, values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        setattr(holder, name, value)

@@ -1,7 +1,6 @@
 """Rates by stage."""
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from mmdet.registry import PARAM_SCHEDULERS
@@ -10,15 +9,14 @@ from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.plan.plan import Plan
+from mgdet_plugin.plan.rates import PlannedRates
 
 
 @PARAM_SCHEDULERS.register_module()
 class StagedLR(_ParamScheduler):
-    """The rate of every group as a pure function of the plan and the iteration.
+    """The rate of every group as a pure function of the plan and the iteration, and the factor of a guard's lowering.
 
-    ``stage rate x stage multiplier of the part x rules for bias and depth x warmup, boost or cosine``, and the factor
-    of a guard that has lowered the rates. The cosine ends
-    at a ratio of each group's own rate, so multipliers survive to its end. ``StagedUnfreezeHook`` gives it the plan
+    The cosine ends at a ratio of each group's own rate, so multipliers survive to its end. The run gives it the plan
     and says where a stage begins; the groups must come from ``StagedOptimWrapperConstructor``.
 
     With ``auto_scale_lr`` every rate is multiplied by images a step (accumulation included) over
@@ -38,12 +36,7 @@ class StagedLR(_ParamScheduler):
             raise UserError('StagedLR needs groups by part: set '
                             "optim_wrapper.constructor='StagedOptimWrapperConstructor'")
         self.batch_ratio = groups[0]['lr'] / groups[0]['planned_lr']  # what auto_scale_lr has multiplied by
-        self.scale = self.batch_ratio
-        self.fixed_mults = [group.get('lr_mult', 1.0) for group in groups]
-        self.stage_mults = [group.get('stage_mults', ()) for group in groups]
-        self.plan: Plan | None = None
-        self.batch_size: int | None = None
-        self.limit: float | None = None
+        self.planned: PlannedRates | None = None
         self.trains = [True] * len(groups)
         self.stage = 0
         self.first_iter = 0
@@ -60,9 +53,8 @@ class StagedLR(_ParamScheduler):
             accumulated: Iterations a step, where rates are scaled by the batch: mmengine leaves them out.
             batch_size: The dataloader's, where rates are scaled: a stage may have another.
         """
-        self.batch_size = batch_size
-        self.plan, self.limit = plan, limit
-        self.scale = self.batch_ratio * accumulated
+        self.planned = PlannedRates.of(plan, self.optimizer.param_groups, limit=limit,
+                                       scale=self.batch_ratio * accumulated, batch_size=batch_size)
 
     def enter(self, stage: int, first_iter: int, steps: int, iteration: int, damping: float = 1.0) -> None:
         """Say where the run is; sets the rates of the next iteration.
@@ -82,37 +74,6 @@ class StagedLR(_ParamScheduler):
                        for group in self.optimizer.param_groups]
         self.apply()
 
-    def rates(self, iteration: int) -> list[float]:
-        """The rate of each group at an iteration of the current stage."""
-        assert self.plan is not None
-        stage = self.plan.stages[self.stage]
-        factor = stage.factor(max(0.0, (iteration - self.first_iter) / self.steps)) * self.damping
-        return [peak * factor for peak in self.peaks(self.stage, self.trains)]
-
-    def stage_scale(self, index: int) -> float:
-        """Factor on the rates of a stage by the batch."""
-        assert self.plan is not None
-        own = self.plan.stages[index].batch_size
-        return self.scale * own / self.batch_size if own and self.batch_size else self.scale
-
-    def peaks(self, index: int, trains: Sequence[bool]) -> list[float]:
-        """The rate of each group in a stage before warmup, boost and cosine.
-
-        Args:
-            index: The stage.
-            trains: Of each group, whether anything of it trains: what is frozen does not count for the limit.
-        """
-        assert self.plan is not None
-        stage = self.plan.stages[index]
-        rates = [stage.lr * self.stage_scale(index) * fixed * (mults[index] if mults else 1.0)
-                 for fixed, mults in zip(self.fixed_mults, self.stage_mults)]
-        if self.limit is None:
-            return rates
-        # one factor for all, so that multipliers keep their meaning
-        highest = max((rate for rate, counts in zip(rates, trains) if counts), default=0.0)
-        held = min(1.0, self.limit / (highest * stage.peak_boost)) if highest else 1.0
-        return [rate * held for rate in rates]
-
     def step(self) -> None:
         """Go on to the next iteration."""
         self.last_step += 1
@@ -124,8 +85,14 @@ class StagedLR(_ParamScheduler):
             group['lr'] = rate
         self._last_value = [group['lr'] for group in self.optimizer.param_groups]
 
+    def rates(self, iteration: int) -> list[float]:
+        """The rate of each group at an iteration of the current stage."""
+        assert self.planned is not None
+        return self.planned.at(self.stage, self.trains, max(0.0, (iteration - self.first_iter) / self.steps),
+                               self.damping)
+
     def _get_value(self) -> list[float]:
-        if self.plan is None:  # built before the plan is there; the hook sets the first rates
+        if self.planned is None:  # built before the plan is there; the run sets the first rates
             return [group['lr'] for group in self.optimizer.param_groups]
         return self.rates(self.last_step)
 

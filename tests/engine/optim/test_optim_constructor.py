@@ -1,12 +1,14 @@
 """One group for every combination of part, rule and multipliers, over all parameters."""
 import pytest
 import torch
-from mmdet.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import backbone_blocks, longest_match
+from mgdet_plugin.engine import StagedOptimWrapperConstructor
+from mgdet_plugin.plan.plan import Plan, build_plan
+from mgdet_plugin.plan.rates import backbone_blocks, longest_match
 from tests.conftest import ROOT
 
 STAGES = [dict(name='head', epochs=1, freeze_level=2, lr=1e-4),
@@ -21,9 +23,7 @@ def nano():
 
 def build(model, stages=STAGES, optimizer=None, **rules):
     cfg = dict(optimizer=dict(type='Adam', eps=1e-7, **(optimizer or {})))
-    return OPTIM_WRAPPER_CONSTRUCTORS.build(dict(
-        type='StagedOptimWrapperConstructor', optim_wrapper_cfg=cfg,
-        paramwise_cfg=dict(rules, **(dict(stages=stages) if stages else {}))))(model)
+    return StagedOptimWrapperConstructor(cfg, rules, Plan(build_plan(stages)) if stages else None)(model)
 
 
 def groups(model, **kwargs):
