@@ -37,8 +37,8 @@ MESSAGE_BYTES = 4_096
 CHILD_IMPORTS = ('mgdet_plugin.weights.container.safe_h5', 'encodings.ascii', 'encodings.latin_1')
 """All the child needs, loaded while it may still open files."""
 
-START = 'import sys, json; sys.path[:] = json.loads(sys.argv[1]); from mgdet_plugin.weights import reader_process; ' \
-        'reader_process.main(*sys.argv[2:])'
+START = ('import sys, json; sys.path[:] = json.loads(sys.argv[1]); '
+         'from mgdet_plugin.weights.container import reader_process; reader_process.main(*sys.argv[2:])')
 ENVIRONMENT = dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MKL_NUM_THREADS='1', HDF5_PLUGIN_PRELOAD='::',
                    HDF5_USE_FILE_LOCKING='FALSE')
 
