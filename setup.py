@@ -19,6 +19,7 @@ class BuildWithResources(build_py):
         super().run()
         if self.editable_mode:
             return
+        shutil.rmtree(Path(self.build_lib) / MIM, ignore_errors=True)  # of an earlier build
         for path in sorted(path for pattern in SHIPPED for path in HERE.glob(pattern)):
             target = Path(self.build_lib) / MIM / path.relative_to(HERE)
             target.parent.mkdir(parents=True, exist_ok=True)

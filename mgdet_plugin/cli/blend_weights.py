@@ -10,7 +10,7 @@ from mgdet_plugin.common.resources import config_path
 from mgdet_plugin.common.weights_path import check_weights_path
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
+def blend_options(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line, and refuse files that are not there."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('pretrained', metavar='PRETRAINED', help="weights before it, such as a run's start.pth")
@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print a table and write what is asked for."""
-    args = parse(arguments)
+    args = blend_options(arguments)
     from mgdet_plugin.runs.blend_report import blend_table, check_outputs, write_outputs
     from mgdet_plugin.runs.blending import blend_weights
     check_outputs((args.pretrained, args.finetuned), args.out, args.plot, args.json)

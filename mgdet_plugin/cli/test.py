@@ -8,7 +8,7 @@ from mgdet_plugin.common.resources import config_path
 from mgdet_plugin.common.weights_path import check_weights_path
 
 
-def make_parser() -> Parser:
+def test_parser() -> Parser:
     """The options of mmdet's test script, and ``--demo``."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('config', metavar='CFG', help='its path, or the name of a config of the package')
@@ -25,7 +25,7 @@ def make_parser() -> Parser:
 
 def main(arguments: Sequence[str]) -> int:
     """Check, then test."""
-    parser = make_parser()
+    parser = test_parser()
     args = parser.parse_args(arguments)
     args.config = config_path(args.config)
     if '://' not in args.checkpoint:  # a remote address is left to mmengine

@@ -7,7 +7,7 @@ from mgdet_plugin.cli.parser import Parser
 from mgdet_plugin.common.resources import config_path
 
 
-def make_parser() -> Parser:
+def train_parser() -> Parser:
     """The options of mmdet's train script, and ``--demo``."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('config', metavar='CFG', help='its path, or the name of a config of the package')
@@ -23,7 +23,7 @@ def make_parser() -> Parser:
 
 def main(arguments: Sequence[str]) -> int:
     """Check, then train."""
-    parser = make_parser()
+    parser = train_parser()
     args = parser.parse_args(arguments)
     args.config = config_path(args.config)
     from mgdet_plugin.engine.demo import use_demo

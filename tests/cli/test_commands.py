@@ -9,9 +9,10 @@ import pytest
 
 import mgdet_plugin
 from mgdet_plugin.cli import COMMANDS
-from mgdet_plugin.cli import test as test_command
-from mgdet_plugin.cli import train as train_command
+from mgdet_plugin.cli.blend_weights import blend_options
 from mgdet_plugin.cli.parser import cfg_options
+from mgdet_plugin.cli.test import test_parser as parser_of_test
+from mgdet_plugin.cli.train import train_parser
 from mgdet_plugin.common.resources import mmdet_script
 from tests.conftest import ROOT
 from tests.support.small_run import environment
@@ -79,8 +80,8 @@ def test_a_folder_that_is_no_run_is_refused_without_matplotlib(arguments, tmp_pa
     assert not {'torch', 'mmdet', 'matplotlib'} & set(done.stdout.split())
 
 
-@pytest.mark.parametrize(('command', 'module'), [('train', train_command), ('test', test_command)])
-def test_options_are_mmdets(command, module, monkeypatch):
+@pytest.mark.parametrize(('command', 'make_parser'), [('train', train_parser), ('test', parser_of_test)])
+def test_options_are_mmdets(command, make_parser, monkeypatch):
     """mmdet's script parses what we hand on: every option of its, with its meaning, and no other but ours."""
     seen = []
     monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', lambda self: seen.append(self) or argparse.Namespace(
@@ -92,14 +93,14 @@ def test_options_are_mmdets(command, module, monkeypatch):
                               action.choices and tuple(action.choices), action.required)
                 for action in parser._actions if action.dest != 'help'}
 
-    ours = options(module.make_parser())
+    ours = options(make_parser())
     assert ours.pop('demo')[0] == ('--demo',)
     theirs = {key: tuple(None if part is str else part for part in value) for key, value in options(seen[0]).items()}
     assert ours == theirs
 
 
 def test_what_is_handed_on_is_parsed_to_the_same():
-    parser = train_command.make_parser()
+    parser = train_parser()
     given = ['--resume', '--work', 'w d', '--cfg-options', 'a=1', 'b=2', '--launcher=pytorch', 'c.py', '--demo']
     words = parser.command_line(parser.parse_args(given))
     assert words == ['c.py', '--work-dir=w d', '--cfg-options', 'a=1', 'b=2', '--launcher=pytorch', '--resume=auto',
@@ -109,14 +110,14 @@ def test_what_is_handed_on_is_parsed_to_the_same():
 
 
 def test_the_literals_of_the_parser_are_the_package_s():
-    from mgdet_plugin.cli.blend_weights import parse
     blending, data, pick = (import_module(f'mgdet_plugin.runs.{name}')
                             for name in ('blending', 'blend_data', 'blend_pick'))
     weights = str(ROOT / 'setup.py')  # any file
-    args = parse([weights, weights])
+    args = blend_options([weights, weights])
     assert (args.alphas, args.images) == (blending.ALPHAS, blending.IMAGES)
     for option, values in (('--pick', pick.PICKS), ('--statistics', data.STATISTICS)):
-        assert [getattr(parse([weights, weights, option, value]), option[2:]) for value in values] == list(values)
+        taken = [getattr(blend_options([weights, weights, option, value]), option[2:]) for value in values]
+        assert taken == list(values)
     said = import_module('benchmarks.benchmark')
     help_text = mgdet('benchmark', '--help', code=CONSOLE).stdout
     assert all(name in help_text for name in (*said.SUITES, *said.ROWS, *said.LEARNING))
