@@ -1,10 +1,30 @@
 """Packaging of mgdet. Tested versions are pinned in constraints.txt; ``make setup`` installs with them."""
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
+MIM = Path('mgdet_plugin/.mim')  # where mmengine and mim look for what comes with a package
+SHIPPED = ('configs/**/*.py', 'tools/*.*', 'weights/digits_source.h5')
+
+
+class BuildWithResources(build_py):
+    """Copy what lies beside the package into it, in the wheel alone: an editable installation has the checkout."""
+
+    def run(self) -> None:
+        """Build the package, then add the files."""
+        super().run()
+        if self.editable_mode:
+            return
+        shutil.rmtree(Path(self.build_lib) / MIM, ignore_errors=True)  # of an earlier build
+        for path in sorted(path for pattern in SHIPPED for path in HERE.glob(pattern)):
+            target = Path(self.build_lib) / MIM / path.relative_to(HERE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+
 
 setup(
     name='mgdet',
@@ -13,14 +33,16 @@ setup(
     long_description=(HERE / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     packages=find_packages(include=['mgdet_plugin', 'mgdet_plugin.*']),
+    cmdclass=dict(build_py=BuildWithResources),
+    entry_points=dict(console_scripts=['mgdet = mgdet_plugin.cli:main']),
     python_requires='>=3.11',
     # mmcv or mmcv-lite is the user's choice (they share a folder), so neither is required here.
-    install_requires=['torch', 'mmengine==0.10.7', 'mmdet==3.3.0', 'numpy', 'h5py', 'pillow', 'tqdm',
-                      'matplotlib', 'filelock'],
+    install_requires=['torch', 'mmengine==0.10.7', 'mmdet==3.3.0', 'numpy', 'h5py', 'pillow', 'tqdm', 'matplotlib'],
     extras_require={
         'demo': ['scikit-learn'],
-        'keras': ['keras'],  # verify with Keras and export to .keras; torch serves as its backend
+        'keras': ['keras'],  # export to .keras; torch serves as its backend
         'tensorboard': ['tensorboard'],  # for mmengine's TensorboardVisBackend
-        'dev': ['tensorboard', 'pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'mypy', 'pre-commit'],
+        'dev': ['tensorboard', 'pytest', 'pytest-xdist', 'hypothesis', 'filelock', 'ruff', 'mypy', 'import-linter',
+                'pre-commit'],
     },
 )

@@ -1,59 +1,6 @@
-"""Blend fine-tuned with pretrained weights, measure each share on the new and the old domain, and pick one."""
-from __future__ import annotations
-
-import argparse
-import sys
-
-from mmengine.config import DictAction
-
-import mgdet_plugin  # noqa: F401  before mmdet
-from mgdet_plugin.cli.parser import Parser
-from mgdet_plugin.common.errors import user_errors_to_exit
-from mgdet_plugin.runs.blend_data import STATISTICS
-from mgdet_plugin.runs.blend_pick import PICKS
-from mgdet_plugin.runs.blend_report import blend_table, check_outputs, write_outputs
-from mgdet_plugin.runs.blending import ALPHAS, IMAGES, blend_weights
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = Parser(description=__doc__)
-    parser.add_argument('pretrained', metavar='PRETRAINED', help="weights before it, such as a run's start.pth")
-    parser.add_argument('finetuned', metavar='FINETUNED', help='fine-tuned weights')
-    parser.add_argument('--alphas', type=float, nargs='+', default=ALPHAS, metavar='A',
-                        help='shares of the fine-tuned weights (default: 0 0.25 0.5 0.75 1)')
-    parser.add_argument('--config', metavar='CFG', help='default: the only *.py beside FINETUNED')
-    parser.add_argument('--out', metavar='BLENDED.pth', help='write the picked weights')
-    parser.add_argument('--plot', metavar='PLOT.png', help='draw AP against alpha, and new against old domain')
-    parser.add_argument('--json', metavar='F', help='write all that was measured')
-    parser.add_argument('--images', type=int, default=IMAGES, metavar='N',
-                        help='training images to estimate running statistics from (default: 64)')
-    parser.add_argument('--pick', choices=PICKS, default='mean',
-                        help='highest mean of both domains, or highest new among those that keep the old one')
-    parser.add_argument('--keep', type=float, default=0.95, metavar='S',
-                        help="for --pick new: share of the pretrained weights' old-domain metric (default: 0.95)")
-    parser.add_argument('--statistics', choices=STATISTICS,
-                        help='running statistics between the ends: from training images, from those and images of the '
-                        'old domain, or blended like weights (default: both where there is an old domain, else new)')
-    parser.add_argument('--device', metavar='D', help='torch device (default: a GPU if there is one)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='K=V', help='config keys to set')
-    args: argparse.Namespace = parser.parse_args()
-    return args
-
-
-def main() -> None:
-    """Measure, print a table and write what is asked for."""
-    args = parse_args()
-    check_outputs((args.pretrained, args.finetuned), args.out, args.plot, args.json)
-    blend = blend_weights(args.pretrained, args.finetuned, args.alphas, args.config, args.images, args.pick, args.keep,
-                          args.statistics, args.device, args.cfg_options,
-                          lambda line: print(line, file=sys.stderr))
-    for note in blend.notes:
-        print(f'note: {note}')
-    print(blend_table(blend))
-    write_outputs(blend, args.out, args.plot, args.json)
-
+#!/usr/bin/env python
+"""What `mgdet blend_weights` is, see mgdet_plugin/cli/blend_weights.py."""
+from mgdet_plugin.cli import run
 
 if __name__ == '__main__':
-    with user_errors_to_exit():
-        main()
+    run('blend_weights')

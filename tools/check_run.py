@@ -1,30 +1,6 @@
 #!/usr/bin/env python
-"""Judge a training run from its work folder: was the model fine-tuned, or untrained?"""
-from __future__ import annotations
-
-import argparse
-import json
-import sys
-
-from mgdet_plugin.cli.parser import Parser
-from mgdet_plugin.common.errors import user_errors_to_exit
-from mgdet_plugin.runs.run_checks import check_run, checks_json, checks_text, verdict
-from mgdet_plugin.runs.run_record import read_run
-
-
-def main() -> int:
-    """Print the checks and the verdict; 0 if all pass, 1 if one fails."""
-    parser = Parser(description=__doc__)
-    parser.add_argument('work_dir', metavar='WORK_DIR', help='folder of a finished or running run')
-    parser.add_argument('--json', action='store_true', help='print the checks as JSON')
-    args: argparse.Namespace = parser.parse_args()
-    record = read_run(args.work_dir)
-    checks = check_run(record)
-    print(json.dumps(checks_json(record, checks), indent=1, allow_nan=False) if args.json else
-          checks_text(record, checks))
-    return 0 if verdict(checks) == 'PASS' else 1
-
+"""What `mgdet check_run` is, see mgdet_plugin/cli/check_run.py."""
+from mgdet_plugin.cli import run
 
 if __name__ == '__main__':
-    with user_errors_to_exit():
-        sys.exit(main())
+    run('check_run')

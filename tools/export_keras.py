@@ -1,32 +1,6 @@
-"""Turn a checkpoint into Keras weights (.h5, .weights.h5, .keras); see tools/README.md."""
-from __future__ import annotations
-
-import argparse
-
-from mgdet_plugin.cli.parser import Parser
-from mgdet_plugin.common.errors import user_errors_to_exit
-from mgdet_plugin.weights.exporter import export_keras, export_summary
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = Parser(description=__doc__)
-    parser.add_argument('ckpt', metavar='CKPT', help='checkpoint of an import or a training run')
-    parser.add_argument('out', metavar='OUT', help='file to write; .h5, .weights.h5 or .keras chooses the layout')
-    parser.add_argument('--part', choices=('model', 'backbone'), default='model',
-                        help='what to export (default: model); a checkpoint of a model serves for both')
-    parser.add_argument('--dtype', choices=('float32', 'float16'), default='float32',
-                        help='how numbers are stored (default: float32); float16 halves an .h5 or .weights.h5')
-    args: argparse.Namespace = parser.parse_args()
-    return args
-
-
-def main() -> None:
-    """Export and print what was written."""
-    args = parse_args()
-    print(export_summary(export_keras(args.ckpt, args.out, part=args.part, dtype=args.dtype)))
-
+#!/usr/bin/env python
+"""What `mgdet export_keras` is, see mgdet_plugin/cli/export_keras.py."""
+from mgdet_plugin.cli import run
 
 if __name__ == '__main__':
-    with user_errors_to_exit():
-        main()
+    run('export_keras')

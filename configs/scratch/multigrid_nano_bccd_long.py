@@ -1,7 +1,9 @@
 # multigrid_nano_bccd.py trained to the end: longer, more change of scale, more decay of weights. Objects of which less
 # than half is left at an edge are no objects, as slivers seem to be to the annotators; the objectness leans less on the
 # overlap, by which tight boxes come before sure ones; a box is scored by the five best of its cells.
-_base_ = 'multigrid_nano_bccd.py'
+_base_ = [
+    '../_base_/models/multigrid_nano_scratch.py', '../_base_/datasets/bccd.py', '../_base_/schedules/scratch.py'
+]
 grey = (128, 128, 128)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -34,7 +36,13 @@ train_dataloader = dict(
             dict(ann_file='annotations/train.json', **split),
             dict(ann_file='annotations/val.json', **split),
         ]))
-model = dict(bbox_head=dict(loss=dict(iou_aware_ratio=0.5)), test_cfg=dict(nms=dict(iou_threshold=0.55, votes=5)))
+model = dict(
+    bbox_head=dict(
+        num_classes=3,
+        # Pixels, those of multigrid_nano_bccd.py.
+        anchors=[[(80, 76), (104, 96), (130, 120)], [(40, 38), (50, 48), (62, 59)], [(14, 14), (20, 20), (28, 27)]],
+        loss=dict(iou_aware_ratio=0.5)),
+    test_cfg=dict(nms=dict(iou_threshold=0.55, votes=5)))
 max_epochs = 60
 train_cfg = dict(max_epochs=max_epochs, val_interval=4)
 optim_wrapper = dict(optimizer=dict(weight_decay=0.02))
@@ -42,3 +50,4 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', by_epoch=True, T_max=max_epochs, eta_min_ratio=0.02, convert_to_iter_based=True),
 ]
+randomness = dict(seed=0)

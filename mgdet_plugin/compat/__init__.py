@@ -1,6 +1,6 @@
 """Make mmdet and mmengine whole on current torch, without importing any of them.
 
-Three gaps are closed, all lazily, through the import system:
+Four gaps are closed, all lazily, through the import system:
 
 * mmcv-lite has no compiled extension ``mmcv._ext``, and ``import mmdet.models`` ends there. A finder at the *end* of
   ``sys.meta_path`` answers for that one name with the operations of :mod:`mgdet_plugin.compat.mmcv_ops`. Being last,
@@ -9,6 +9,7 @@ Three gaps are closed, all lazily, through the import system:
   killed while it saves leaves half a file. Four of its modules are patched right after they are imported, by the
   functions of :mod:`mgdet_plugin.compat.checkpoint_patches`.
 * Several processes cannot train without a GPU. Two modules are patched by :mod:`mgdet_plugin.compat.launch`.
+* ``_base_ = 'mgdet_plugin::...'`` is unknown to mmengine. One is patched by :mod:`mgdet_plugin.compat.config_names`.
 """
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ PATCHES = {
     'mmengine.logging.message_hub': 'checkpoint_patches.patch_message_hub',
     'mmengine.runner.checkpoint': 'checkpoint_patches.patch_checkpoint_io',
     'mmengine.hooks.checkpoint_hook': 'checkpoint_patches.patch_checkpoint_hook',
+    'mmengine.config.config': 'config_names.patch_config',
     'mmengine.dist.utils': 'launch.patch_dist_utils',
     'mmengine.model.wrappers.distributed': 'launch.patch_model_wrapper',
 }

@@ -1,10 +1,8 @@
 """Weights are checked against the model before anything is built on them: mmengine loads what fits and says little."""
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from mmdet.registry import MODELS
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.weights_path import check_weights_path
 from mgdet_plugin.datasets.formats.annotation_check import config_name, iter_dataset_cfgs
 from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.progress import stages_before
@@ -21,7 +20,6 @@ from mgdet_plugin.plan.rules import check_rules, refuse_broken
 from mgdet_plugin.plan.wiring import check_wiring
 from mgdet_plugin.weights.mapping.classes import dataset_names
 
-KERAS_SUFFIXES = ('.h5', '.hdf5', '.keras')
 _SHOWN = 3
 
 
@@ -100,29 +98,9 @@ def read_weights(path: str, cfg: Config, part: str = 'model') -> tuple[Mapping[s
     Raises:
         UserError: If it is missing, a Keras file or no checkpoint.
     """
-    name = config_name(cfg)
-    option = f'--config {name}' + (' --part backbone' if part == 'backbone' else '')
-    if path.endswith(KERAS_SUFFIXES):
-        output = re.sub(r'(\.weights)?\.\w+$', '.pth', path)
-        key = 'load_from' if part == 'model' else 'model.backbone.init_cfg.checkpoint'
-        raise UserError(f'{path} is a Keras file; import it first: python tools/import_keras.py {path} {output} '
-                        f'{option}, then set {key}={output}')
-    if not os.path.isfile(path):
-        beside = (str(Path(path).with_suffix(suffix)) for suffix in KERAS_SUFFIXES)
-        source = next(filter(os.path.isfile, beside), 'model5.h5' if part == 'model' else 'darknet53.h5')
-        before = _stage_before(path)
-        first = f'run the stage before first: python tools/train.py configs/{before}.py, or ' if before else ''
-        raise UserError(f'the weights {path} are not there; {first}import your Keras file: '
-                        f'python tools/import_keras.py {source} {path} {option}, or try it '
-                        f'on embedded data: python tools/train.py {name} --demo')
+    check_weights_path(path, config_name(cfg), part)
     state_dict, content = load_checkpoint(path)
     return {re.sub(r'^module\.', '', key): value for key, value in state_dict.items()}, content
-
-
-def _stage_before(path: str) -> str | None:
-    """Name of the run whose best checkpoint a path means."""
-    match = re.search(r'work_dirs/([^/]+)/best\.pth$', path)
-    return match.group(1) if match and os.path.isfile(f'configs/{match.group(1)}.py') else None
 
 
 def compare_classes(path: str, meta: Mapping[str, Any], cfg: Config, split: str) -> list[str]:

@@ -10,14 +10,13 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.resources import CONFIGS, DEMO_WEIGHTS
 from mgdet_plugin.engine.preflight import parse_like_mmdet
 from mgdet_plugin.engine.resume_choice import Resumer
 from mgdet_plugin.weights.importer import import_keras
 
 DEMO_FLAG = '--demo'
-ROOT = Path(__file__).resolve().parents[2]
-KERAS_WEIGHTS = ROOT / 'weights' / 'digits_source.h5'  # of the small model, see weights/README.md
-SOURCE_CONFIG = ROOT / 'configs' / 'mgdet_nano_source.py'  # names their classes
+SOURCE_CONFIG = CONFIGS / 'mgdet_nano_source.py'  # names the classes of the weights that come with the repository
 
 
 def use_demo(arguments: Sequence[str], train: bool) -> list[str]:
@@ -63,7 +62,7 @@ def _make_weights(demo: Path, arguments: Sequence[str]) -> None:
         if os.path.exists(weights) or weights not in _weights_of(cfg) or goes_on:
             continue
         alone = args.launcher == 'none'
-        if Path(weights).stem == KERAS_WEIGHTS.stem:
+        if Path(weights).stem == DEMO_WEIGHTS.stem:
             _import_weights(weights, demo, alone)
         else:
             _train_weights(weights, demo, alone)
@@ -72,11 +71,11 @@ def _make_weights(demo: Path, arguments: Sequence[str]) -> None:
 def _import_weights(weights: str, demo: Path, alone: bool) -> None:
     """Import the weights of the source domain; the names of their classes are stored with them."""
     if not alone:
-        raise _not_alone(weights, f'import_keras.py {KERAS_WEIGHTS} {weights} --config {demo} --classes {demo} '
+        raise _not_alone(weights, f'import_keras.py {DEMO_WEIGHTS} {weights} --config {demo} --classes {demo} '
                                   f'--source-classes {SOURCE_CONFIG}')
-    print(f'{weights} is not there yet: importing it from {KERAS_WEIGHTS}', file=sys.stderr)
+    print(f'{weights} is not there yet: importing it from {DEMO_WEIGHTS}', file=sys.stderr)
     Path(weights).parent.mkdir(parents=True, exist_ok=True)
-    import_keras(KERAS_WEIGHTS, weights, config=demo, classes=demo, source_classes=SOURCE_CONFIG)
+    import_keras(DEMO_WEIGHTS, weights, config=demo, classes=demo, source_classes=SOURCE_CONFIG)
 
 
 def _train_weights(weights: str, demo: Path, alone: bool) -> None:

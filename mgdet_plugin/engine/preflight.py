@@ -10,12 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mmdet
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.resources import config_path, mmdet_script
 from mgdet_plugin.compat.launch import end_launched_process
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.engine.checkpoint_check import check_weights
@@ -24,23 +23,9 @@ from mgdet_plugin.engine.resume_choice import resolve_resume
 from mgdet_plugin.plan.plan import Plan
 
 
-def mmdet_script(name: str) -> str:
-    """Path of one of the scripts mmdet ships, by its place under ``tools`` ('analysis_tools/get_flops').
-
-    Raises:
-        UserError: If mmdet ships none of that name.
-    """
-    folder = Path(mmdet.__file__).parent / '.mim' / 'tools'
-    path = folder / (name if name.endswith('.py') else f'{name}.py')
-    if folder.resolve() not in path.resolve().parents or not path.is_file():
-        names = sorted(str(each.relative_to(folder).with_suffix('')) for each in folder.rglob('*.py'))
-        raise UserError(f"mmdet ships no tool '{name}'; it ships {', '.join(names)}")
-    return str(path)
-
-
 def run_mmdet_script(name: str, arguments: Sequence[str]) -> None:
     """Run a script of mmdet in this process, with the plugin loaded, as if called with the arguments."""
-    path = mmdet_script(name)
+    path = str(mmdet_script(name))
     sys.argv = [path, *arguments]
     runpy.run_path(path, run_name='__main__')
     end_launched_process()
@@ -59,16 +44,14 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
     Raises:
         UserError: If the config is missing.
     """
-    script = runpy.run_path(mmdet_script(name), run_name=name)
+    script = runpy.run_path(str(mmdet_script(name)), run_name=name)
     called = sys.argv
     sys.argv = [called[0] or f'tools/{name}.py', *arguments]
     try:
         args = script['parse_args']()
     finally:
         sys.argv = called
-    if not os.path.isfile(args.config):
-        raise UserError(f'the config {args.config} is not there; configs lie in configs/')
-    cfg = Config.fromfile(args.config)
+    cfg = Config.fromfile(config_path(args.config))
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,10 @@ from mmengine.registry import init_default_scope
 from benchmarks import accuracy as suite
 from benchmarks import accuracy_plot as plot
 from benchmarks import accuracy_report as report
-from benchmarks import rescoring
+from benchmarks import benchmark, rescoring
 from benchmarks.accuracy import CASES, Case, accuracy, choose, curve, finished_runs, ordered_trials
 from benchmarks.accuracy_report import METRICS, OURS, PEER, Accuracy, Run, Score
+from benchmarks.command import main
 from benchmarks.rescoring import SCORINGS, RawMaps, Scoring, distinct, settings
 from benchmarks.trials import LearningOptions, config_of, write_report
 from benchmarks.untraining import untraining
@@ -383,9 +383,7 @@ def test_boxes_of_both_heads_are_held_inside_their_image():
     (['--only', 'heads', 'accuracy'], '--only is for accuracy alone'),
     (['accuracy', '--json', 'figures.json'], '--json is for suites of speed')])
 def test_options_that_would_be_ignored_are_refused(arguments, message, monkeypatch):
-    tool = runpy.run_path(str(ROOT / 'tools' / 'benchmark.py'), run_name='benchmark')
     for name in ('untraining', 'accuracy'):
-        monkeypatch.setitem(tool['LEARNING'], name, lambda _: pytest.fail('trained'))
-    monkeypatch.setattr('sys.argv', ['benchmark.py', *arguments])
+        monkeypatch.setitem(benchmark.LEARNING, name, lambda _: pytest.fail('trained'))
     with pytest.raises(UserError, match=message):
-        tool['main']()
+        main(arguments)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import math
-import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from benchmarks import benchmark, untraining
+from benchmarks.command import main
 from benchmarks.trials import Finished, write_report
 from benchmarks.untraining import COMMON, CONFIG, best_weights, compare_ways, trials, worst_ratio
 from benchmarks.untraining_report import (
@@ -250,8 +250,7 @@ def tool(monkeypatch):
     monkeypatch.setattr(benchmark, 'LEARNING', {'untraining': lambda options: ran.append(options) or 'a report'})
 
     def run(*arguments):
-        monkeypatch.setattr('sys.argv', ['benchmark.py', *arguments])
-        runpy.run_path(str(ROOT / 'tools/benchmark.py'), run_name='tool')['main']()
+        assert main(arguments) == 0
 
     return run, ran
 

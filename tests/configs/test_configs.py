@@ -9,6 +9,7 @@ from mgdet_plugin.plan.report import plan_report
 from tests.conftest import ROOT
 
 CONFIGS = sorted(path.name for path in (ROOT / 'configs').glob('*.py'))
+ALL = sorted(str(path.relative_to(ROOT / 'configs')) for path in (ROOT / 'configs').rglob('*.py'))
 
 
 @pytest.fixture
@@ -22,6 +23,31 @@ def load():
 
 def test_there_are_configs():
     assert {'mgdet_model5_stage1.py', 'mgdet_nano_source.py', 'mgdet_nano_stage1.py'} <= set(CONFIGS)
+
+
+def depth(path):
+    """How many files stand above one another, the config itself included."""
+    bases = Config._get_base_files(str(path))
+    return 1 + max((depth((path.parent / base).resolve()) for base in bases), default=0)
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_inheritance_is_at_most_three_deep(name):
+    assert depth(ROOT / 'configs' / name) <= 3
+
+
+def test_primitives_that_say_they_are_alike_are(load):
+    """They share no base, which would make the configs upon them four deep."""
+    source, target = (load(f'_base_/datasets/digits_{name}.py').to_dict() for name in ('source', 'target'))
+    old = target.pop('old_domain')
+    assert old == dict(dataloader=source['val_dataloader'], evaluator=source['val_evaluator'])
+    assert repr(target).replace('/target/', '/source/') == repr(source)
+    full, small = (load(f'_base_/models/multigrid_{name}.py').model for name in ('darknet53', 'nano'))
+    for part, own in dict(backbone=('type', 'widen_factor'), neck=('in_channels', 'out_channels'),
+                          bbox_head=('num_classes', 'in_channels', 'anchors', 'bridge_channels')).items():
+        for key in own:
+            full[part].pop(key, None), small[part].pop(key)
+    assert full.to_dict() == small.to_dict()
 
 
 @pytest.mark.parametrize('name', CONFIGS)

@@ -7,8 +7,9 @@ import torch
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.resources import DEMO_WEIGHTS
 from mgdet_plugin.engine.checkpoint_check import check_weights
-from mgdet_plugin.engine.demo import KERAS_WEIGHTS, use_demo
+from mgdet_plugin.engine.demo import use_demo
 from mgdet_plugin.weights.verify import verify_import
 from tests.conftest import ROOT
 
@@ -53,13 +54,13 @@ def test_it_takes_the_place_of_the_large_model(folder):
 @pytest.mark.parametrize('name', ['mgdet_model5_stage1', 'mgdet_model5_staged', 'mgdet_backbone_stage1'])
 def test_its_weights_are_imported_once_and_fit(name, folder, commands, capsys):
     config, = use_demo([f'{CONFIGS}/{name}.py', '--demo'], train=True)
-    assert f'{IMPORTED} is not there yet: importing it from {KERAS_WEIGHTS}' in capsys.readouterr().err
+    assert f'{IMPORTED} is not there yet: importing it from {DEMO_WEIGHTS}' in capsys.readouterr().err
     cfg = Config.fromfile(config)
     assert check_weights(cfg) == []  # neither a name nor an anchor is another
     content = torch.load(IMPORTED)
     assert content['meta']['dataset_meta']['classes'] == list(cfg.metainfo.classes)
     assert [row['source'] for row in content['meta']['keras_import']['classes']['rows']] == list('0123456789')
-    assert verify_import(KERAS_WEIGHTS, IMPORTED)['agrees']
+    assert verify_import(DEMO_WEIGHTS, IMPORTED)['agrees']
     torch.save(dict(mine=1), IMPORTED)
     use_demo([config, '--demo'], train=True)
     assert torch.load(IMPORTED) == dict(mine=1) and not commands and not capsys.readouterr().err

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.demo import KERAS_WEIGHTS, SOURCE_CONFIG
+from mgdet_plugin.common.resources import DEMO_WEIGHTS
+from mgdet_plugin.engine.demo import SOURCE_CONFIG
 from mgdet_plugin.runs.before_after import Row, before_after, rows_json, rows_text
 from mgdet_plugin.weights.importer import import_keras
 from tests.conftest import ROOT
@@ -18,7 +19,7 @@ TARGET_CONFIG = ROOT / 'configs' / 'mgdet_nano_staged.py'
 def folder(tmp_path_factory):
     """Return a folder with the imported weights of the demo and the same with a head that sees no object."""
     folder = tmp_path_factory.mktemp('before_after')
-    import_keras(KERAS_WEIGHTS, folder / 'source.pth', config=TARGET_CONFIG, classes=TARGET_CONFIG,
+    import_keras(DEMO_WEIGHTS, folder / 'source.pth', config=TARGET_CONFIG, classes=TARGET_CONFIG,
                  source_classes=SOURCE_CONFIG)
     state = torch.load(folder / 'source.pth')['state_dict']
     for name in state:
@@ -34,7 +35,7 @@ def test_the_shipped_weights_detect_what_their_page_says(folder):
     assert done.returncode == 0, done.stderr
     new, old = json.loads(done.stdout)
     assert [(each['test_set'], each['images']) for each in (new, old)] == [('new domain', 100), ('old domain', 100)]
-    page = (KERAS_WEIGHTS.parent / 'README.md').read_text()
+    page = (DEMO_WEIGHTS.parent / 'README.md').read_text()
     ap, ap50 = (old['before'][name] for name in ('coco/bbox_mAP', 'coco/bbox_mAP_50'))
     assert f'| test set, 100 images | AP {ap:.3f}, AP50 {ap50:.3f};' in page
     assert new['before']['coco/bbox_mAP'] < 0.05

@@ -67,9 +67,13 @@ def write_config(path: Path, data: Path, base: str = 'mgdet_model5_stage1.py', *
     return path
 
 
-def run_tool(name: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A tool in a process of its own, as a person calls it; the package need not be installed."""
+def environment() -> dict[str, str]:
+    """That of this process, with the package importable; it need not be installed."""
     paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
+    return {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
+
+
+def run_tool(name: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A tool in a process of its own, as a person calls it."""
     return subprocess.run([sys.executable, str(ROOT / 'tools' / f'{name}.py'), *map(str, arguments)], cwd=cwd,
-                          capture_output=True, text=True, check=False, timeout=300, env=env)
+                          capture_output=True, text=True, check=False, timeout=300, env=environment())

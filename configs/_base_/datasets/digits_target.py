@@ -1,12 +1,108 @@
-# The embedded digits, target domain: digits 4-9, bright ink, tilted, on dark stripes.
-_base_ = './digits_source.py'
+# The embedded digits, target domain: digits 4-9, bright ink, tilted, on dark stripes; all else as in digits_source.py.
+dataset_type = 'CocoDataset'
+data_root = 'data/mgdet_digits/target/'
+img_scale = (192, 192)  # (width, height), multiples of 32
+metainfo = dict(
+    classes=('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'),
+    palette=[(220, 20, 60), (0, 120, 220), (0, 150, 80), (250, 130, 0), (130, 60, 200), (0, 160, 170), (200, 0, 150),
+             (120, 90, 20), (90, 90, 255), (255, 80, 80)])
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='DropDegenerateBoxes'),
+    dict(
+        type='StagedMix',
+        name='mosaic',  # four images around a point of this canvas, each as large as its letterbox
+        transforms=[
+            dict(type='Mosaic', img_scale=img_scale, center_ratio_range=(0.2, 0.8), pad_val=128.0),
+            dict(  # Mosaic's canvas has twice the sides; this is its top left quarter
+                type='RandomAffine',
+                max_rotate_degree=0.0,
+                max_translate_ratio=0.0,
+                scaling_ratio_range=(1.0, 1.0),
+                max_shear_degree=0.0,
+                border=(-img_scale[0] // 2, -img_scale[1] // 2),
+                border_val=(128, 128, 128)),
+        ],
+        prob=0.0),
+    dict(type='Letterbox', scale=img_scale),
+    dict(
+        type='RandomAffine',
+        max_rotate_degree=2.0,
+        max_translate_ratio=0.1,
+        scaling_ratio_range=(0.8, 1.2),
+        max_shear_degree=0.0,
+        border_val=(128, 128, 128)),  # the letterbox's grey
+    dict(
+        type='StagedMix',
+        name='mixup',  # the mean of two images; flip_ratio=1.0 is never
+        transforms=[
+            dict(type='MixUp', img_scale=img_scale, ratio_range=(0.8, 1.25), flip_ratio=1.0, pad_val=128.0),
+        ],
+        prob=0.0),
+    # keep_empty=False keeps images that lost all their boxes (mmdet's name says the opposite)
+    dict(type='FilterAnnotations', min_gt_bbox_wh=(4, 4), keep_empty=False),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param', 'augmented')),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='DropDegenerateBoxes'),
+    dict(type='Letterbox', scale=img_scale),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param')),
+]
+
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='train.json',
+        data_prefix=dict(img='train/'),
+        pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=16,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='val.json',
+        data_prefix=dict(img='val/'),
+        test_mode=True,
+        pipeline=test_pipeline))
+test_dataloader = dict(
+    batch_size=16,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='test.json',
+        data_prefix=dict(img='test/'),
+        test_mode=True,
+        pipeline=test_pipeline))
+
+val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'val.json', metric='bbox', format_only=False)
+test_evaluator = dict(type='CocoMetric', ann_file=data_root + 'test.json', metric='bbox', format_only=False)
+
 # What the weights come from, for a config that follows how much of it is kept:
 # val_cfg=dict(others=dict(old=old_domain)).
-old_domain = dict(dataloader={{_base_.val_dataloader}}, evaluator={{_base_.val_evaluator}})
-
-data_root = 'data/mgdet_digits/target/'
-train_dataloader = dict(dataset=dict(data_root=data_root))
-val_dataloader = dict(dataset=dict(data_root=data_root))
-test_dataloader = dict(dataset=dict(data_root=data_root))
-val_evaluator = dict(ann_file=data_root + 'val.json')
-test_evaluator = dict(ann_file=data_root + 'test.json')
+old_domain = dict(
+    dataloader=dict(val_dataloader, dataset=dict(val_dataloader['dataset'], data_root='data/mgdet_digits/source/')),
+    evaluator=dict(val_evaluator, ann_file='data/mgdet_digits/source/val.json'))

@@ -14,9 +14,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.resources import CONFIGS
 from mgdet_plugin.weights.mapping.layout import Part
 
-DEFAULT_CONFIG = Path(__file__).resolve().parents[3] / 'configs' / 'mgdet_model5_stage1.py'
+DEFAULT_CONFIG = CONFIGS / 'mgdet_model5_stage1.py'
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,18 @@
+"""Speed and learning against named peers, in a checkout: the benchmarks are no part of an installation."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.resources import ROOT
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the suites named."""
+    if not (ROOT / 'benchmarks').is_dir():
+        raise UserError('the benchmarks are not installed with the package; run tools/benchmark.py of a checkout')
+    sys.path.insert(0, str(ROOT))
+    code: int = import_module('benchmarks.command').main(arguments)
+    return code

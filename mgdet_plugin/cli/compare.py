@@ -1,0 +1,28 @@
+"""Evaluate the weights before and after fine-tuning on the test sets of the new and the old domain."""
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.common.resources import config_path
+from mgdet_plugin.common.weights_path import check_weights_path
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the metrics of both checkpoints, one line a test set."""
+    parser = Parser(__name__, __doc__)
+    parser.add_argument('config', metavar='CFG', help='config of the fine-tuned model; its test set is the new domain')
+    parser.add_argument('before', metavar='BEFORE', help='checkpoint the run started from')
+    parser.add_argument('after', metavar='AFTER', help='checkpoint it ended with')
+    parser.add_argument('--old', metavar='CFG', help="config whose test set is the old domain's, with the same classes")
+    parser.add_argument('--json', action='store_true', help='print all metrics as JSON')
+    args = parser.parse_args(arguments)
+    configs = {'new domain': args.config, **({'old domain': args.old} if args.old else {})}
+    paths = {name: str(config_path(config)) for name, config in configs.items()}
+    for path in (args.before, args.after):
+        check_weights_path(path, paths['new domain'])
+    from mgdet_plugin.runs.before_after import before_after, rows_json, rows_text
+    rows = before_after(paths, args.before, args.after)
+    print(json.dumps(rows_json(rows), indent=1) if args.json else rows_text(rows))
+    return 0

@@ -1,0 +1,38 @@
+"""Check the dataset and weights, then test by mmdet's own script; options and their meanings are mmdet's."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.common.resources import config_path
+from mgdet_plugin.common.weights_path import check_weights_path
+
+
+def test_parser() -> Parser:
+    """The options of mmdet's test script, and ``--demo``."""
+    parser = Parser(__name__, __doc__)
+    parser.add_argument('config', metavar='CFG', help='its path, or the name of a config of the package')
+    parser.add_argument('checkpoint', metavar='CKPT', help='weights that an import or a training run wrote')
+    parser.add_launch_options()
+    parser.add_argument('--out', metavar='F.pkl', help='write the predictions')
+    parser.add_argument('--show', action='store_true', help='show the predictions in windows')
+    parser.add_argument('--show-dir', metavar='D', help='folder for pictures of the predictions, below the work folder')
+    parser.add_argument('--wait-time', type=float, default=2, metavar='S', help='seconds to show each (default: 2)')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument('--demo', action='store_true', help="the small model on embedded data in place of the config's")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check, then test."""
+    parser = test_parser()
+    args = parser.parse_args(arguments)
+    args.config = config_path(args.config)
+    if '://' not in args.checkpoint:  # a remote address is left to mmengine
+        check_weights_path(args.checkpoint, str(args.config))
+    from mgdet_plugin.engine.demo import use_demo
+    from mgdet_plugin.engine.preflight import prepare_test, run_mmdet_script
+    words = use_demo(parser.command_line(args), train=False)
+    prepare_test(words)
+    run_mmdet_script('test', words)
+    return 0

@@ -1,0 +1,32 @@
+"""Check datasets and weights, then train by mmdet's own script; options and their meanings are mmdet's."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.common.resources import config_path
+
+
+def train_parser() -> Parser:
+    """The options of mmdet's train script, and ``--demo``."""
+    parser = Parser(__name__, __doc__)
+    parser.add_argument('config', metavar='CFG', help='its path, or the name of a config of the package')
+    parser.add_launch_options()
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale rates with the images a step')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CKPT',
+                        help='go on from a checkpoint (default: from the newest good one of the work folder)')
+    parser.add_argument('--demo', action='store_true',
+                        help="the small model on embedded data in place of the config's; makes the weights it needs")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check, then train."""
+    parser = train_parser()
+    args = parser.parse_args(arguments)
+    args.config = config_path(args.config)
+    from mgdet_plugin.engine.demo import use_demo
+    from mgdet_plugin.engine.preflight import prepare_train, run_mmdet_script
+    run_mmdet_script('train', prepare_train(use_demo(parser.command_line(args), train=True)))
+    return 0

@@ -1,0 +1,63 @@
+"""Files that come with the package, in a checkout or installed: configs, tools, the demo's weights, mmdet's scripts."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+
+from mgdet_plugin.common.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parent.parent
+_INSTALLED = PACKAGE / '.mim'  # where packages for mmengine have them
+ROOT = _INSTALLED if _INSTALLED.is_dir() else PACKAGE.parent
+"""What holds ``configs``, ``tools`` and ``weights``; the checkout, where the package lies in one."""
+CONFIGS, TOOLS = ROOT / 'configs', ROOT / 'tools'
+DEMO_WEIGHTS = ROOT / 'weights' / 'digits_source.h5'  # of the small model, see weights/README.md
+PREFIXES = ('mgdet_plugin::', 'mgdet::')
+
+
+def config_path(name: str | Path) -> Path:
+    """The file of a config.
+
+    Args:
+        name: Its path; or, where there is no such file, the name of a config of the package, below ``configs`` and
+            with or without ``.py`` (``mgdet_nano_staged``, ``scratch/multigrid_nano_bccd.py``), which may begin with
+            ``mgdet_plugin::``, as mmengine names configs of packages.
+
+    Raises:
+        UserError: There is neither; with the nearest name that there is.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    text = str(name)
+    for prefix in (*PREFIXES, 'configs/'):
+        text = text.removeprefix(prefix)
+    own = CONFIGS / (text if text.endswith('.py') else f'{text}.py')
+    if own.is_file():
+        return own
+    there = [path.relative_to(folder).as_posix() for folder in (Path(name).parent, CONFIGS)
+             for path in (*folder.glob('*.py'), *folder.glob('scratch/*.py'))]
+    raise UserError(f'the config {name} is not there{nearest(Path(text).name, there)}; configs lie in {CONFIGS}')
+
+
+def mmdet_script(name: str) -> Path:
+    """Path of one of the scripts mmdet ships, by its place under ``tools`` ('analysis_tools/get_flops').
+
+    Raises:
+        UserError: If mmdet ships none of that name.
+    """
+    spec = find_spec('mmdet')  # found, not imported
+    folder = Path(str(spec and spec.origin)).parent / '.mim' / 'tools'
+    path = folder / (name if name.endswith('.py') else f'{name}.py')
+    if folder.resolve() not in path.resolve().parents or not path.is_file():
+        names = sorted(str(each.relative_to(folder).with_suffix('')) for each in folder.rglob('*.py'))
+        raise UserError(f"mmdet ships no tool '{name}'; it ships {', '.join(names)}")
+    return path
+
+
+def nearest(name: str, there: Iterable[str]) -> str:
+    """The end of a line about a name that is not there: the one it may have meant, if any is like it."""
+    found = get_close_matches(name, list(there), 1)
+    return f'; the nearest name is {found[0]}' if found else ''

@@ -1,0 +1,37 @@
+"""Whether a path can be that of weights, and what to do where it is not: before anything is read. Nothing heavy."""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mgdet_plugin.common.errors import UserError
+
+KERAS_SUFFIXES = ('.h5', '.hdf5', '.keras')
+
+
+def check_weights_path(path: str, config: str, part: str = 'model') -> None:
+    """Refuse a path that is no file, or that of a file to import first.
+
+    Args:
+        path: Of the weights.
+        config: Name of the config they are for, for what to do.
+        part: What they should hold, for the same.
+
+    Raises:
+        UserError: If it is missing or a Keras file.
+    """
+    option = f'--config {config}' + (' --part backbone' if part == 'backbone' else '')
+    if path.endswith(KERAS_SUFFIXES):
+        output = re.sub(r'(\.weights)?\.\w+$', '.pth', path)
+        key = 'load_from' if part == 'model' else 'model.backbone.init_cfg.checkpoint'
+        raise UserError(f'{path} is a Keras file; import it first: python tools/import_keras.py {path} {output} '
+                        f'{option}, then set {key}={output}')
+    if not Path(path).is_file():
+        beside = (Path(path).with_suffix(suffix) for suffix in KERAS_SUFFIXES)
+        source = next(filter(Path.is_file, beside), 'model5.h5' if part == 'model' else 'darknet53.h5')
+        before = re.search(r'work_dirs/([^/]+)/best\.pth$', path)  # of a run
+        stage = f'configs/{before[1]}.py' if before else ''
+        first = f'run the stage before first: python tools/train.py {stage}, or ' if Path(stage).is_file() else ''
+        raise UserError(f'the weights {path} are not there; {first}import your Keras file: '
+                        f'python tools/import_keras.py {source} {path} {option}, or try it '
+                        f'on embedded data: python tools/train.py {config} --demo')
