@@ -6,7 +6,7 @@ Three gaps are closed, all lazily, through the import system:
   ``sys.meta_path`` answers for that one name with the operations of :mod:`mgdet_plugin.compat.mmcv_ops`. Being last,
   it is only asked when there is no compiled extension, so a real one always wins.
 * ``torch.load`` refuses the checkpoints mmengine writes, mmengine runs code found in those it reads, and a process
-  killed while it saves leaves half a file. Four of its modules are patched right after they are imported, by the
+  killed while it saves leaves half a file. Three of its modules are patched right after they are imported, by the
   functions of :mod:`mgdet_plugin.compat.checkpoint_patches`.
 * Several processes cannot train without a GPU. Two modules are patched by :mod:`mgdet_plugin.compat.launch`.
 """
@@ -25,7 +25,6 @@ PATCHES = {
     'mmengine.logging.history_buffer': 'checkpoint_patches.patch_history_buffer',
     'mmengine.logging.message_hub': 'checkpoint_patches.patch_message_hub',
     'mmengine.runner.checkpoint': 'checkpoint_patches.patch_checkpoint_io',
-    'mmengine.hooks.checkpoint_hook': 'checkpoint_patches.patch_checkpoint_hook',
     'mmengine.dist.utils': 'launch.patch_dist_utils',
     'mmengine.model.wrappers.distributed': 'launch.patch_model_wrapper',
 }

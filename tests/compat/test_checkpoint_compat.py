@@ -16,7 +16,7 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner.checkpoint import _load_checkpoint, save_checkpoint
 
 import mgdet_plugin
-from mgdet_plugin.compat.checkpoint_patches import drop_code, to_plain
+from mgdet_plugin.common.checkpoints import drop_code, to_plain
 from tests.support import toy_run
 from tests.support.toy_run import make_runner
 

@@ -54,8 +54,8 @@ class NumpyHook(Hook):
         runner.message_hub.update_info('per_class', np.array([0.25, 0.75], dtype=np.float32))
 
 
-def make_runner(work_dir: Path, resume_from: Path | None = None) -> Runner:
-    """Build a runner of four epochs with two iterations each that saves every epoch."""
+def make_runner(work_dir: Path, resume_from: Path | None = None, **options: Any) -> Runner:
+    """Build a runner of four epochs with two iterations each that saves every epoch; options are the runner's."""
     return Runner(
         model=ToyModel(),
         work_dir=str(work_dir),
@@ -72,7 +72,8 @@ def make_runner(work_dir: Path, resume_from: Path | None = None) -> Runner:
         custom_hooks=[NumpyHook()],
         resume=resume_from is not None,
         load_from=None if resume_from is None else str(resume_from),
-        experiment_name=f'{work_dir.parent.name}-{work_dir.name}')
+        experiment_name=f'{work_dir.parent.name}-{work_dir.name}',
+        **options)
 
 
 if __name__ == '__main__':
