@@ -1,7 +1,7 @@
-"""Train a one-weight model with mmengine's Runner, with the plugin or without.
+"""Train a one-weight model with mmengine's Runner.
 
-Called as ``python tests/support/toy_run.py WORK_DIR none|early|late``: import no plugin, or import it before
-or after mmengine.
+Called as ``python tests/support/toy_run.py WORK_DIR``: once without the plugin, then in ``WORK_DIR/late`` with it,
+imported after mmengine.
 """
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if sys.argv[-1] == 'early':
-    import mgdet_plugin
 import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
-
-if sys.argv[-1] == 'late':
-    import mgdet_plugin  # noqa: F401
 
 
 class ToyData(Dataset):
@@ -78,3 +73,5 @@ def make_runner(work_dir: Path, resume_from: Path | None = None, **options: Any)
 
 if __name__ == '__main__':
     make_runner(Path(sys.argv[1])).train()
+    import mgdet_plugin  # noqa: F401
+    make_runner(Path(sys.argv[1]) / 'late').train()
