@@ -7,18 +7,17 @@ statistics. The estimate is that of stochastic weight averaging (arXiv 1803.0540
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets.staged.sample_index import kept_randomness
 
 
 @torch.no_grad()
@@ -26,8 +25,8 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Any], limit: int | N
                         layers: Collection[str] | None = None) -> int:
     """Set running mean and variance of batch normalisation to their averages over batches; nothing else changes.
 
-    Every batch counts alike. All other layers are in evaluation mode, no gradient is kept, and the generators of random
-    numbers are afterwards where they were. ``num_batches_tracked`` becomes the number of batches.
+    Every batch counts alike. All other layers are in evaluation mode, no gradient is kept, and the CPU's generators of
+    random numbers are afterwards where they were. ``num_batches_tracked`` becomes the number of batches.
 
     Args:
         model: A detector of mmdet, not wrapped.
@@ -49,7 +48,7 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Any], limit: int | N
         raise UserError(f"the {type(model).__name__} has no batch normalisation '{unknown[0]}' with running statistics")
     chosen = [norm for name, norm in norms.items() if layers is None or name in layers]
     count = 0
-    with _same_randomness(), _estimating(model, chosen):
+    with kept_randomness(), _estimating(model, chosen):
         for batch in islice(batches, limit):
             data = model.data_preprocessor(batch, False)  # type: ignore[operator]
             model(**data, mode='tensor')
@@ -63,18 +62,6 @@ def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     """Name -> batch normalisation that keeps running statistics."""
     return {name: module for name, module in model.named_modules()
             if isinstance(module, _BatchNorm) and module.running_mean is not None}
-
-
-@contextmanager
-def _same_randomness() -> Iterator[None]:
-    """Put the generators of random numbers back afterwards: a dataloader draws a seed for its workers."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 @contextmanager

@@ -76,13 +76,7 @@ class Letterbox(BaseTransform):
 
     @autocast_box_type()
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Letterbox one sample.
-
-        Args:
-            results: the pipeline's sample, keys as listed at the class.
-
-        Returns:
-            The same dict, changed in place.
+        """Letterbox one sample, in place.
 
         Raises:
             ValueError: when masks or segmentation maps are present; the detector has none.
