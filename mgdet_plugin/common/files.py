@@ -1,15 +1,17 @@
-"""Writing files: each whole or untouched, several as one."""
+"""Writing files: each whole or untouched, several as one; and how far reading or writing one has come."""
 from __future__ import annotations
 
 import errno
 import glob
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from mgdet_plugin.common.errors import UserError
 
+DELAY = 1.0  # seconds before a progress bar appears
 _TEMPORARY = '.tmp'
 
 
@@ -125,3 +127,18 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(opened)
+
+
+def byte_progress(total: int, label: str) -> Any:
+    """A bar that counts bytes, on standard error; it appears after a second, and only on a terminal.
+
+    Args:
+        total: Bytes the job handles in all.
+        label: What the job does.
+
+    Returns:
+        A context manager with ``update(bytes)``.
+    """
+    from tqdm import tqdm  # a third of numpy's own time, and only jobs need it
+    return tqdm(total=total, desc=label, unit='B', unit_scale=True, delay=DELAY, leave=False, file=sys.stderr,
+                disable=not sys.stderr.isatty())

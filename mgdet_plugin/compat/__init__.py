@@ -6,7 +6,7 @@ Four gaps are closed, all lazily, through the import system:
   ``sys.meta_path`` answers for that one name with the operations of :mod:`mgdet_plugin.compat.mmcv_ops`. Being last,
   it is only asked when there is no compiled extension, so a real one always wins.
 * ``torch.load`` refuses the checkpoints mmengine writes, mmengine runs code found in those it reads, and a process
-  killed while it saves leaves half a file. Four of its modules are patched right after they are imported, by the
+  killed while it saves leaves half a file. Three of its modules are patched right after they are imported, by the
   functions of :mod:`mgdet_plugin.compat.checkpoint_patches`.
 * Several processes cannot train without a GPU. Two modules are patched by :mod:`mgdet_plugin.compat.launch`.
 * ``_base_ = 'mgdet_plugin::...'`` is unknown to mmengine. One is patched by :mod:`mgdet_plugin.compat.config_names`.
@@ -26,7 +26,6 @@ PATCHES = {
     'mmengine.logging.history_buffer': 'checkpoint_patches.patch_history_buffer',
     'mmengine.logging.message_hub': 'checkpoint_patches.patch_message_hub',
     'mmengine.runner.checkpoint': 'checkpoint_patches.patch_checkpoint_io',
-    'mmengine.hooks.checkpoint_hook': 'checkpoint_patches.patch_checkpoint_hook',
     'mmengine.config.config': 'config_names.patch_config',
     'mmengine.dist.utils': 'launch.patch_dist_utils',
     'mmengine.model.wrappers.distributed': 'launch.patch_model_wrapper',

@@ -1,15 +1,14 @@
-"""The compiled operations of mmcv 2.1.0 that a dense detector uses, in torch.
+"""The compiled operations of mmcv 2.1.0 that mmdet's one-stage detectors use, in torch.
 
-Names, arguments and results are those of mmcv's extension module, which mmcv's Python functions call: some write into
-a tensor they are given instead of returning one. All run on the device of their input. Half precision is computed in
-single, since the area of a 256-pixel box already overflows float16. The focal losses are in
-:mod:`mgdet_plugin.compat.mmcv_focal_loss`; every operation mmcv knows and this module does not raises when it is
-called.
+Names, arguments and results are those of mmcv's extension module, which mmcv's Python functions call. All run on the
+device of their input; the compiled focal loss exists on CUDA alone (mmdet computes the loss in Python on the CPU).
+Half precision is computed in single, since the area of a 256-pixel box already overflows float16. Every operation
+mmcv knows and this module does not raises when it is called.
 
 Boxes are ``(x1, y1, x2, y2)`` in pixels. With ``offset=1`` a side is ``x2 - x1 + 1`` (both ends are pixels of the box),
 with ``offset=0`` it is ``x2 - x1``. An overlap of two boxes without area is NaN and never passes a threshold.
 
-Shapes: N and M boxes, K boxes of a block.
+Shapes: N boxes or samples, K boxes of a block, C classes.
 """
 from __future__ import annotations
 
@@ -19,23 +18,13 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from mgdet_plugin.compat.mmcv_focal_loss import (
-    sigmoid_focal_loss_backward,
-    sigmoid_focal_loss_forward,
-    softmax_focal_loss_backward,
-    softmax_focal_loss_forward,
-    widen,
-)
-
 __all__ = [
-    'bbox_overlaps', 'get_compiler_version', 'get_compiling_cuda_version', 'nms', 'nms_match',
-    'sigmoid_focal_loss_backward', 'sigmoid_focal_loss_forward', 'softmax_focal_loss_backward',
-    'softmax_focal_loss_forward', 'softnms'
+    'get_compiler_version', 'get_compiling_cuda_version', 'nms', 'sigmoid_focal_loss_backward',
+    'sigmoid_focal_loss_forward'
 ]
 
-IOU, IOF = 0, 1
-NAIVE, LINEAR, GAUSSIAN = 0, 1, 2
 PAIRS_AT_ONCE = 2**19  # overlaps held in memory at a time by nms
+_TINY = torch.finfo(torch.float32).tiny  # the kernels' floor under a logarithm, for every dtype
 
 
 class MissingOpError(NotImplementedError):
@@ -77,41 +66,21 @@ def get_compiling_cuda_version() -> str:
     return 'not available'
 
 
-def _overlap(first: Tensor, second: Tensor, offset: int, mode: int = IOU) -> Tensor:
-    """Return the overlap of boxes, broadcast over all but their last dimension.
+def _widen(tensor: Tensor) -> Tensor:
+    """Return float64 as it is and everything else as float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
-    Args:
-        first: Boxes (..., 4).
-        second: Boxes (..., 4).
-        offset: 0 or 1, added to every side.
-        mode: ``IOU`` divides the intersection by the union, ``IOF`` by the area of ``first``.
-    """
+
+def _overlap(first: Tensor, second: Tensor, offset: int) -> Tensor:
+    """Return the IoU of boxes (..., 4), broadcast over all but their last dimension."""
     left, top, right, bottom = first.unbind(-1)
     left2, top2, right2, bottom2 = second.unbind(-1)
     width = torch.minimum(right, right2).sub_(torch.maximum(left, left2))
     height = torch.minimum(bottom, bottom2).sub_(torch.maximum(top, top2))
     inter = width.add_(offset).clamp_(min=0).mul_(height.add_(offset).clamp_(min=0))
     area = (right - left + offset) * (bottom - top + offset)
-    if mode == IOF:
-        return inter.div_(area)
     area2 = (right2 - left2 + offset) * (bottom2 - top2 + offset)
     return inter.div_((area + area2).sub_(inter))
-
-
-@torch.no_grad()
-def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int, aligned: bool, offset: int) -> None:
-    """Write the overlaps of two sets of boxes into ``ious``.
-
-    Args:
-        bboxes1: Boxes (N, 4).
-        bboxes2: Boxes (M, 4), M = N if ``aligned``.
-        ious: Receives the overlaps, (N, M), or (N,) if ``aligned``.
-        mode: 0 for intersection over union, 1 for intersection over the area of the first box.
-        aligned: Compare box i with box i only.
-        offset: 0 or 1, added to every side.
-    """
-    first = widen(bboxes1) if aligned else widen(bboxes1)[:, None]
-    ious.copy_(_overlap(first, widen(bboxes2), offset, mode))
 
 
 @torch.no_grad()
@@ -131,7 +100,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         Indices of the kept boxes by descending score, int64.
     """
     order = scores.sort(0, descending=True).indices  # (N,)
-    rest = widen(boxes)[order].T.contiguous().T  # (N, 4), each coordinate contiguous in memory
+    rest = _widen(boxes)[order].T.contiguous().T  # (N, 4), each coordinate contiguous in memory
     kept = [order[:0]]
     while len(order):
         size = min(max(PAIRS_AT_ONCE // len(order), 32), 512)
@@ -163,86 +132,53 @@ def _greedy(overlaps: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Group every box with the box that suppresses it.
-
-    Unlike in :func:`nms`, an overlap equal to the threshold suppresses.
+def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float,
+                               alpha: float) -> None:
+    """Write the focal loss of every sample and class into ``output`` (Lin et al., arXiv 1708.02002, equation 5).
 
     Args:
-        dets: Boxes with scores (N, 5).
-        iou_threshold: Smallest overlap that suppresses.
-
-    Returns:
-        Groups of indices by descending score, the kept box first.
+        input: Logits (N, C).
+        target: Class of each sample (N,), C for background.
+        weight: Class weights (C,), or empty.
+        output: Receives the loss (N, C).
+        gamma: Exponent on the distance from the right answer.
+        alpha: Weight of the positive class, ``1 - alpha`` that of the others.
     """
-    order = dets[:, 4].sort(0, descending=True).indices
-    boxes = widen(dets[order, :4])
-    groups = []
-    while len(order):
-        matched = _overlap(boxes[0], boxes, 0) >= iou_threshold
-        matched[0] = True  # also where a box has no area and so no overlap with itself
-        groups.append(order[matched].tolist())
-        order, boxes = order[~matched], boxes[~matched]
-    return groups
+    prob = _widen(input).sigmoid()
+    positive = -alpha * (1 - prob)**gamma * prob.clamp(min=_TINY).log()
+    negative = -(1 - alpha) * prob**gamma * (1 - prob).clamp(min=_TINY).log()
+    loss = torch.where(_positives(input, target), positive, negative)
+    output.copy_((loss.T * _class_factor(weight, target)).T)
 
 
 @torch.no_grad()
-def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, sigma: float, min_score: float,
-            method: int, offset: int) -> Tensor:
-    """Lower the scores of boxes that overlap a box of higher score (Bodla et al., arXiv 1704.04503).
+def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float,
+                                alpha: float) -> None:
+    """Write the derivative of :func:`sigmoid_focal_loss_forward` by the logits into ``grad_input`` (N, C)."""
+    prob = _widen(input).sigmoid()
+    log_prob, log_rest = prob.clamp(min=_TINY).log(), (1 - prob).clamp(min=_TINY).log()
+    positive = -alpha * (1 - prob)**gamma * (1 - prob - gamma * prob * log_prob)
+    negative = -(1 - alpha) * prob**gamma * (gamma * (1 - prob) * log_rest - prob)
+    grad = torch.where(_positives(input, target), positive, negative)
+    grad_input.copy_((grad.T * _class_factor(weight, target)).T)
 
-    Args:
-        boxes: Boxes (N, 4).
-        scores: Scores (N,).
-        dets: (N, 5), its first rows receive the kept boxes with their lowered scores.
-        iou_threshold: Smallest overlap that lowers a score (naive and linear).
-        sigma: Width of the gaussian method.
-        min_score: A box whose score falls below it is dropped.
-        method: 0 naive (to zero), 1 linear (times ``1 - overlap``), 2 gaussian (times ``exp(-overlap^2 / sigma)``).
-        offset: 0 or 1, added to every side.
 
-    Returns:
-        Indices of the kept boxes by descending lowered score, int64.
+def _class_factor(weight: Tensor, target: Tensor) -> Tensor | float:
+    """Return the weight of each sample's class (N,), or 1 without class weights (an empty tensor).
+
+    Raises:
+        IndexError: If a target has no weight, as background (= C) has none.
     """
-    rows = torch.cat([widen(boxes), widen(scores)[:, None]], dim=1)  # (N, 5)
-    inds = torch.arange(len(rows), device=rows.device)
-    count, step = len(rows), 0
-    while step < count:
-        best = step + int(rows[step:count, 4].argmax())
-        rows[[step, best]], inds[[step, best]] = rows[[best, step]], inds[[best, step]]
-        step += 1
-        later = slice(step, count)
-        overlap = _overlap(rows[step - 1, :4], rows[later, :4], offset)
-        rows[later, 4] *= _decay(overlap, iou_threshold, sigma, method)
-        alive = ~(rows[later, 4] < min_score)
-        if not alive.all():
-            survivors = _refill(alive)
-            count = step + len(survivors)
-            rows[step:count], inds[step:count] = rows[later][survivors], inds[later][survivors]
-    dets[:count] = rows[:count].to(dets)
-    return inds[:count]
+    return _widen(weight).index_select(0, target) if weight.numel() else 1.0
 
 
-def _decay(overlap: Tensor, iou_threshold: float, sigma: float, method: int) -> Tensor:
-    """Return the factor on the score of a box for its overlap (M,) with the box just chosen."""
-    if method == GAUSSIAN:
-        return torch.exp(-overlap * overlap / sigma).nan_to_num(nan=1.0)
-    if method not in (NAIVE, LINEAR):
-        raise ValueError(f'method must be 0 (naive), 1 (linear) or 2 (gaussian), got {method}')
-    lowered = 1 - overlap if method == LINEAR else torch.zeros_like(overlap)
-    return torch.where(overlap >= iou_threshold, lowered, 1.0)
+def _positives(logits: Tensor, target: Tensor) -> Tensor:
+    """Return where a class is its sample's target, (N, C) bool. Background is class C.
 
-
-def _refill(alive: Tensor) -> Tensor:
-    """Return positions of the survivors, each gap filled from the end.
-
-    The compiled code drops a box by moving the last one into its place. Which of two boxes with equal scores is
-    chosen next depends on that order, so it is kept.
-
-    Args:
-        alive: (M,) bool.
+    Raises:
+        ValueError: If a target is above C.
     """
-    count = int(alive.sum())
-    order = torch.arange(count, device=alive.device)
-    order[~alive[:count]] = count + alive[count:].nonzero()[:, 0].flip(0)
-    return order
+    classes = logits.size(1)
+    if target.numel() and int(target.max()) > classes:
+        raise ValueError(f'target must be at most the number of classes, {classes}, got {int(target.max())}')
+    return target[:, None] == torch.arange(classes, device=target.device)

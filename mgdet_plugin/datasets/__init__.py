@@ -7,10 +7,10 @@ from mgdet_plugin.datasets.staged.staged_dataset import StagedDataset
 from mgdet_plugin.datasets.staged.staged_mix import StagedMix
 from mgdet_plugin.datasets.transforms.clip_boxes import ClipBoxes
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import DropDegenerateBoxes
-from mgdet_plugin.datasets.transforms.letterbox import Letterbox, letterbox_boxes, unletterbox_boxes
+from mgdet_plugin.datasets.transforms.letterbox import Letterbox
 
 __all__ = [
     'DIGITS_ROOT', 'DIGIT_CLASSES', 'ClipBoxes', 'DatasetReport', 'DropDegenerateBoxes', 'Letterbox', 'SampleIndex',
     'StagedBatchSampler', 'StagedDataset', 'StagedMix', 'check_datasets', 'ensure_digits', 'ensure_embedded_data',
-    'iter_dataset_cfgs', 'letterbox_boxes', 'make_digits', 'sample_randomness', 'sample_seed', 'unletterbox_boxes',
+    'iter_dataset_cfgs', 'make_digits', 'sample_randomness', 'sample_seed',
 ]

@@ -6,18 +6,18 @@ statistics. The estimate is that of stochastic weight averaging (arXiv 1803.0540
 """
 from __future__ import annotations
 
-import random
+import copy
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets.staged.sample_index import kept_randomness
 
 
 @torch.no_grad()
@@ -25,8 +25,8 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Any], limit: int | N
                         layers: Collection[str] | None = None) -> int:
     """Set running mean and variance of batch normalisation to their averages over batches; nothing else changes.
 
-    Every batch counts alike. All other layers are in evaluation mode, no gradient is kept, and the generators of random
-    numbers are afterwards where they were. ``num_batches_tracked`` becomes the number of batches.
+    Every batch counts alike. All other layers are in evaluation mode, no gradient is kept, and the CPU's generators of
+    random numbers are afterwards where they were. ``num_batches_tracked`` becomes the number of batches.
 
     Args:
         model: A detector of mmdet, not wrapped.
@@ -42,9 +42,13 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Any], limit: int | N
     Raises:
         UserError: There are no batches, or ``layers`` names something else; the model is as it was.
     """
-    norms = _chosen(model, layers)
+    norms = norm_layers(model)
+    unknown = sorted(set(layers or ()) - set(norms))
+    if unknown:
+        raise UserError(f"the {type(model).__name__} has no batch normalisation '{unknown[0]}' with running statistics")
+    chosen = [norm for name, norm in norms.items() if layers is None or name in layers]
     count = 0
-    with _same_randomness(), _estimating(model, norms):
+    with kept_randomness(), _estimating(model, chosen):
         for batch in islice(batches, limit):
             data = model.data_preprocessor(batch, False)  # type: ignore[operator]
             model(**data, mode='tensor')
@@ -60,34 +64,11 @@ def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
             if isinstance(module, _BatchNorm) and module.running_mean is not None}
 
 
-def _chosen(model: nn.Module, layers: Collection[str] | None) -> list[_BatchNorm]:
-    """The layers to estimate."""
-    norms = norm_layers(model)
-    unknown = sorted(set(layers or ()) - set(norms))
-    if unknown:
-        raise UserError(f"the {type(model).__name__} has no batch normalisation '{unknown[0]}' with running statistics")
-    return [norm for name, norm in norms.items() if layers is None or name in layers]
-
-
-@contextmanager
-def _same_randomness() -> Iterator[None]:
-    """Put the generators of random numbers back afterwards: a dataloader draws a seed for its workers."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
 @contextmanager
 def _estimating(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     """Within it, forward passes average the statistics; modes and momenta are put back, on failure statistics too."""
     modes = {module: module.training for module in model.modules()}
-    momenta = [norm.momentum for norm in norms]
-    statistics: list[dict[str, Tensor]] = [
-        {key: buffer.clone() for key, buffer in norm.named_buffers(recurse=False)} for norm in norms]
+    before = [(norm, norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
     try:
         for module in modes:
             module.training = False  # not train(False): a detector's own train() may do more
@@ -96,12 +77,11 @@ def _estimating(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
             norm.momentum, norm.training = None, True  # type: ignore[assignment]  # None: a cumulative average
         yield
     except BaseException:
-        for norm, kept in zip(norms, statistics):
-            for key, buffer in norm.named_buffers(recurse=False):
-                buffer.copy_(kept[key])
+        for norm, _, state in before:
+            norm.load_state_dict(state)
         raise
     finally:
-        for norm, momentum in zip(norms, momenta):
+        for norm, momentum, _ in before:
             norm.momentum = momentum
         for module, training in modes.items():
             module.training = training

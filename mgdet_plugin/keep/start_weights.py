@@ -11,9 +11,8 @@ from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mgdet_plugin.common.checkpoints import load_checkpoint
+from mgdet_plugin.common.checkpoints import load_checkpoint, save_whole, to_plain
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.compat.checkpoint_patches import save_whole, to_plain
 from mgdet_plugin.plan.freezing import unwrap
 
 START = 'start.pth'

@@ -115,9 +115,7 @@ class MultiGridAssigner:
                  conflict: str = 'reference') -> None:
         if conflict not in ('reference', 'nearest'):
             raise UserError(f"conflict must be 'reference' or 'nearest', got '{conflict}'")
-        if len(anchors) != len(strides):
-            raise UserError(f'anchors and strides must have one entry a level, got {len(anchors)} and {len(strides)}')
-        self.anchors = anchors_tensor(anchors)
+        self.anchors = anchors_tensor(anchors, strides)
         self.strides = tuple(strides)
         self.conflict = conflict
 

@@ -93,18 +93,18 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
                  score_factors: Sequence[str] = SCORE_FACTORS,
                  anchor_use: str = 'likely') -> None:
         super().__init__()
-        if len(anchors) != len(strides):
-            raise UserError(f'anchors and strides must have one entry a level, got {len(anchors)} and {len(strides)}')
         if xy_scale <= 0:
             raise UserError(f'xy_scale must be positive, got {xy_scale}')
         if anchor_use not in ANCHOR_USES:
             raise UserError(f"anchor_use must be one of {ANCHOR_USES}, got '{anchor_use}'")
-        self.anchors = anchors_tensor(anchors)
+        if not score_factors or any(name not in SCORE_FACTORS for name in score_factors):
+            raise UserError(f'score_factors must be one or more of {SCORE_FACTORS}, got {tuple(score_factors)}')
+        self.anchors = anchors_tensor(anchors, strides)
         self.strides = tuple(strides)
         self.anchor_use = anchor_use
         self.xy_scale = xy_scale
         self.use_softmax = use_softmax
-        self.score_factors = check_score_factors(score_factors)
+        self.score_factors = tuple(score_factors)
 
     @property
     def num_anchors(self) -> int:
@@ -201,14 +201,3 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         offset = centre / cells[:, 2:] - cells[:, :2]
         size = (gt_bboxes[:, 2:] - gt_bboxes[:, :2]) / anchor_sizes
         return torch.cat((invert_xy(offset, self.xy_scale), size.log()), -1)
-
-
-def check_score_factors(factors: Sequence[str]) -> tuple[str, ...]:
-    """Return the factors as a tuple.
-
-    Raises:
-        UserError: If there are none or one is unknown.
-    """
-    if not factors or any(name not in SCORE_FACTORS for name in factors):
-        raise UserError(f'score_factors must be one or more of {SCORE_FACTORS}, got {tuple(factors)}')
-    return tuple(factors)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets.transforms.letterbox import unletterbox_boxes
 from mgdet_plugin.models.maths.grid import flatten_maps
+from mgdet_plugin.models.maths.letterbox import unletterbox_boxes
 from mgdet_plugin.models.maths.suppression import NMSOptions, suppress
 from mgdet_plugin.models.multigrid_bbox_coder import activate_xy, split_fields
 from mgdet_plugin.models.multigrid_loss import MultiGridPredictions

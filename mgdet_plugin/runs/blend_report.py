@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mgdet_plugin.common.checkpoints import to_plain
 from mgdet_plugin.common.files import check_destination, write_together
-from mgdet_plugin.compat.checkpoint_patches import to_plain
 from mgdet_plugin.plan.progress import RECORD
 from mgdet_plugin.runs.blend_pick import Row, plain
 from mgdet_plugin.runs.blending import Blend

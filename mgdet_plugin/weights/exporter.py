@@ -13,8 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import check_destination, write_together
-from mgdet_plugin.common.progress_bar import byte_progress
+from mgdet_plugin.common.files import byte_progress, check_destination, write_together
 from mgdet_plugin.weights.checkpoint import (
     Checkpoint,
     kernel_key,

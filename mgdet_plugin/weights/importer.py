@@ -16,8 +16,7 @@ from torch import Tensor
 
 from mgdet_plugin import __version__
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import check_destination, write_together
-from mgdet_plugin.common.progress_bar import byte_progress
+from mgdet_plugin.common.files import byte_progress, check_destination, write_together
 from mgdet_plugin.weights.container.archive import open_weights
 from mgdet_plugin.weights.container.safe_h5 import quoted
 from mgdet_plugin.weights.container.stored_array import MAX_EXPANSION

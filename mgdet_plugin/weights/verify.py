@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import check_destination, write_together
-from mgdet_plugin.common.progress_bar import byte_progress
+from mgdet_plugin.common.files import byte_progress, check_destination, write_together
 from mgdet_plugin.weights.checkpoint import Checkpoint, read_checkpoint
 from mgdet_plugin.weights.comparison import Comparison, Rows, compare, row_origins
 from mgdet_plugin.weights.pairing import BY_FORMAT, Source, open_source

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets.transforms.letterbox import letterbox_image
+from mgdet_plugin.models.maths.letterbox import letterbox_image
 from mgdet_plugin.weights.checkpoint import Checkpoint
 from mgdet_plugin.weights.comparison import Comparison, Rows, compare
 from mgdet_plugin.weights.container.archive import open_weights

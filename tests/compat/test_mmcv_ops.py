@@ -1,7 +1,7 @@
-"""The operations of mmcv a dense detector uses, against examples worked by hand and plain loops.
+"""The operations of mmcv that mmdet's one-stage detectors use, against examples worked by hand and plain loops.
 
 They are called through ``mmcv.ops``: with compiled mmcv the same tests check the compiled operations, which is how the
-stand-in is known to equal them.
+stand-in is known to equal them. Compiled mmcv has its focal loss on CUDA only.
 
 Worked boxes, in pixels:
     A (0, 0, 10, 10)    area 100
@@ -19,13 +19,20 @@ import mgdet_plugin  # noqa: F401  mmcv.ops cannot be imported before it
 import numpy as np
 import pytest
 import torch
-from mmcv.ops import batched_nms, bbox_overlaps, nms, nms_match, soft_nms
+from mmcv.ops import batched_nms, nms, sigmoid_focal_loss
 from torch import Tensor
+from torch.autograd import gradcheck
 
 from mgdet_plugin.compat import has_compiled_ops, mmcv_ops
 
 BOXES = torch.tensor([[0., 0., 10., 10.], [0., 0., 10., 5.], [20., 20., 30., 30.]])
 SCORES = torch.tensor([0.9, 0.8, 0.7])
+FOCAL_DEVICES = ['cuda'] if torch.cuda.is_available() else []
+if not has_compiled_ops():
+    FOCAL_DEVICES.append('cpu')
+NO_FOCAL = 'compiled mmcv has its focal loss on CUDA only, and there is no CUDA device'
+focal_device = pytest.mark.parametrize(
+    'device', FOCAL_DEVICES or [pytest.param('cpu', marks=pytest.mark.skip(reason=NO_FOCAL))])
 
 
 def random_boxes(count: int, seed: int, side: int = 40) -> tuple[Tensor, Tensor]:
@@ -122,151 +129,70 @@ def test_batched_nms_separates_classes():
     assert batched_nms(boxes, scores, classes, {**config, 'split_thr': 2})[1].tolist() == [0, 1, 3]
 
 
-def test_batched_soft_nms():
-    config = {'type': 'soft_nms', 'iou_threshold': 0.3, 'method': 'linear', 'min_score': 0.01}
-    dets, inds = batched_nms(BOXES, SCORES, torch.tensor([0, 0, 0]), config)
-    assert inds.tolist() == [0, 2, 1]
-    torch.testing.assert_close(dets[:, 4], torch.tensor([0.9, 0.7, 0.4]))
-
-
-@pytest.mark.parametrize(('method', 'lowered'), [
-    ('linear', 0.8 * (1 - 0.5)),
-    ('gaussian', 0.8 * math.exp(-0.25 / 0.5)),
-])
-def test_soft_nms_worked(method, lowered):
-    dets, inds = soft_nms(BOXES, SCORES, iou_threshold=0.5, sigma=0.5, method=method)  # an overlap of 0.5 counts
-    assert inds.tolist() == [0, 2, 1]
-    torch.testing.assert_close(dets[:, :4], BOXES[[0, 2, 1]])
-    torch.testing.assert_close(dets[:, 4], torch.tensor([0.9, 0.7, lowered]))
-
-
-def test_soft_nms_drops_below_the_least_score():
-    assert soft_nms(BOXES, SCORES, iou_threshold=0.5, method='naive')[1].tolist() == [0, 2]
-    assert soft_nms(BOXES, SCORES, iou_threshold=0.5, method='linear', min_score=0.41)[1].tolist() == [0, 2]
-    # with pixels counted at both ends the overlap is 66 / 121 and the score 0.8 * 55 / 121
-    dets, _ = soft_nms(BOXES, SCORES, iou_threshold=0.5, method='linear', offset=1)
-    torch.testing.assert_close(dets[2, 4], torch.tensor(0.8 * 55 / 121))
-
-
-def loop_soft_nms(boxes: Tensor, scores: Tensor, method: str, least: float) -> tuple[list[int], list[float]]:
-    """Soften one box at a time, a dropped box replaced by the last one. Threshold 0.3, sigma 0.5."""
-    left = list(zip(scores.numpy(), range(len(scores))))
-    done = []
-    while left:
-        best = max(range(len(left)), key=lambda place: left[place][0])
-        left[0], left[best] = left[best], left[0]
-        done.append(left.pop(0))
-        place = 0
-        while place < len(left):
-            score, index = left[place]
-            overlap = iou(boxes[done[-1][1]].numpy(), boxes[index][None].numpy())[0]
-            factor = {
-                'naive': np.float32(overlap < 0.3),
-                'linear': 1 - overlap if overlap >= 0.3 else np.float32(1),
-                'gaussian': np.exp(-overlap**2 / np.float32(0.5))
-            }[method]
-            if score * factor >= least:
-                left[place] = (score * factor, index)
-                place += 1
-            else:
-                left[place] = left[-1]
-                left.pop()
-    return [index for _, index in done], [float(score) for score, _ in done]
-
-
-@pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
-@pytest.mark.parametrize('tied', [False, True])
-def test_soft_nms_equals_a_loop(method, tied):
-    boxes, scores = random_boxes(120, seed=5)
-    boxes[:, 2:] += 1  # every box has an area
-    scores = (scores * 8).ceil() / 8 if tied else scores
-    kept, lowered = loop_soft_nms(boxes, scores, method, least=0.2)
-    dets, inds = soft_nms(boxes, scores, iou_threshold=0.3, sigma=0.5, min_score=0.2, method=method)
-    assert 10 < len(kept) < 120
-    assert inds.tolist() == kept
-    torch.testing.assert_close(dets[:, 4], torch.tensor(lowered))
-
-
-def test_soft_nms_leaves_its_inputs_alone():
-    boxes, scores = random_boxes(20, seed=1)
-    before = boxes.clone(), scores.clone()
-    soft_nms(boxes, scores)
-    assert torch.equal(boxes, before[0]) and torch.equal(scores, before[1])
-
-
-@pytest.mark.parametrize(('threshold', 'groups'), [(0.5, [[0, 1], [2]]), (0.51, [[0], [1], [2]])])
-def test_nms_match_worked(threshold, groups):
-    dets = torch.cat([BOXES, SCORES[:, None]], dim=1)
-    assert [group.tolist() for group in nms_match(dets, threshold)] == groups
-    shuffled = dets[[2, 1, 0]]
-    assert [group.tolist() for group in nms_match(shuffled.numpy(), threshold)] == [
-        [2 - index for index in group] for group in groups]
-
-
-def test_nms_match_groups_every_box_once():
-    boxes, scores = random_boxes(80, seed=7)
-    groups = [group.tolist() for group in nms_match(torch.cat([boxes, scores[:, None]], dim=1), 0.3)]
-    assert sorted(index for group in groups for index in group) == list(range(80))
-    left = scores.argsort(descending=True).tolist()
-    for group in groups:
-        overlaps = iou(boxes[left[0]].numpy(), boxes[left].numpy())
-        expected = [index for place, index in enumerate(left) if place == 0 or overlaps[place] >= np.float32(0.3)]
-        assert group == expected
-        left = [index for index in left if index not in group]
-
-
-def test_bbox_overlaps_worked():
-    pixel_b = 66 / 121  # offset 1: sides of 11 and 6 pixels
-    torch.testing.assert_close(bbox_overlaps(BOXES, BOXES[:2]), torch.tensor([[1., 0.5], [0.5, 1.], [0., 0.]]))
-    torch.testing.assert_close(bbox_overlaps(BOXES, BOXES[:1], 'iof'), torch.tensor([[1.], [1.], [0.]]))
-    torch.testing.assert_close(bbox_overlaps(BOXES[:1], BOXES, 'iof'), torch.tensor([[1., 0.5, 0.]]))
-    torch.testing.assert_close(bbox_overlaps(BOXES, BOXES[[1, 0, 1]], aligned=True), torch.tensor([0.5, 0.5, 0.]))
-    torch.testing.assert_close(bbox_overlaps(BOXES[:1], BOXES, offset=1), torch.tensor([[1., pixel_b, 0.]]))
-    torch.testing.assert_close(
-        bbox_overlaps(BOXES[:2], BOXES[[1, 0]], 'iof', aligned=True, offset=1), torch.tensor([pixel_b, 1.]))
-
-
-@pytest.mark.parametrize('dtype', [
-    pytest.param(torch.float16, marks=pytest.mark.skipif(has_compiled_ops(), reason='overflows in compiled mmcv')),
-    torch.float32, torch.float64])
-def test_bbox_overlaps_keeps_the_dtype_and_takes_empty_sets(dtype):
-    overlaps = bbox_overlaps(BOXES.to(dtype), BOXES.to(dtype))
-    assert overlaps.dtype == dtype
-    torch.testing.assert_close(overlaps, torch.tensor([[1., 0.5, 0.], [0.5, 1., 0.], [0., 0., 1.]], dtype=dtype))
-    assert bbox_overlaps(BOXES.to(dtype), BOXES[:0].to(dtype)).shape == (3, 0)
-
-
-def test_bbox_overlaps_equals_a_loop():
-    (first, _), (second, _) = random_boxes(30, seed=1), random_boxes(40, seed=2)
-    for offset in (0, 1):
-        expected = np.stack([iou(box.numpy(), second.numpy(), offset) for box in first])
-        found = bbox_overlaps(first, second, offset=offset).nan_to_num(nan=0.0)
-        torch.testing.assert_close(found, torch.from_numpy(expected))
-
-
 @pytest.mark.skipif(not has_compiled_ops(), reason='mmcv has no compiled ops to compare with')
 def test_stand_in_equals_the_compiled_operations():
-    """To the last bit but for the exponential, with tied scores and boxes without area among 3,000."""
+    """To the last bit, with tied scores and boxes without area among 3,000."""
     import mmcv._ext as compiled
     boxes, scores = random_boxes(3_000, seed=9, side=300)
     boxes, scores = boxes * 1.1 + 0.3, (scores * 500).ceil() / 500
-    dets = torch.cat([boxes, scores[:, None]], dim=1)
     for offset in (0, 1):
         for threshold in (0.0, 0.3, 0.7):
             kept = [each.nms(boxes, scores, iou_threshold=threshold, offset=offset) for each in (compiled, mmcv_ops)]
             assert torch.equal(*kept)
-    for threshold in (0.1, 0.5):
-        assert compiled.nms_match(dets, threshold) == mmcv_ops.nms_match(dets, threshold)
-    for method in (mmcv_ops.NAIVE, mmcv_ops.LINEAR, mmcv_ops.GAUSSIAN):
-        lowered, kept = torch.zeros(2, 1_000, 5), []
-        for each, rows in zip((compiled, mmcv_ops), lowered):
-            sized = boxes[:1_000] + torch.tensor([0., 0., 1., 1.])
-            kept.append(each.softnms(sized, scores[:1_000], rows, iou_threshold=0.3, sigma=0.5, min_score=0.1,
-                                     method=method, offset=0))
-        assert torch.equal(*kept)
-        torch.testing.assert_close(lowered[0, :len(kept[0])], lowered[1, :len(kept[0])], rtol=1e-5, atol=0)
-    for mode in (mmcv_ops.IOU, mmcv_ops.IOF):
-        ious = torch.zeros(2, 200, 300)
-        for each, found in zip((compiled, mmcv_ops), ious):
-            each.bbox_overlaps(boxes[:200], boxes[200:500], found, mode=mode, aligned=False, offset=1)
-        assert torch.equal(*ious)
+
+
+@focal_device
+def test_sigmoid_focal_loss_worked(device):
+    """At logit 0, p = 1/2: the target's loss is a/4 ln 2, another class's (1 - a)/4 ln 2. Class 2 is background."""
+    logits, target = torch.zeros(2, 2, device=device), torch.tensor([0, 2], device=device)
+    quarter = 0.25 * math.log(2)
+    expected = torch.tensor([[0.25 * quarter, 0.75 * quarter], [0.75 * quarter, 0.75 * quarter]], device=device)
+    loss = sigmoid_focal_loss(logits, target, 2.0, 0.25, None, 'none')
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(sigmoid_focal_loss(logits, target, 2.0, 0.25, None, 'mean'), expected.sum() / 2)
+    weighted = sigmoid_focal_loss(logits[:1], target[:1], 2.0, 0.25, torch.tensor([3., 5.], device=device), 'none')
+    torch.testing.assert_close(weighted, 3 * expected[:1])  # by the class of the sample, not of the column
+
+
+@focal_device
+@pytest.mark.parametrize('gamma', [0.0, 0.5, 2.0])
+def test_sigmoid_focal_loss_gradient(device, gamma):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, generator=generator, dtype=torch.float64).to(device).requires_grad_()
+    target = torch.tensor([0, 1, 2, 3, 1], device=device)
+    weight = torch.tensor([1., 2., 0.5, 1.], dtype=torch.float64, device=device)[:3]
+    assert gradcheck(lambda value: sigmoid_focal_loss(value, target, gamma, 0.25, None, 'mean'), (logits, ))
+    known = target < 3
+    assert gradcheck(lambda value: sigmoid_focal_loss(value[known], target[known], gamma, 0.25, weight, 'sum'),
+                     (logits, ))
+
+
+@focal_device
+def test_sigmoid_focal_loss_equals_mmdet_on_moderate_logits(device):
+    from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(50, 4, generator=generator).to(device).requires_grad_()
+    target = torch.randint(0, 5, (50, ), generator=generator).to(device)
+    one_hot = torch.nn.functional.one_hot(target, 5)[:, :4]
+    expected = py_sigmoid_focal_loss(logits, one_hot, gamma=2.0, alpha=0.25, reduction='none')
+    loss = sigmoid_focal_loss(logits, target, 2.0, 0.25, None, 'none')
+    torch.testing.assert_close(loss, expected)
+    slopes = [torch.autograd.grad(value.sum(), logits)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*slopes)
+
+
+@focal_device
+def test_sigmoid_focal_loss_is_finite_at_extreme_logits(device):
+    logits = torch.tensor([[200., -200.], [-200., 200.]], device=device, requires_grad=True)
+    loss = sigmoid_focal_loss(logits, torch.tensor([0, 0], device=device), 2.0, 0.25, None, 'none')
+    loss.sum().backward()
+    assert loss.isfinite().all() and logits.grad.isfinite().all()
+    # right ones cost nothing, wrong ones the logarithm of the smallest float32, not of zero
+    floor = -math.log(torch.finfo(torch.float32).tiny)
+    torch.testing.assert_close(loss.detach().cpu(), torch.tensor([[0., 0.], [0.25 * floor, 0.75 * floor]]))
+
+
+@pytest.mark.skipif(has_compiled_ops(), reason='the compiled operation asserts in C++ instead')
+def test_a_target_above_background_is_refused():
+    with pytest.raises(ValueError, match='at most the number of classes, 2, got 3'):
+        sigmoid_focal_loss(torch.zeros(1, 2), torch.tensor([3]), 2.0, 0.25, None, 'none')

@@ -1,7 +1,7 @@
-"""Train a one-weight model with mmengine's Runner, with the plugin or without.
+"""Train a one-weight model with mmengine's Runner.
 
-Called as ``python tests/support/toy_run.py WORK_DIR none|early|late``: import no plugin, or import it before
-or after mmengine.
+Called as ``python tests/support/toy_run.py WORK_DIR``: once without the plugin, then in ``WORK_DIR/late`` with it,
+imported after mmengine.
 """
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if sys.argv[-1] == 'early':
-    import mgdet_plugin
 import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
-
-if sys.argv[-1] == 'late':
-    import mgdet_plugin  # noqa: F401
 
 
 class ToyData(Dataset):
@@ -54,8 +49,8 @@ class NumpyHook(Hook):
         runner.message_hub.update_info('per_class', np.array([0.25, 0.75], dtype=np.float32))
 
 
-def make_runner(work_dir: Path, resume_from: Path | None = None) -> Runner:
-    """Build a runner of four epochs with two iterations each that saves every epoch."""
+def make_runner(work_dir: Path, resume_from: Path | None = None, **options: Any) -> Runner:
+    """Build a runner of four epochs with two iterations each that saves every epoch; options are the runner's."""
     return Runner(
         model=ToyModel(),
         work_dir=str(work_dir),
@@ -72,8 +67,11 @@ def make_runner(work_dir: Path, resume_from: Path | None = None) -> Runner:
         custom_hooks=[NumpyHook()],
         resume=resume_from is not None,
         load_from=None if resume_from is None else str(resume_from),
-        experiment_name=f'{work_dir.parent.name}-{work_dir.name}')
+        experiment_name=f'{work_dir.parent.name}-{work_dir.name}',
+        **options)
 
 
 if __name__ == '__main__':
     make_runner(Path(sys.argv[1])).train()
+    import mgdet_plugin  # noqa: F401
+    make_runner(Path(sys.argv[1]) / 'late').train()

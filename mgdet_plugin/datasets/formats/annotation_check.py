@@ -6,9 +6,8 @@ the rest: degenerate boxes are skipped, and counted here.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets.formats.annotation_files import (
-    AnnotationSummary,
+    DatasetReport,
     load_coco,
     some,
     summarize_coco,
@@ -26,42 +25,6 @@ from mgdet_plugin.datasets.formats.annotation_files import (
 )
 
 SPLITS = ('train', 'val', 'test')
-
-
-@dataclass
-class DatasetReport:
-    """What is worth logging about one dataset.
-
-    Attributes:
-        name: ``train``, ``val`` or ``test``, with a number where a wrapper holds several.
-        images: images its annotations name.
-        boxes: boxes of its classes, the skipped ones included.
-        skipped: reason -> number of degenerate boxes, which never reach the model.
-        first_skipped: the first of them, ``image NAME, [...]``.
-        other_classes: class name -> boxes left out because metainfo does not list the class.
-        note: why nothing was read, where that is so.
-    """
-
-    name: str
-    images: int = 0
-    boxes: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    first_skipped: str = ''
-    other_classes: Counter[str] = field(default_factory=Counter)
-    note: str = ''
-
-    def lines(self) -> list[str]:
-        """The lines to log; empty when there is nothing a person should know."""
-        lines = [f'{self.name}: {self.note}'] if self.note else []
-        if self.skipped:
-            reasons = list(self.skipped.items())
-            text = reasons[0][0] if len(reasons) == 1 else ', '.join(f'{count:,} {why}' for why, count in reasons)
-            lines.append(f'{self.name}: {self.skipped.total():,} of {self.boxes:,} boxes skipped: {text} '
-                         f'(first: {self.first_skipped})')
-        if self.other_classes:
-            lines.append(f'{self.name}: {self.other_classes.total():,} boxes left out, their classes are not in '
-                         f'metainfo: {some(sorted(self.other_classes))}')
-        return lines
 
 
 def iter_dataset_cfgs(dataset: Any) -> Iterator[dict[str, Any]]:
@@ -113,7 +76,7 @@ class _Checker:
 
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
-        self.last: tuple[tuple[Path, tuple[str, ...], bool], AnnotationSummary] | None = None
+        self.last: tuple[tuple[Path, tuple[str, ...], bool], DatasetReport] | None = None
 
     def check_split(self, split: str) -> list[DatasetReport]:
         """Check one dataloader's datasets and, for val and test, the evaluator's file."""
@@ -144,15 +107,14 @@ class _Checker:
         is_coco = issubclass(cls, CocoDataset)
         if not _reads_like(cls, CocoDataset if is_coco else XMLDataset):
             return DatasetReport(name, note=f'annotations not checked ({kind} reads its files in its own way)')
-        summary = self.coco(name, leaf, classes) if is_coco else self.voc(name, leaf, classes)
-        if summary.left_to_transform and not drops:
-            raise UserError(f'{name}: {kind} keeps {summary.left_to_transform} degenerate boxes (first: '
-                            f"{summary.first_degenerate}); put dict(type='DropDegenerateBoxes') after LoadAnnotations "
-                            'in the pipeline')
-        return DatasetReport(name, len(summary.file_names), summary.boxes, summary.degenerate,
-                             summary.first_degenerate, summary.other_classes)
+        report = self.coco(name, leaf, classes) if is_coco else self.voc(name, leaf, classes)
+        if report.left_to_transform and not drops:
+            raise UserError(f'{name}: {kind} keeps {report.left_to_transform} degenerate boxes (first: '
+                            f"{report.first_skipped}); put dict(type='DropDegenerateBoxes') after LoadAnnotations in "
+                            'the pipeline')
+        return replace(report, name=name)
 
-    def coco(self, name: str, leaf: Mapping[str, Any], classes: tuple[str, ...]) -> AnnotationSummary:
+    def coco(self, name: str, leaf: Mapping[str, Any], classes: tuple[str, ...]) -> DatasetReport:
         """Read a COCO file and look for its images."""
         path = _joined(leaf, leaf['ann_file'])
         prefix = leaf.get('data_prefix') or {}
@@ -167,7 +129,7 @@ class _Checker:
         _require_images(path, folder, self.last[1].file_names)
         return self.last[1]
 
-    def voc(self, name: str, leaf: Mapping[str, Any], classes: tuple[str, ...]) -> AnnotationSummary:
+    def voc(self, name: str, leaf: Mapping[str, Any], classes: tuple[str, ...]) -> DatasetReport:
         """Read the VOC files of a list of images and look for these images."""
         path = _joined(leaf, leaf['ann_file'])
         root = _joined(leaf, (leaf.get('data_prefix') or {}).get('sub_data_root', ''))
@@ -175,9 +137,9 @@ class _Checker:
                    for key, default in (('ann_subdir', 'Annotations'), ('img_subdir', 'JPEGImages'))}
         for key, folder in folders.items():
             self.require(name, key, folder)
-        summary = summarize_voc(path.read_text().splitlines(), folders['ann_subdir'], classes)
-        _require_images(path, folders['img_subdir'], summary.file_names)
-        return summary
+        report = summarize_voc(path.read_text().splitlines(), folders['ann_subdir'], classes)
+        _require_images(path, folders['img_subdir'], report.file_names)
+        return report
 
     def check_class_count(self, name: str, classes: Sequence[str]) -> None:
         """The head must have as many classes as the dataset."""

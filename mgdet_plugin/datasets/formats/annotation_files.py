@@ -24,31 +24,53 @@ _COCO_KEYS = {
 
 
 @dataclass
-class AnnotationSummary:
-    """What one annotation file holds for the chosen classes.
+class DatasetReport:
+    """What the annotations of one dataset hold for its classes.
 
     Attributes:
+        name: ``train``, ``val`` or ``test``, with a number where a wrapper holds several.
         file_names: the images, relative to the image folder.
-        boxes: boxes of the chosen classes, the degenerate ones included.
-        degenerate: reason -> number of degenerate boxes.
-        first_degenerate: the first of them, ``image NAME, [...]``.
+        boxes: boxes of its classes, the skipped ones included.
+        skipped: reason -> number of degenerate boxes, which never reach the model.
+        first_skipped: the first of them, ``image NAME, [...]``.
         left_to_transform: how many of them mmdet's dataset does not skip by itself.
-        other_classes: class name -> boxes left out because the class is not among the chosen ones.
+        other_classes: class name -> boxes left out because metainfo does not list the class.
+        note: why nothing was read, where that is so.
     """
 
+    name: str = ''
     file_names: list[str] = field(default_factory=list)
     boxes: int = 0
-    degenerate: Counter[str] = field(default_factory=Counter)
-    first_degenerate: str = ''
+    skipped: Counter[str] = field(default_factory=Counter)
+    first_skipped: str = ''
     left_to_transform: int = 0
     other_classes: Counter[str] = field(default_factory=Counter)
+    note: str = ''
 
-    def add_degenerate(self, reason: str, image: str, box: object, skipped_by_dataset: bool) -> None:
+    @property
+    def images(self) -> int:
+        """Number of images its annotations name."""
+        return len(self.file_names)
+
+    def skip(self, reason: str, image: str, box: object, by_dataset: bool) -> None:
         """Count one degenerate box."""
-        if not self.degenerate:
-            self.first_degenerate = f'image {image}, {box}'
-        self.degenerate[reason] += 1
-        self.left_to_transform += not skipped_by_dataset
+        if not self.skipped:
+            self.first_skipped = f'image {image}, {box}'
+        self.skipped[reason] += 1
+        self.left_to_transform += not by_dataset
+
+    def lines(self) -> list[str]:
+        """The lines to log; empty when there is nothing a person should know."""
+        lines = [f'{self.name}: {self.note}'] if self.note else []
+        if self.skipped:
+            reasons = list(self.skipped.items())
+            text = reasons[0][0] if len(reasons) == 1 else ', '.join(f'{count:,} {why}' for why, count in reasons)
+            lines.append(f'{self.name}: {self.skipped.total():,} of {self.boxes:,} boxes skipped: {text} '
+                         f'(first: {self.first_skipped})')
+        if self.other_classes:
+            lines.append(f'{self.name}: {self.other_classes.total():,} boxes left out, their classes are not in '
+                         f'metainfo: {some(sorted(self.other_classes))}')
+        return lines
 
 
 def some(names: Sequence[object], limit: int = 10) -> str:
@@ -91,7 +113,7 @@ def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
     return content
 
 
-def summarize_coco(path: Path, classes: Sequence[str], content: dict[str, Any]) -> AnnotationSummary:
+def summarize_coco(path: Path, classes: Sequence[str], content: dict[str, Any]) -> DatasetReport:
     """What a COCO file holds for ``classes``.
 
     Args:
@@ -113,7 +135,7 @@ def summarize_coco(path: Path, classes: Sequence[str], content: dict[str, Any]) 
     if repeated or len(images) < len(content['images']):
         part = 'annotations' if repeated else 'images'
         raise UserError(f'{path}: ids in {part!r} are not unique; give each entry its own id')
-    summary = AnnotationSummary(file_names=[image['file_name'] for image in content['images']])
+    report = DatasetReport(file_names=[image['file_name'] for image in content['images']])
     chosen = set(classes)
     for annotation in content['annotations']:
         _check_coco_annotation(path, annotation, images, names)
@@ -121,10 +143,10 @@ def summarize_coco(path: Path, classes: Sequence[str], content: dict[str, Any]) 
             continue
         name = names[annotation['category_id']]
         if name in chosen:
-            _count_coco_box(summary, annotation, images[annotation['image_id']])
+            _count_coco_box(report, annotation, images[annotation['image_id']])
         else:
-            summary.other_classes[name] += 1
-    return summary
+            report.other_classes[name] += 1
+    return report
 
 
 def _check_coco_classes(path: Path, classes: Sequence[str], content: dict[str, Any]) -> None:
@@ -154,19 +176,19 @@ def _check_coco_annotation(path: Path, annotation: Mapping[str, Any], images: Ma
         raise UserError(f'{label} has area {annotation["area"]!r}; a number is needed')
 
 
-def _count_coco_box(summary: AnnotationSummary, annotation: Mapping[str, Any], image: Mapping[str, Any]) -> None:
+def _count_coco_box(report: DatasetReport, annotation: Mapping[str, Any], image: Mapping[str, Any]) -> None:
     """Count one box of a chosen class."""
     x, y, w, h = annotation['bbox']
     reason = degenerate_reason((x, y, x + w, y + h), (image['width'], image['height']))
     if reason is None and not annotation['area'] > 0:
         reason = 'area not above zero'
-    summary.boxes += 1
+    report.boxes += 1
     if reason is not None:
         # comparisons with NaN are false: CocoDataset lets such a box pass
-        summary.add_degenerate(reason, image['file_name'], annotation['bbox'], 'not a number' not in reason)
+        report.skip(reason, image['file_name'], annotation['bbox'], 'not a number' not in reason)
 
 
-def summarize_voc(image_ids: Sequence[str], xml_folder: Path, classes: Sequence[str]) -> AnnotationSummary:
+def summarize_voc(image_ids: Sequence[str], xml_folder: Path, classes: Sequence[str]) -> DatasetReport:
     """What the VOC files of some images hold for ``classes``, coordinates as XMLDataset reads them.
 
     Args:
@@ -177,9 +199,9 @@ def summarize_voc(image_ids: Sequence[str], xml_folder: Path, classes: Sequence[
     Raises:
         UserError: a missing or malformed file, or no object at all of the chosen classes.
     """
-    summary = AnnotationSummary(file_names=[f'{image_id}.jpg' for image_id in image_ids])
+    report = DatasetReport(file_names=[f'{image_id}.jpg' for image_id in image_ids])
     chosen = set(classes)
-    for image_id, file_name in zip(image_ids, summary.file_names, strict=True):
+    for image_id, file_name in zip(image_ids, report.file_names, strict=True):
         path = xml_folder / f'{image_id}.xml'
         try:
             root = ET.parse(path).getroot()
@@ -193,17 +215,17 @@ def summarize_voc(image_ids: Sequence[str], xml_folder: Path, classes: Sequence[
             if name is None:
                 raise UserError(f'{path}: object {index} has no name')
             if name not in chosen:
-                summary.other_classes[name] += 1
+                report.other_classes[name] += 1
                 continue
             box = _voc_box(path, index, element)
             reason = degenerate_reason([value - 1 for value in box], size)
-            summary.boxes += 1
+            report.boxes += 1
             if reason is not None:
-                summary.add_degenerate(reason, file_name, box, skipped_by_dataset=False)
-    if summary.other_classes and not summary.boxes:
+                report.skip(reason, file_name, box, by_dataset=False)
+    if report.other_classes and not report.boxes:
         raise UserError(f'{xml_folder}: no object is one of the classes {some(classes)} (the files name: '
-                        f'{some(sorted(summary.other_classes))}); set metainfo=dict(classes=(...)) to those names')
-    return summary
+                        f'{some(sorted(report.other_classes))}); set metainfo=dict(classes=(...)) to those names')
+    return report
 
 
 def _voc_image_size(path: Path, root: ET.Element) -> tuple[int, int] | None:

@@ -56,21 +56,28 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
 
 
 @contextmanager
-def sample_randomness(seed: int) -> Iterator[None]:
-    """Seed ``random``, ``numpy.random`` and torch's CPU generator for the block, then put their states back.
-
-    The three are seeded in different ways, since equal Mersenne twisters would repeat each other's numbers.
-
-    Args:
-        seed: 32 bits.
-    """
+def kept_randomness() -> Iterator[None]:
+    """Put ``random``, ``numpy.random`` and torch's CPU generator back afterwards to the states they are in."""
     python, numpy, generator = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     try:
-        random.seed(seed)
-        np.random.seed([seed, 1])
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerators' generators too
         yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.random.set_rng_state(generator)
+
+
+@contextmanager
+def sample_randomness(seed: int) -> Iterator[None]:
+    """Seed the three generators for the block, then put their states back.
+
+    They are seeded in different ways, since equal Mersenne twisters would repeat each other's numbers.
+
+    Args:
+        seed: 32 bits.
+    """
+    with kept_randomness():
+        random.seed(seed)
+        np.random.seed([seed, 1])
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerators' generators too
+        yield

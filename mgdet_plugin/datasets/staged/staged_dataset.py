@@ -125,19 +125,6 @@ class StagedDataset(Dataset):
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
         return getattr(self.dataset, name)
 
-    @property
-    def metainfo(self) -> dict[str, Any]:
-        """The dataset's metainfo."""
-        return self.dataset.metainfo
-
-    def full_init(self) -> None:
-        """Load the annotations, if that was put off."""
-        self.dataset.full_init()
-
-    def get_data_info(self, index: int) -> dict[str, Any]:
-        """Annotations of one image."""
-        return self.dataset.get_data_info(index)
-
     def get_cat_ids(self, index: int) -> list[int]:
         """Labels of one image; ConcatDataset itself cannot tell them."""
         leaf, position = locate_sample(self.dataset, index)

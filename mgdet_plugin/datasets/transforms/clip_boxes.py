@@ -54,14 +54,7 @@ class ClipBoxes(BaseTransform):
 
     @autocast_box_type()
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Clip and filter the boxes of one sample.
-
-        Args:
-            results: the pipeline's sample, keys as listed at the class.
-
-        Returns:
-            The same dict, changed in place.
-        """
+        """Clip and filter the boxes of one sample, in place."""
         if 'gt_bboxes' in results:  # not in a pipeline without LoadAnnotations
             clip_boxes(results, results['img_shape'][:2], self.min_visibility)
         return results

@@ -76,14 +76,7 @@ class DropDegenerateBoxes(BaseTransform):
 
     @autocast_box_type()
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Filter one sample.
-
-        Args:
-            results: the pipeline's sample, keys as listed at the class.
-
-        Returns:
-            The same dict, changed in place.
-        """
+        """Filter one sample, in place."""
         if 'gt_bboxes' not in results:  # a pipeline without LoadAnnotations
             return results
         boxes: BaseBoxes = results['gt_bboxes']

@@ -1,103 +1,18 @@
-"""Letterbox: fit an image into a fixed rectangle on grey, and take boxes there and back.
-
-Shapes: h x w is the original image, H x W the letterboxed one, (..., 4) are boxes xyxy in pixels. ``pad_param`` is
-``[top, bottom, left, right]`` in pixels (mmyolo's order), ``scale_factor`` is ``(w_scale, h_scale)`` (mmdet's order).
-"""
+"""Letterbox: the transform that fits an image into a fixed rectangle on grey, its boxes with it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import autocast_box_type
-from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.models.maths.letterbox import letterbox_boxes, letterbox_geometry, letterbox_image
 
 SIDE_DIVISOR = 32  # the coarsest stride: stride-2 convolutions of odd maps differ between Keras and torch
-
-
-def letterbox_geometry(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Where an image comes to lie inside the letterbox.
-
-    Args:
-        size: (w, h) of the image, pixels.
-        scale: (W, H) of the letterbox, pixels.
-
-    Returns:
-        (left, top, new_w, new_h) of the resized image, pixels. The float product is floored, so the long side can
-        come out one pixel short of the letterbox; a side is never shorter than one pixel.
-    """
-    width, height = size
-    ratio = min(scale[0] / width, scale[1] / height)
-    new_w, new_h = max(1, int(width * ratio)), max(1, int(height * ratio))
-    return (scale[0] - new_w) // 2, (scale[1] - new_h) // 2, new_w, new_h
-
-
-def letterbox_image(image: np.ndarray, scale: tuple[int, int], pad_val: int = 128) -> np.ndarray:
-    """Resize (bicubic with antialiasing, by Pillow) and paste centred on grey.
-
-    Args:
-        image: (h, w, 3) uint8.
-        scale: (W, H), pixels.
-        pad_val: grey level of the border, 0 to 255.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
-    left, top, new_w, new_h = letterbox_geometry((image.shape[1], image.shape[0]), scale)
-    resized = Image.fromarray(np.ascontiguousarray(image)).resize((new_w, new_h), Image.Resampling.BICUBIC)
-    canvas = np.full((scale[1], scale[0], 3), pad_val, dtype=np.uint8)
-    canvas[top:top + new_h, left:left + new_w] = np.asarray(resized)
-    return canvas
-
-
-def _scale_and_offset(boxes: torch.Tensor, scale_factor: Sequence[float],
-                      pad_param: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per-coordinate factor (4,) and shift (4,) of xyxy boxes, on the boxes' device and in their precision."""
-    w_scale, h_scale = (float(value) for value in scale_factor)
-    top, _, left, _ = (float(value) for value in pad_param)
-    return boxes.new_tensor([w_scale, h_scale, w_scale, h_scale]), boxes.new_tensor([left, top, left, top])
-
-
-def letterbox_boxes(boxes: torch.Tensor, scale_factor: Sequence[float], pad_param: Sequence[float]) -> torch.Tensor:
-    """Map boxes of the original image into the letterboxed one: scale, then shift. Nothing is clipped.
-
-    Args:
-        boxes: (..., 4) xyxy, pixels of the original image, floating point.
-        scale_factor: (w_scale, h_scale), new side / old side.
-        pad_param: (top, bottom, left, right), pixels.
-
-    Returns:
-        (..., 4) xyxy, pixels of the letterboxed image.
-    """
-    factor, shift = _scale_and_offset(boxes, scale_factor, pad_param)
-    return boxes * factor + shift
-
-
-def unletterbox_boxes(boxes: torch.Tensor, scale_factor: Sequence[float], pad_param: Sequence[float]) -> torch.Tensor:
-    """Inverse of :func:`letterbox_boxes`: shift back, then divide by the scale. Nothing is clipped.
-
-    Args:
-        boxes: (..., 4) xyxy, pixels of the letterboxed image, floating point.
-        scale_factor: (w_scale, h_scale), as :class:`Letterbox` stores it.
-        pad_param: (top, bottom, left, right), as :class:`Letterbox` stores it.
-
-    Returns:
-        (..., 4) xyxy, pixels of the original image.
-    """
-    factor, shift = _scale_and_offset(boxes, scale_factor, pad_param)
-    return (boxes - shift) / factor
-
-
-def _nearest_sides(side: int) -> str:
-    """The allowed sides around a refused one, for the error line."""
-    below = max(SIDE_DIVISOR, side // SIDE_DIVISOR * SIDE_DIVISOR)
-    above = max(SIDE_DIVISOR, -(-side // SIDE_DIVISOR) * SIDE_DIVISOR)
-    return f'{below}' if below == above else f'{below} or {above}'
 
 
 def _checked_scale(scale: Sequence[int]) -> tuple[int, int]:
@@ -111,8 +26,10 @@ def _checked_scale(scale: Sequence[int]) -> tuple[int, int]:
         raise UserError(f'Letterbox: scale must be (width, height) in whole pixels, e.g. (608, 608), got {scale!r}')
     for side in scale:
         if side <= 0 or side % SIDE_DIVISOR:
+            below = side // SIDE_DIVISOR * SIDE_DIVISOR
+            nearest = f'{below} or {below + SIDE_DIVISOR}' if below > 0 else str(SIDE_DIVISOR)
             raise UserError(f'Letterbox: sides must be multiples of {SIDE_DIVISOR}, got {side} in scale '
-                            f'{tuple(scale)}; the nearest allowed: {_nearest_sides(side)}')
+                            f'{tuple(scale)}; the nearest allowed: {nearest}')
     return scale[0], scale[1]
 
 
@@ -140,7 +57,8 @@ class Letterbox(BaseTransform):
     Added: ``scale`` (W, H), ``scale_factor`` (w_scale, h_scale) as true ratios new / old of each axis, ``keep_ratio``,
     ``pad_param`` float32 ``[top, bottom, left, right]`` in pixels, mmyolo's order.
 
-    mmdet's own rescale divides by ``scale_factor`` alone; undo a letterbox with :func:`unletterbox_boxes`.
+    mmdet's own rescale divides by ``scale_factor`` alone; undo a letterbox with
+    :func:`mgdet_plugin.models.maths.letterbox.unletterbox_boxes`.
 
     Args:
         scale: (W, H) of the output, pixels, both multiples of 32.
@@ -158,13 +76,7 @@ class Letterbox(BaseTransform):
 
     @autocast_box_type()
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Letterbox one sample.
-
-        Args:
-            results: the pipeline's sample, keys as listed at the class.
-
-        Returns:
-            The same dict, changed in place.
+        """Letterbox one sample, in place.
 
         Raises:
             ValueError: when masks or segmentation maps are present; the detector has none.

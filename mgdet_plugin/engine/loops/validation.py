@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets.transforms.letterbox import unletterbox_boxes
+from mgdet_plugin.models.maths.letterbox import unletterbox_boxes
 from mgdet_plugin.models.multigrid_head import NO_PADDING, MultiGridHead
 from mgdet_plugin.models.multigrid_loss import MultiGridLoss
 from mgdet_plugin.plan.freezing import unwrap

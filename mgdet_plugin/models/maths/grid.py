@@ -14,18 +14,21 @@ from torch import Tensor
 from mgdet_plugin.common.errors import UserError
 
 
-def anchors_tensor(anchors: Sequence[Sequence[Sequence[float]]]) -> Tensor:
+def anchors_tensor(anchors: Sequence[Sequence[Sequence[float]]], strides: Sequence[int]) -> Tensor:
     """Anchors of a config as a tensor.
 
     Args:
         anchors: Per level, coarse first, the (width, height) of each anchor in pixels.
+        strides: Stride of each level in pixels.
 
     Returns:
         (L, A, 2) float32.
 
     Raises:
-        UserError: If levels differ in their number of anchors or a size is not positive.
+        UserError: If levels do not match or differ in their number of anchors, or a size is not positive.
     """
+    if len(anchors) != len(strides):
+        raise UserError(f'anchors and strides must have one entry a level, got {len(anchors)} and {len(strides)}')
     if len({len(level) for level in anchors}) != 1:
         raise UserError('anchors must hold the same number of (width, height) pairs a level, got '
                         f'{[len(level) for level in anchors]}')

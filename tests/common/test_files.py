@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mgdet_plugin.common import progress_bar as progress
+from mgdet_plugin.common import files
 
 
 class Terminal(io.StringIO):
@@ -18,8 +18,8 @@ class Terminal(io.StringIO):
                                                   (io.StringIO(), 0, False)])
 def test_shows_bytes_on_a_terminal_once_the_delay_is_over(monkeypatch, stream, delay, shown):
     monkeypatch.setattr(sys, 'stderr', stream)
-    monkeypatch.setattr(progress, 'DELAY', delay)
-    with progress.byte_progress(4_000_000, 'import model5.h5') as bar:
+    monkeypatch.setattr(files, 'DELAY', delay)
+    with files.byte_progress(4_000_000, 'import model5.h5') as bar:
         bar.update(1_000_000)
         bar.refresh() if delay == 0 else None
     text = stream.getvalue()

@@ -1,0 +1,226 @@
+"""Checkpoints of a run: the new one before the old one goes, and the best under a stable name, also after a kill."""
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmdet.registry import HOOKS
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import MessageHub
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.engine import WholeCheckpointHook
+from mgdet_plugin.engine.hooks import whole_checkpoint_hook as module
+from tests.support.toy_run import make_runner
+
+
+@pytest.fixture
+def runner(tmp_path) -> SimpleNamespace:
+    """A runner that knows nothing yet."""
+    return SimpleNamespace(work_dir=str(tmp_path), message_hub=MessageHub(f'best {tmp_path}'),
+                           logger=logging.getLogger('best'))
+
+
+def set_best(runner: SimpleNamespace, name: str, content: str | None = None) -> Path:
+    """Make a file the best checkpoint, or name one that is not there."""
+    path = Path(runner.work_dir, name)
+    if content is not None:
+        path.write_text(content)
+    runner.message_hub.update_info('best_ckpt', str(path))
+    return path
+
+
+def best(runner: SimpleNamespace) -> Path:
+    return Path(runner.work_dir, 'best.pth')
+
+
+def test_the_best_is_copied_when_it_is_new(runner):
+    hook = WholeCheckpointHook(save_best='mAP')
+    hook.before_train(runner)
+    hook.after_val_epoch(runner, {})
+    assert not best(runner).exists()
+    for name in ('best_1.pth', 'best_2.pth'):
+        set_best(runner, name, name)
+        hook.after_val_epoch(runner, {})
+        assert best(runner).read_text() == name
+    assert sorted(path.name for path in best(runner).parent.iterdir()) == ['best.pth', 'best_1.pth', 'best_2.pth']
+
+
+def test_a_resumed_run_copies_what_a_kill_left_out(runner):
+    best(runner).write_text('older')
+    set_best(runner, 'best_2.pth', 'newer')
+    WholeCheckpointHook(save_best='mAP').before_train(runner)
+    assert best(runner).read_text() == 'newer'
+
+
+def test_a_best_file_that_is_gone_leaves_the_copy(runner, caplog):
+    best(runner).write_text('copy')
+    set_best(runner, 'best_1.pth')
+    WholeCheckpointHook(save_best='mAP').before_train(runner)
+    assert best(runner).read_text() == 'copy' and not caplog.records
+    best(runner).unlink()
+    WholeCheckpointHook(save_best='mAP').before_train(runner)
+    assert 'best_1.pth is gone' in caplog.text and not best(runner).exists()
+
+
+def test_a_folder_that_moved_still_has_its_best(runner):
+    set_best(runner, 'best_1.pth', 'moved')
+    runner.message_hub.update_info('best_ckpt', '/somewhere/else/best_1.pth')
+    WholeCheckpointHook(save_best='mAP').before_train(runner)
+    assert best(runner).read_text() == 'moved'
+
+
+def test_a_failed_copy_leaves_the_one_before(runner, monkeypatch):
+    hook = WholeCheckpointHook(save_best='mAP')
+    set_best(runner, 'best_1.pth', 'first')
+    hook.after_val_epoch(runner, {})
+
+    def fail(source, stream):
+        stream.write(b'half')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(module.shutil, 'copyfileobj', fail)
+    set_best(runner, 'best_2.pth', 'second')
+    with pytest.raises(UserError, match=r'best\.pth: No space left on device'):
+        hook.after_val_epoch(runner, {})
+    assert best(runner).read_text() == 'first'
+
+
+def test_a_training_run_whose_save_fails_ends_with_that_line(tmp_path, monkeypatch):
+    save = torch.save
+
+    def fail_at_epoch_2(content, stream):
+        save(content, stream)
+        if content['meta']['epoch'] == 2:
+            raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(torch, 'save', fail_at_epoch_2)
+    with pytest.raises(UserError, match=r'cannot write \S+epoch_2\.pth: No space left on device'):
+        make_runner(tmp_path, default_hooks=dict(checkpoint=dict(type='mmdet.WholeCheckpointHook', interval=1))).train()
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_1.pth')
+    assert torch.load(tmp_path / 'epoch_1.pth')['meta']['epoch'] == 1
+    assert [path.name for path in tmp_path.glob('*.pth*')] == ['epoch_1.pth'] and not list(tmp_path.glob('.epoch*'))
+
+
+def make_hook_and_runner(folder: Path, info: dict | None = None, **fields) -> tuple[
+        WholeCheckpointHook, SimpleNamespace]:
+    """Return the hook in a training that resumed ``info``, and a runner that saves empty files or fails if ``full``."""
+    runner = SimpleNamespace(work_dir=str(folder), logger=logging.getLogger(), epoch=0, iter=0, full=False,
+                             message_hub=MessageHub(f'hook {folder}'))
+
+    def save(out_dir: str, filename: str, *_args, **_kwargs) -> None:
+        if runner.full:
+            raise UserError('cannot write')
+        Path(out_dir, filename).write_text(str(runner.epoch))
+
+    runner.save_checkpoint = save
+    for key, value in (info or {}).items():
+        runner.message_hub.update_info(key, value)
+    hook = WholeCheckpointHook(interval=1, **fields)
+    hook.before_train(runner)
+    return hook, runner
+
+
+def test_last_checkpoint_is_written_whole(tmp_path, monkeypatch):
+    def fail(file: int) -> None:
+        raise OSError(28, 'No space left on device')
+
+    hook, runner = make_hook_and_runner(tmp_path)
+    path = tmp_path / 'last_checkpoint'
+    path.write_text('before')
+    with pytest.raises(UserError), monkeypatch.context() as patch:
+        patch.setattr('os.fsync', fail)
+        hook._save_checkpoint(runner)
+    assert path.read_text() == 'before'
+    hook._save_checkpoint(runner)
+    assert path.read_text() == str(tmp_path / 'epoch_1.pth')
+
+
+@pytest.mark.parametrize('keep', [1, 2])
+def test_a_failed_save_removes_no_older_checkpoint(keep, tmp_path):
+    hook, runner = make_hook_and_runner(tmp_path, max_keep_ckpts=keep)
+    for runner.epoch in range(keep):
+        hook._save_checkpoint(runner)
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    runner.epoch, runner.full = keep, True
+    with pytest.raises(UserError):
+        hook._save_checkpoint(runner)
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept == [
+        *(f'epoch_{epoch + 1}.pth' for epoch in range(keep)), 'last_checkpoint']
+    assert Path((tmp_path / 'last_checkpoint').read_text()).is_file()
+
+
+def test_older_checkpoints_are_removed_in_the_end(tmp_path):
+    hook, runner = make_hook_and_runner(tmp_path, max_keep_ckpts=1)
+    for runner.epoch in range(3):
+        hook._save_checkpoint(runner)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['epoch_3.pth', 'last_checkpoint']
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_3.pth')
+
+
+def test_a_failed_save_keeps_the_best_checkpoint(tmp_path):
+    hook, runner = make_hook_and_runner(tmp_path, save_best='mAP')
+    runner.epoch = 1
+    hook.after_val_epoch(runner, {'mAP': 0.5})
+    runner.epoch, runner.full = 2, True
+    with pytest.raises(UserError):
+        hook.after_val_epoch(runner, {'mAP': 0.6})
+    assert (tmp_path / 'best_mAP_epoch_1.pth').is_file()
+    runner.full = False
+    hook.after_val_epoch(runner, {'mAP': 0.7})  # the same name as the last, which is not to be removed
+    hook.after_val_epoch(runner, {'mAP': 0.8})
+    assert [path.name for path in tmp_path.glob('best_*')] == ['best_mAP_epoch_1.pth', 'best_mAP_epoch_2.pth']
+    runner.epoch = 3
+    hook.after_val_epoch(runner, {'mAP': 0.9})
+    assert (tmp_path / 'best_mAP_epoch_3.pth').is_file() and not (tmp_path / 'best_mAP_epoch_2.pth').exists()
+
+
+def test_of_several_figures_each_keeps_its_best(tmp_path):
+    hook, runner = make_hook_and_runner(tmp_path, save_best=['mAP', 'loss'])
+    for runner.epoch, metrics in enumerate([dict(mAP=0.5, loss=2.0), dict(mAP=0.6, loss=3.0), dict(mAP=0.4, loss=1.0)]):
+        hook.after_val_epoch(runner, metrics)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['best_loss_epoch_2.pth', 'best_mAP_epoch_1.pth']
+
+
+def test_a_validation_without_the_figure_has_no_best(tmp_path, caplog):
+    hook, runner = make_hook_and_runner(tmp_path, save_best='coco/bbox_mAP')
+    hook.after_val_epoch(runner, {'val/loss': 1.0})
+    assert 'the validation gives no coco/bbox_mAP' in caplog.text and not list(tmp_path.iterdir())
+    with pytest.raises(KeyError):
+        hook.after_val_epoch(runner, {'coco/bbox_mAP_50': 1.0})  # misspelt
+
+
+@pytest.mark.parametrize('place', ['elsewhere/best_mAP_epoch_1.pth', 'run/../elsewhere/best_mAP_epoch_1.pth', 'run/..',
+                                   'run/own.pth', 'elsewhere'])
+def test_a_resumed_checkpoint_cannot_name_what_is_removed(place, tmp_path):
+    for name in ('elsewhere/best_mAP_epoch_1.pth', 'run/own.pth', 'run/3.pth', '4.pth'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    before = set(tmp_path.rglob('*'))
+    hook, runner = make_hook_and_runner(tmp_path / 'run', save_best='mAP', max_keep_ckpts=1, filename_tmpl='{}.pth',
+                                        info=dict(best_ckpt=f'{tmp_path}/{place}', keep_ckpt_ids=['../4', 'own', 3]))
+    hook.after_val_epoch(runner, {'mAP': 0.5})
+    runner.epoch = 4
+    hook._save_checkpoint(runner)
+    assert before - set(tmp_path.rglob('*')) == {tmp_path / 'run/3.pth'}
+
+
+def test_configs_may_call_it_as_mmengine_does():
+    hooks = Config.fromfile('configs/mgdet_nano_staged.py').default_hooks
+    assert hooks.checkpoint.type == 'WholeCheckpointHook'
+    for name in ('WholeCheckpointHook', 'CheckpointHook'):
+        assert type(HOOKS.build(dict(hooks.checkpoint, type=name, _scope_='mmdet'))) is WholeCheckpointHook
+    assert type(HOOKS.build(dict(type='mmengine.CheckpointHook', _scope_='mmdet'))) is CheckpointHook
+
+
+def test_configs_of_earlier_runs_train(tmp_path):
+    """They name two hooks."""
+    runner = make_runner(tmp_path, default_scope='mmdet', default_hooks=dict(
+        checkpoint=dict(type='CheckpointHook', interval=1), best_checkpoint=dict(type='BestCheckpointHook')))
+    assert any(type(hook) is WholeCheckpointHook for hook in runner.hooks)
+    runner.train()
+    assert (tmp_path / 'epoch_4.pth').is_file()
