@@ -21,7 +21,7 @@ from tests.support.toy_run import make_runner
 @pytest.fixture
 def runner(tmp_path) -> SimpleNamespace:
     """A runner that knows nothing yet."""
-    return SimpleNamespace(work_dir=str(tmp_path), message_hub=MessageHub(f'best {tmp_path}'),
+    return SimpleNamespace(_train_loop=None, work_dir=str(tmp_path), message_hub=MessageHub(f'best {tmp_path}'),
                            logger=logging.getLogger('best'))
 
 
@@ -109,7 +109,8 @@ def test_a_training_run_whose_save_fails_ends_with_that_line(tmp_path, monkeypat
 def make_hook_and_runner(folder: Path, info: dict | None = None, **fields) -> tuple[
         WholeCheckpointHook, SimpleNamespace]:
     """Return the hook in a training that resumed ``info``, and a runner that saves empty files or fails if ``full``."""
-    runner = SimpleNamespace(work_dir=str(folder), logger=logging.getLogger(), epoch=0, iter=0, full=False,
+    runner = SimpleNamespace(_train_loop=None, work_dir=str(folder), logger=logging.getLogger(), epoch=0, iter=0,
+                             full=False,
                              message_hub=MessageHub(f'hook {folder}'))
 
     def save(out_dir: str, filename: str, *_args, **_kwargs) -> None:
