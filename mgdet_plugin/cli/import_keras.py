@@ -32,9 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     classes, source_classes = (str(config_path(each)) if each and each.endswith('.py') else each
                                for each in (args.classes, args.source_classes))
     from mgdet_plugin.weights.importer import import_keras
-    from mgdet_plugin.weights.report import summary, tensor_table
     report = import_keras(args.src, args.out, config=config, part=args.part, classes=classes,
                           source_classes=source_classes, anchors=args.anchors, report=args.report,
                           cfg_options=cfg_options(args.cfg_options))
+    from mgdet_plugin.weights.report import summary, tensor_table  # takes what the import does
     print(summary(report) + ('\n' + tensor_table(report) if args.list_tensors else ''))
     return 0

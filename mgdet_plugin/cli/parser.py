@@ -62,7 +62,10 @@ class _Entries(argparse.Action):
 
 def cfg_options(entries: Sequence[str] | None) -> dict[str, Any]:
     """Dotted key -> value of what ``--cfg-options`` was given, as mmengine reads it."""
+    if not entries:
+        return {}
     from mmengine.config import DictAction
     parser = argparse.ArgumentParser()
     parser.add_argument('entries', nargs='*', action=DictAction)
-    return parser.parse_args(list(entries)).entries if entries else {}
+    found: dict[str, Any] = parser.parse_args(list(entries)).entries
+    return found
