@@ -17,7 +17,6 @@ from mmengine.fileio import BaseStorageBackend, FileClient, register_backend
 from mmengine.runner import save_checkpoint
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import write_together
 
 
 def make_checkpoint(epoch: int, size: int = 100_000) -> dict:
@@ -119,21 +118,6 @@ def test_only_left_overs_of_dead_processes_are_removed(tmp_path):
         path.touch()
     save_checkpoint(make_checkpoint(1), str(tmp_path / 'saved.pth'))
     assert [path.exists() for path in (dead, living, other)] == [False, True, True]
-
-
-def test_several_files_appear_together_or_not_at_all(tmp_path):
-    paths = [tmp_path / 'a', tmp_path / 'b']
-    for path in paths:
-        path.write_text('before')
-
-    def fail(stream):
-        stream.write(b'half')
-        raise OSError(28, 'No space left on device')
-
-    with pytest.raises(UserError, match=r'cannot write \S+b: No space left on device'):
-        write_together({paths[0]: lambda stream: stream.write(b'after'), paths[1]: fail})
-    assert [path.read_text() for path in paths] == ['before', 'before']
-    assert sorted(tmp_path.iterdir()) == paths
 
 
 def test_a_remote_backend_keeps_its_own_way():

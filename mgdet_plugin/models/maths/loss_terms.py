@@ -63,15 +63,8 @@ def sigmoid_term(logits: Tensor, labels: Tensor, smoothing: float = 0.0, focal: 
                  class_weights: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of every column, summed over columns (for weights trained so).
 
-    Args:
-        logits: (P, C).
-        labels: (P,) true classes.
-        smoothing: Label smoothing in [0, 1).
-        focal: Focal loss with alpha 0.25 and gamma 2 (Lin et al., "Focal Loss", ICCV 2017, eq. 5).
-        class_weights: (C,) factors by column.
-
-    Returns:
-        (P,) losses.
+    Arguments are those of :func:`softmax_term`, but ``class_weights`` are factors by column, and ``focal`` is the focal
+    loss with alpha 0.25 and gamma 2 (Lin et al., "Focal Loss", ICCV 2017, eq. 5).
     """
     hard = F.one_hot(labels, logits.shape[-1]).float()
     term = F.binary_cross_entropy_with_logits(

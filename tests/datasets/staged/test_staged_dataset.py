@@ -67,7 +67,7 @@ def test_same_sample_in_another_order_or_object(pure: StagedDataset) -> None:
 def test_same_sample_in_persistent_workers(context: str, pure: StagedDataset) -> None:
     indexes = [at(i, stage=1, epoch=epoch) for epoch in range(3) for i in (3, 11, 0, 7, 8, 2, 6)]
     here, = loaded(pure, indexes)
-    there = list(loaded(pure, indexes, passes=2, num_workers=2, persistent_workers=True,
+    there = list(loaded(pure, indexes, passes=2, num_workers=2 if context == 'fork' else 1, persistent_workers=True,
                         multiprocessing_context=context))
     assert there == [here, here]
 
@@ -194,7 +194,7 @@ def test_the_configs_pipelines_mix(name: str, side: int, tmp_path: Path) -> None
 def test_measured_share_follows_the_plan_with_persistent_workers(tmp_path: Path, capsys) -> None:
     plan = [dict(mosaic=0.0, mixup=0.0), dict(mosaic=0.3, mixup=0.1), dict(mosaic=0.3, mixup=0.1)]
     pipeline = [*load_steps(), mosaic(), dict(type='Letterbox', scale=(32, 32)), mixup(), pack_step()]
-    repeated = dict(type='RepeatDataset', dataset=dict(draw_set(tmp_path / 'set', 20), pipeline=pipeline), times=200)
+    repeated = dict(type='RepeatDataset', dataset=dict(draw_set(tmp_path / 'set', 20), pipeline=pipeline), times=100)
     dataset = StagedDataset(repeated, plan)
     sampler = StagedBatchSampler(DefaultSampler(dataset, seed=0), 50, batch_sizes=(None, None, 100))
     loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=list, num_workers=2, persistent_workers=True)
@@ -203,7 +203,7 @@ def test_measured_share_follows_the_plan_with_persistent_workers(tmp_path: Path,
         sampler.set_progress(epoch=stage, stage=stage)
         done = [packed['data_samples'].augmented for batch in loader for packed in batch]
         counts = Counter(name for names in done for name in names)
-        assert len(done) == 4000 and len(sampler) == (40 if stage == 2 else 80)
+        assert len(done) == 2000 and len(sampler) == (20 if stage == 2 else 40)
         shares = {name: counts[name] / len(done) for name in probs}
         both = sum(len(names) == 2 for names in done) / len(done)
         lines.append(f'stage {stage}: plan {probs}, measured {shares}, both {both:.4f}')
@@ -211,4 +211,4 @@ def test_measured_share_follows_the_plan_with_persistent_workers(tmp_path: Path,
             assert abs(shares[name] - prob) < 0.03 and (prob or not shares[name])
         assert abs(both - probs['mosaic'] * probs['mixup']) < 0.01  # one coin has nothing to do with the other
     with capsys.disabled():
-        print(*lines, f'{12_000 / (time.perf_counter() - start):.0f} samples a second', sep='\n')
+        print(*lines, f'{6_000 / (time.perf_counter() - start):.0f} samples a second', sep='\n')
