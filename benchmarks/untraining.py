@@ -34,7 +34,7 @@ from mgdet_plugin.datasets import ensure_embedded_data
 from mgdet_plugin.engine.demo import DEMO_FLAG, SOURCE_CONFIG, use_demo
 from mgdet_plugin.runs.blending import Blend, blend_states, blend_weights
 from mgdet_plugin.runs.held_out import HeldOut
-from mgdet_plugin.runs.run_record import OLD, RunRecord, read_run
+from mgdet_plugin.runs.run import OLD, Run, read_run
 
 NAME = 'untraining'
 CONFIG = 'configs/mgdet_nano_staged.py'
@@ -187,7 +187,7 @@ def best_weights(folder: Path) -> str:
     return str(best) if best.is_file() or not last.is_file() else last.read_text().strip()
 
 
-def worst_ratio(record: RunRecord, found: Sequence[Mapping[str, float]], prefix: str) -> float | None:
+def worst_ratio(record: Run, found: Sequence[Mapping[str, float]], prefix: str) -> float | None:
     """The highest ratio of a guarded loss to that of the loaded weights.
 
     Args:

@@ -8,8 +8,8 @@ import sys
 
 from mgdet_plugin.cli.parser import Parser
 from mgdet_plugin.common.errors import user_errors_to_exit
+from mgdet_plugin.runs.run import read_run
 from mgdet_plugin.runs.run_checks import check_run, checks_json, checks_text, verdict
-from mgdet_plugin.runs.run_record import read_run
 
 
 def main() -> int:

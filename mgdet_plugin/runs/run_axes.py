@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from mgdet_plugin.runs.run_record import Event, RunRecord
+from mgdet_plugin.common.guard_record import Event
+from mgdet_plugin.runs.run import Run
 
 BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = (
     '#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#5f6672')
@@ -52,7 +53,7 @@ def part_colors(parts: Iterable[str]) -> dict[str, str]:
     return {part: PARTS[part] if part in PARTS else next(others) for part in dict.fromkeys(parts)}
 
 
-def series(record: RunRecord, name: str, absent: float = math.nan) -> tuple[list[float], list[float]]:
+def series(record: Run, name: str, absent: float = math.nan) -> tuple[list[float], list[float]]:
     """Epochs and values of a figure of the validations.
 
     Args:
@@ -72,7 +73,7 @@ def plain_axes(axes: Axes, grid: Literal['both', 'x', 'y'] = 'both') -> None:
     axes.spines[['top', 'right']].set_visible(False)
 
 
-def finish(axes: Axes, record: RunRecord, title: str, width: float, ylabel: str = '', events: str | None = '') -> None:
+def finish(axes: Axes, record: Run, title: str, width: float, ylabel: str = '', events: str | None = '') -> None:
     """Give a panel its axis of epochs, title, shaded stages and marked events.
 
     Args:
@@ -96,7 +97,7 @@ def finish(axes: Axes, record: RunRecord, title: str, width: float, ylabel: str 
     plain_axes(axes, 'y')
 
 
-def _name_stages(axes: Axes, record: RunRecord, end: float, width: float) -> int:
+def _name_stages(axes: Axes, record: Run, end: float, width: float) -> int:
     """Shade the stages and name each above its beginning; a name that would run into another takes a row of its own.
 
     Returns:
@@ -117,7 +118,7 @@ def _name_stages(axes: Axes, record: RunRecord, end: float, width: float) -> int
     return len(free)
 
 
-def _mark(axes: Axes, record: RunRecord, events: Sequence[Event]) -> None:
+def _mark(axes: Axes, record: Run, events: Sequence[Event]) -> None:
     """Mark events in a strip below the data."""
     low, high = axes.get_ylim()
     if axes.get_yscale() == 'log':
@@ -126,7 +127,7 @@ def _mark(axes: Axes, record: RunRecord, events: Sequence[Event]) -> None:
         axes.set_ylim(low - (high - low) * 0.14, high)
     for event in events:
         marker, color = EVENTS.get(event.kind, ('o', GREY))
-        at = float(record.epochs_at([event.iteration])[0])
+        at = float(record.epochs_at([event.iter])[0])
         axes.axvline(at, color=color, lw=0.9, ls=(0, (1, 2)), zorder=1)
         axes.plot(at, 0.055, marker, ms=7, color=color, mec='white', mew=0.6, ls='', zorder=6, clip_on=False,
                   transform=axes.get_xaxis_transform(), label=f'event: {event.kind}')

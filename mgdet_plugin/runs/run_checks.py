@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mgdet_plugin.common.records import finite
-from mgdet_plugin.runs.run_record import LOSS, OLD, RunRecord, Validation
+from mgdet_plugin.runs.run import LOSS, OLD, Run, Validation
 
 _ROUNDING = 1e-9
 
@@ -28,11 +28,11 @@ class Check:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def check_run(record: RunRecord) -> list[Check]:
+def check_run(record: Run) -> list[Check]:
     """Judge a run: the loss against a random start, guarded losses and the metric against the pretrained weights, NaN.
 
     Args:
-        record: What :func:`mgdet_plugin.runs.run_record.read_run` read.
+        record: What :func:`mgdet_plugin.runs.run.read_run` read.
     """
     last = record.last
     if last is None:
@@ -43,7 +43,7 @@ def check_run(record: RunRecord) -> list[Check]:
 NAMES = ('loss-below-random', 'losses-within-band', 'performance-kept', 'no-nan')
 
 
-def checks_text(record: RunRecord, checks: list[Check]) -> str:
+def checks_text(record: Run, checks: list[Check]) -> str:
     """The checks for a person, one a line, and the verdict."""
     lines = [f'{"PASS" if each.passed else "FAIL"}  {each.name:<20} {each.line}' for each in checks]
     note = old_domain(record)
@@ -52,7 +52,7 @@ def checks_text(record: RunRecord, checks: list[Check]) -> str:
     return '\n'.join([*lines, f'verdict: {verdict(checks)}'])
 
 
-def checks_json(record: RunRecord, checks: list[Check]) -> dict[str, Any]:
+def checks_json(record: Run, checks: list[Check]) -> dict[str, Any]:
     """The checks for machines; null stands for what is not finite."""
     note = old_domain(record)
     return dict(
@@ -67,7 +67,7 @@ def verdict(checks: list[Check]) -> str:
     return 'PASS' if all(each.passed for each in checks) else 'FAIL'
 
 
-def old_domain(record: RunRecord) -> tuple[str, dict[str, Any]] | None:
+def old_domain(record: Run) -> tuple[str, dict[str, Any]] | None:
     """Figures of the second validation set before and after, which are not judged; None if none is followed."""
     last = record.last
     if last is None or not any(name.startswith(OLD) for name in (*last.metrics, *record.pretrained)):
@@ -82,7 +82,7 @@ def old_domain(record: RunRecord) -> tuple[str, dict[str, Any]] | None:
     return f'{", ".join(lines)} (at epoch {last.epoch}, not judged)', dict(epoch=last.epoch, before=before, after=after)
 
 
-def _below_random(record: RunRecord, last: Validation) -> Check:
+def _below_random(record: Run, last: Validation) -> Check:
     """The loss is below a random start's; that of the loaded weights need not be, on images of another domain."""
     now, random, before = (figures.get(LOSS, math.nan)
                            for figures in (last.metrics, record.random, record.pretrained))
@@ -98,19 +98,19 @@ def _below_random(record: RunRecord, last: Validation) -> Check:
     return Check(NAMES[0], not faults, '; '.join([line, *faults]), figures)
 
 
-def _within_band(record: RunRecord, last: Validation) -> Check:
+def _within_band(record: Run, last: Validation) -> Check:
     """Every guarded loss is within the limit of its pretrained value, and the guard did not stop the run."""
     top = 1 + record.limit
     passed, line, figures = _band_figures(record, last, top)
     if record.ended == 'guard':
         stop = next((each for each in reversed(record.events) if 'stop' in each.actions), None)
-        at = stop.iteration if stop else last.iteration
+        at = stop.iter if stop else last.iter
         passed, line = False, f'{line}; the guard stopped the run at iteration {at}'
         figures = dict(figures, stopped_at=at)
     return Check(NAMES[1], passed, line, figures)
 
 
-def _band_figures(record: RunRecord, last: Validation, top: float) -> tuple[bool, str, dict[str, Any]]:
+def _band_figures(record: Run, last: Validation, top: float) -> tuple[bool, str, dict[str, Any]]:
     """Whether the last ratios are in the band, a line about them, and figures."""
     if record.start == 'nothing':
         return False, 'started from nothing: there are no pretrained losses to keep', {}
@@ -135,7 +135,7 @@ def _band_figures(record: RunRecord, last: Validation, top: float) -> tuple[bool
     return not over, line + (f'; too high: {", ".join(over)}' if over else ''), figures
 
 
-def _over(record: RunRecord, validations: tuple[Validation, ...], top: float) -> list[str]:
+def _over(record: Run, validations: tuple[Validation, ...], top: float) -> list[str]:
     """The guarded losses above the limit at the end and in the best checkpoint."""
     found = {f'{name} at epoch {each.epoch}': record.ratio(name, each) for each in validations
              for name in record.guarded}
@@ -147,7 +147,7 @@ def _nan_last(ratio: float) -> float:
     return math.inf if math.isnan(ratio) else ratio
 
 
-def _performance_kept(record: RunRecord, last: Validation) -> Check:
+def _performance_kept(record: Run, last: Validation) -> Check:
     """The best checkpoint's metric is at least what the pretrained weights had on the same images, and not 0."""
     if record.start == 'nothing':
         return Check(NAMES[2], False, 'started from nothing: there is no pretrained baseline')
@@ -169,7 +169,7 @@ def _performance_kept(record: RunRecord, last: Validation) -> Check:
     return Check(NAMES[2], value >= before and value > 0, line, figures)
 
 
-def kept(record: RunRecord) -> Validation:
+def kept(record: Run) -> Validation:
     """The validation of the best checkpoint, which is what a person or the next stage takes; the first on ties.
 
     It goes by what the run kept its best by, else by the main metric. A validation the guard rolled back from left no
@@ -185,11 +185,11 @@ def kept(record: RunRecord) -> Validation:
     return max(left, key=figure)
 
 
-def _nothing(record: RunRecord, metrics: Mapping[str, float]) -> str:
+def _nothing(record: Run, metrics: Mapping[str, float]) -> str:
     return '' if record.metric in metrics else ' (nothing was detected, counted as 0)'
 
 
-def _no_nan(record: RunRecord) -> Check:
+def _no_nan(record: Run) -> Check:
     """No step, validation figure or event was NaN or infinite."""
     spoiled = [f'{name} at epoch {each.epoch}' for each in record.validations
                for name, value in (*each.metrics.items(), *each.weights.items()) if not math.isfinite(value)]
@@ -202,7 +202,7 @@ def _no_nan(record: RunRecord) -> Check:
         more = f' and {len(spoiled) - 3} more' if len(spoiled) > 3 else ''
         faults.append(f'not finite: {", ".join(spoiled[:3])}{more}')
     if events:
-        faults.append(f'{_count(len(events), "NaN event")}, the first at iteration {events[0].iteration}')
+        faults.append(f'{_count(len(events), "NaN event")}, the first at iteration {events[0].iter}')
     measured = (f'{_count(len(record.validations), "validation")}, all figures finite' if record.validations else
                 'no validation yet') + '; no bad step'
     return Check(NAMES[3], not faults, '; '.join(faults) or measured, figures)

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
+from mgdet_plugin.runs.run import LOSS, Run, Validation, read_run
 from mgdet_plugin.runs.run_checks import Check, check_run, old_domain, verdict
 from mgdet_plugin.runs.run_plots import draw_figures
-from mgdet_plugin.runs.run_record import LOSS, RunRecord, Validation, read_run
 
 PAGE = 'report.html'
 CAPTIONS = dict(
@@ -103,7 +103,7 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def run_page(record: RunRecord, checks: Sequence[Check], images: dict[str, bytes]) -> str:
+def run_page(record: Run, checks: Sequence[Check], images: dict[str, bytes]) -> str:
     """The page as HTML.
 
     Args:
@@ -122,12 +122,12 @@ def run_page(record: RunRecord, checks: Sequence[Check], images: dict[str, bytes
             + '\n'.join(sections) + '\n</main>\n</body>\n</html>\n')
 
 
-def _head(record: RunRecord, checks: Sequence[Check], name: str) -> str:
+def _head(record: Run, checks: Sequence[Check], name: str) -> str:
     """The title and a line about the run."""
     result = verdict(list(checks))
     start = dict(full='full pretrained weights', backbone='a pretrained backbone', nothing='nothing')[record.start]
     last = record.last
-    done = f'{last.epoch} epochs, {last.iteration:,} iterations' if last else 'no validation yet'
+    done = f'{last.epoch} epochs, {last.iter:,} iterations' if last else 'no validation yet'
     end = ENDS[record.ended] if record.ended else 'still running, or interrupted'
     return (f'<h1>{escape(name)}: {_badge(result == "PASS")}</h1>\n'
             f'<p class="soft">Started from {start}; {done}; {end}.</p>')
@@ -137,7 +137,7 @@ def _badge(passed: bool) -> str:
     return f'<span class="{"pass" if passed else "fail"}">{"✓ PASS" if passed else "✗ FAIL"}</span>'
 
 
-def _checks(record: RunRecord, checks: Sequence[Check]) -> str:
+def _checks(record: Run, checks: Sequence[Check]) -> str:
     rows = [[_badge(each.passed), escape(each.name), escape(each.line)] for each in checks]
     note = old_domain(record)
     if note:
@@ -145,7 +145,7 @@ def _checks(record: RunRecord, checks: Sequence[Check]) -> str:
     return _table(('', 'check', 'figures'), rows, ('', 'name', 'text'))
 
 
-def _stages(record: RunRecord) -> str:
+def _stages(record: Run) -> str:
     """What every stage did to the loss, the guarded ratios and the metric."""
     if not record.stages:
         return '<p>The run has entered no stage.</p>'
@@ -170,7 +170,7 @@ def _change(before: float | None, after: float | None, form: str) -> str:
     return ' → '.join(shown)
 
 
-def _worst(record: RunRecord, inside: Sequence[Validation]) -> str:
+def _worst(record: Run, inside: Sequence[Validation]) -> str:
     found = [(record.ratio(name, each), name) for each in inside for name in record.guarded]
     known = [each for each in found if not math.isnan(each[0])]
     if record.start != 'full' or not known:
@@ -179,10 +179,10 @@ def _worst(record: RunRecord, inside: Sequence[Validation]) -> str:
     return f'{ratio:.3g} ({escape(name)})'
 
 
-def _events(record: RunRecord) -> str:
+def _events(record: Run) -> str:
     if not record.events:
         return '<p>Nothing happened that the guard had to report.</p>'
-    rows = [[str(each.epoch), f'{each.iteration:,}', escape(each.stage), escape(each.kind), escape(each.where),
+    rows = [[str(each.epoch), f'{each.iter:,}', escape(each.stage), escape(each.kind), escape(each.where),
              escape(each.text), escape(', '.join(each.actions).replace('_', ' '))] for each in record.events]
     return _table(('epoch', 'iteration', 'stage', 'kind', 'seen in', 'what', 'done about it'), rows,
                   ('number', 'number', 'name', 'name', 'name', 'text', ''))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import FuncFormatter
 
+from mgdet_plugin.runs.run import LOSS, OLD, Run
 from mgdet_plugin.runs.run_axes import (
     BLUE,
     GREEN,
@@ -34,7 +35,6 @@ from mgdet_plugin.runs.run_axes import (
     series,
     widths,
 )
-from mgdet_plugin.runs.run_record import LOSS, OLD, RunRecord
 
 TERM_STYLES = ((RED, 'o'), (BLUE, 's'), (GREEN, '^'), (PINK, 'v'), (ORANGE, 'D'), (SKY, 'P'))
 STRETCH = 5  # a level further away than this is drawn on a logarithmic axis
@@ -42,11 +42,11 @@ FAR = 200  # and further than this not at all
 FEW = 12  # so few values are marked one by one
 
 
-def draw_figures(record: RunRecord) -> dict[str, Figure]:
+def draw_figures(record: Run) -> dict[str, Figure]:
     """Every figure the record has data for.
 
     Args:
-        record: What :func:`mgdet_plugin.runs.run_record.read_run` read.
+        record: What :func:`mgdet_plugin.runs.run.read_run` read.
 
     Returns:
         ``losses``, ``training``, ``rates``, ``metrics``, ``weights`` -> figure, in this order; those without data are
@@ -56,7 +56,7 @@ def draw_figures(record: RunRecord) -> dict[str, Figure]:
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def draw_losses(record: RunRecord) -> Figure | None:
+def draw_losses(record: Run) -> Figure | None:
     """Validation losses: guarded terms over their pretrained values, then each term by itself."""
     names = list(dict.fromkeys(name for each in record.validations for name in each.metrics if name.startswith('val/')))
     if not names:
@@ -75,7 +75,7 @@ def draw_losses(record: RunRecord) -> Figure | None:
     return figure
 
 
-def _draw_ratios(record: RunRecord, figure: Figure, place: SubplotSpec, terms: Sequence[str]) -> None:
+def _draw_ratios(record: Run, figure: Figure, place: SubplotSpec, terms: Sequence[str]) -> None:
     """Loss terms over their pretrained values; the guarded ones must stay below the limit."""
     axes = figure.add_subplot(place)
     top = 1 + record.limit
@@ -95,7 +95,7 @@ def _draw_ratios(record: RunRecord, figure: Figure, place: SubplotSpec, terms: S
                 fontsize=SMALL)
 
 
-def _draw_term(record: RunRecord, axes: Axes, name: str) -> None:
+def _draw_term(record: Run, axes: Axes, name: str) -> None:
     """One term: its curve, the pretrained level with the band of a guarded one, the random start."""
     term = name.removeprefix('val/')
     before, random = record.pretrained.get(name, math.nan), record.random.get(name, math.nan)
@@ -122,7 +122,7 @@ def _draw_term(record: RunRecord, axes: Axes, name: str) -> None:
         axes.set_xlabel(f'epochs done (random start {level}, off the axis)', fontsize=SMALL)
 
 
-def draw_training(record: RunRecord) -> Figure | None:
+def draw_training(record: Run) -> Figure | None:
     """Training losses, raw and smoothed."""
     names = [name for name in record.training if name == 'loss' or name.startswith('loss_')]
     if not names:
@@ -155,7 +155,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def draw_rates(record: RunRecord) -> Figure | None:
+def draw_rates(record: Run) -> Figure | None:
     """The rate of every group of parameters; a frozen group has a gap."""
     names = [name for name in record.training if name.endswith('_lr') and name != 'base_lr'] or [
         name for name in record.training if name == 'lr']
@@ -177,7 +177,7 @@ def draw_rates(record: RunRecord) -> Figure | None:
     return figure
 
 
-def draw_metrics(record: RunRecord) -> Figure | None:
+def draw_metrics(record: Run) -> Figure | None:
     """The metric that counts, AP50, and the old domain's where it is followed."""
     names = [name for name in dict.fromkeys((record.metric, f'{record.metric}_50', OLD + record.metric))
              if any(name in each.metrics for each in record.validations)]
@@ -209,7 +209,7 @@ def draw_metrics(record: RunRecord) -> Figure | None:
     return figure
 
 
-def draw_weights(record: RunRecord) -> Figure | None:
+def draw_weights(record: Run) -> Figure | None:
     """How far the weights of every part are from those the run started from."""
     parts = list(dict.fromkeys(name for each in record.validations for name in each.weights))
     if not parts:
@@ -234,5 +234,5 @@ def draw_weights(record: RunRecord) -> Figure | None:
     return figure
 
 
-FIGURES: dict[str, Callable[[RunRecord], Figure | None]] = dict(
+FIGURES: dict[str, Callable[[Run], Figure | None]] = dict(
     losses=draw_losses, training=draw_training, rates=draw_rates, metrics=draw_metrics, weights=draw_weights)

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.runs.run import read_run
 from mgdet_plugin.runs.run_checks import check_run
 from mgdet_plugin.runs.run_page import png, run_page, write_report
 from mgdet_plugin.runs.run_plots import FIGURES, draw_figures, smooth
-from mgdet_plugin.runs.run_record import read_run
 from tests.support.run_folder import KINDS, write_run
 from tests.support.small_run import ROOT, run_tool
 

@@ -1,12 +1,17 @@
 """Reading what a run left in its work folder."""
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.runs.run_record import read_run
+from mgdet_plugin.runs.run import read_run
+from mgdet_plugin.runs.run_checks import check_run, checks_text
+from mgdet_plugin.runs.run_page import write_report
+from tests.conftest import DATA
 from tests.support.run_folder import ITERS, KINDS, guard, scalars, write_run, write_scalars
 
 
@@ -19,7 +24,7 @@ def change(folder, **fields):
 def test_a_run_is_read_as_written(tmp_path):
     record = read_run(write_run(tmp_path / 'run'))
     content = guard('good')
-    assert (record.start, record.limit, record.guarded) == ('full', 0.2, ('loss_obj', 'loss_cls'))
+    assert (record.start, record.limit, record.guarded) == ('full', 0.2, ['loss_obj', 'loss_cls'])
     assert [each.name for each in record.stages] == ['head', 'neck', 'full']
     assert record.last.metrics == content['validations'][-1]['metrics'] and record.last.epoch == 30
     assert record.pretrained == content['baseline']['pretrained'] and record.events[0].kind == 'spike'
@@ -125,3 +130,19 @@ def test_missing_and_damaged_records(tmp_path):
         (tmp_path / 'guard.json').write_bytes(content.encode('latin-1'))
         with pytest.raises(UserError, match=r'guard\.json'):
             read_run(tmp_path)
+
+
+def test_a_record_of_an_earlier_release_is_read_judged_and_drawn(tmp_path):
+    """``demo_run/guard.json`` is what a run of the demo left before the record had one dataclass; byte for byte."""
+    folder = Path(shutil.copytree(DATA / 'demo_run', tmp_path / 'run'))
+    run = read_run(folder)
+    assert [(each.name, each.first_epoch, each.first_iter) for each in run.stages] == [
+        ('head', 0, 0), ('neck', 5, 250), ('full', 10, 500)]
+    assert run.last.metrics['coco/bbox_mAP'] == 0.06 and run.best == ['coco/bbox_mAP', 'greater']
+    lines = checks_text(run, check_run(run)).splitlines()
+    assert lines[0] == ('PASS  loss-below-random    val/loss 278.8 at epoch 20, random start 549, pretrained 572.9')
+    assert [line[:4] for line in lines[:4]] == ['PASS'] * 4 and lines[-1] == 'verdict: PASS'
+    assert 'old/coco/bbox_mAP 0.624 -> 0.291' in lines[4]
+    assert [path.name for path in write_report(folder)] == ['losses.png', 'metrics.png', 'weights.png', 'report.html']
+    run.write(str(tmp_path))
+    assert (tmp_path / 'guard.json').read_bytes() == (DATA / 'demo_run' / 'guard.json').read_bytes()
