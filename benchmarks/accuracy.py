@@ -45,7 +45,7 @@ from benchmarks.trials import (
 )
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
-from mgdet_plugin.runs.blend_data import quiet
+from mgdet_plugin.runs.held_out import quiet
 
 NAME = 'accuracy'
 EPOCHS = dict(bccd=24, digits=16)

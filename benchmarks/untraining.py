@@ -32,7 +32,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.records import ratio
 from mgdet_plugin.datasets import ensure_embedded_data
 from mgdet_plugin.engine.demo import DEMO_FLAG, SOURCE_CONFIG, use_demo
-from mgdet_plugin.runs.blending import Blend, blend_states, blend_weights
+from mgdet_plugin.runs.blends import blend_weights
 from mgdet_plugin.runs.held_out import HeldOut
 from mgdet_plugin.runs.run import OLD, Run, read_run
 
@@ -132,7 +132,7 @@ class BothDomains:
         configs = dict(new=Config.fromfile(config), old=Config.fromfile(SOURCE_CONFIG))
         for cfg in configs.values():
             cfg.merge_from_dict(ONE_PROCESS)
-        self.tests = HeldOut(configs)
+        self.tests = HeldOut.of_tests(configs)
 
     def scores(self, state: Mapping[str, Tensor]) -> Scores:
         """AP of weights; 0 where they detect nothing.
@@ -220,7 +220,7 @@ def blend_run(run: Finished, tests: BothDomains) -> tuple[Row, list[BlendPoint]]
     begun = time.perf_counter()
     blend = blend_weights(str(run.folder / 'start.pth'), best_weights(run.folder), ALPHAS, by='new', keep=KEEP)
     seconds = run.seconds + time.perf_counter() - begun
-    points = [BlendPoint(run.trial.seed, row.alpha, tests.scores(_state(blend, index)), index == blend.picked)
+    points = [BlendPoint(run.trial.seed, row.alpha, tests.scores(blend.state(index)), index == blend.picked)
               for index, row in enumerate(blend.rows)]
     picked, record = blend.rows[blend.picked], read_run(run.folder)
     new, old = (worst_ratio(record, [{f'{prefix}{name}': value for name, value in figures.items()}], prefix)
@@ -228,9 +228,3 @@ def blend_run(run: Finished, tests: BothDomains) -> tuple[Row, list[BlendPoint]]
     if new is None:
         raise UserError(f'the run in {run.folder} measured no guarded loss; remove the folder to train it again')
     return Row(BLENDED, run.trial.seed, points[blend.picked].scores, new, old, seconds), points
-
-
-def _state(blend: Blend, index: int) -> dict[str, Tensor]:
-    """The tensors of one share, with the statistics that were estimated for it on no test image."""
-    row = blend.rows[index]
-    return {**blend_states(*blend.pair.states, row.alpha), **row.statistics}

@@ -9,10 +9,8 @@ from mmengine.config import DictAction
 import mgdet_plugin  # noqa: F401  before mmdet
 from mgdet_plugin.cli.parser import Parser
 from mgdet_plugin.common.errors import user_errors_to_exit
-from mgdet_plugin.runs.blend_data import STATISTICS
-from mgdet_plugin.runs.blend_pick import PICKS
-from mgdet_plugin.runs.blend_report import blend_table, check_outputs, write_outputs
-from mgdet_plugin.runs.blending import ALPHAS, IMAGES, blend_weights
+from mgdet_plugin.keep.blending import ALPHAS
+from mgdet_plugin.runs.blends import IMAGES, PICKS, STATISTICS, blend_weights, check_outputs
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,6 +46,7 @@ def main() -> None:
     blend = blend_weights(args.pretrained, args.finetuned, args.alphas, args.config, args.images, args.pick, args.keep,
                           args.statistics, args.device, args.cfg_options,
                           lambda line: print(line, file=sys.stderr))
+    from mgdet_plugin.runs.blend_report import blend_table, write_outputs
     for note in blend.notes:
         print(f'note: {note}')
     print(blend_table(blend))

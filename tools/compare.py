@@ -8,7 +8,7 @@ import json
 import mgdet_plugin  # noqa: F401  before mmdet
 from mgdet_plugin.cli.parser import Parser
 from mgdet_plugin.common.errors import user_errors_to_exit
-from mgdet_plugin.runs.before_after import before_after, rows_json, rows_text
+from mgdet_plugin.runs.evaluation import before_after, rows_text
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     args: argparse.Namespace = parser.parse_args()
     configs = {'new domain': args.config, **({'old domain': args.old} if args.old else {})}
     rows = before_after(configs, args.before, args.after)
-    print(json.dumps(rows_json(rows), indent=1) if args.json else rows_text(rows))
+    print(json.dumps(rows, indent=1) if args.json else rows_text(rows))
 
 
 if __name__ == '__main__':

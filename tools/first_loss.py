@@ -8,7 +8,7 @@ from mmengine.config import DictAction
 import mgdet_plugin  # noqa: F401  before mmdet
 from mgdet_plugin.cli.parser import Parser
 from mgdet_plugin.common.errors import user_errors_to_exit
-from mgdet_plugin.runs.first_loss import first_losses
+from mgdet_plugin.runs.evaluation import first_losses
 
 
 def main() -> None:

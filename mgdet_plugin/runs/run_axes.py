@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from io import BytesIO
 from itertools import cycle, pairwise
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -27,7 +28,6 @@ WIDTH = 11.0  # inches
 SMALL = 8.5  # points
 _LETTER = 0.56 * SMALL  # points, about the width of a letter
 _MARGIN = 0.84  # share of a panel's width that is left for its axis
-Each = TypeVar('Each')
 
 
 def new_figure(height: float) -> Figure:
@@ -42,14 +42,16 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
-def repeat(values: Sequence[Each]) -> Iterator[Each]:
-    """Values without end."""
-    return cycle(values)
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format='png')
+    return buffer.getvalue()
 
 
 def part_colors(parts: Iterable[str]) -> dict[str, str]:
     """Part of the model -> its colour."""
-    others = repeat((PINK, RED, SKY, GREY))
+    others = cycle((PINK, RED, SKY, GREY))
     return {part: PARTS[part] if part in PARTS else next(others) for part in dict.fromkeys(parts)}
 
 

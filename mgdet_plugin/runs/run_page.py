@@ -5,19 +5,14 @@ import base64
 import math
 import os
 from collections.abc import Sequence
-from functools import partial
 from html import escape
-from io import BytesIO
+from operator import methodcaller
 from pathlib import Path
-from typing import BinaryIO
-
-from matplotlib.figure import Figure
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
 from mgdet_plugin.runs.run import LOSS, Run, Validation, read_run
 from mgdet_plugin.runs.run_checks import Check, check_run, old_domain, verdict
-from mgdet_plugin.runs.run_plots import draw_figures
 
 PAGE = 'report.html'
 CAPTIONS = dict(
@@ -76,8 +71,6 @@ def write_report(work_dir: str | Path, out: Path | None = None) -> list[Path]:
         UserError: The record cannot be read or the folder cannot be written to.
     """
     record = read_run(work_dir)
-    images = {name: png(figure) for name, figure in draw_figures(record).items()}
-    page = run_page(record, check_run(record), images).encode()
     folder = out or record.folder / 'report'
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,22 +78,15 @@ def write_report(work_dir: str | Path, out: Path | None = None) -> list[Path]:
         raise UserError(f'cannot make the folder {folder}: {error.strerror}; give another with --out') from error
     if not os.access(folder, os.W_OK):
         raise UserError(f'cannot write to {folder}: no permission; give another folder with --out')
-    contents = {folder / f'{name}.png': image for name, image in images.items()} | {folder / PAGE: page}
-    write_together({path: partial(_write, content=content) for path, content in contents.items()})
+    from mgdet_plugin.runs.run_axes import png  # here: no refusal waits for matplotlib
+    from mgdet_plugin.runs.run_plots import draw_figures
+    images = {name: png(figure) for name, figure in draw_figures(record).items()}
+    contents = {folder / f'{name}.png': image for name, image in images.items()}
+    contents[folder / PAGE] = run_page(record, check_run(record), images).encode()
+    write_together({path: methodcaller('write', content) for path, content in contents.items()})
     for name in CAPTIONS.keys() - images.keys():  # of an earlier report, and no longer true
         (folder / f'{name}.png').unlink(missing_ok=True)
     return list(contents)
-
-
-def _write(stream: BinaryIO, content: bytes) -> None:
-    stream.write(content)
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as a PNG."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format='png')
-    return buffer.getvalue()
 
 
 def run_page(record: Run, checks: Sequence[Check], images: dict[str, bytes]) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,7 +32,6 @@ from mgdet_plugin.runs.run_axes import (
     log_axis,
     new_figure,
     part_colors,
-    repeat,
     series,
     widths,
 )
@@ -79,7 +79,7 @@ def _draw_ratios(record: Run, figure: Figure, place: SubplotSpec, terms: Sequenc
     """Loss terms over their pretrained values; the guarded ones must stay below the limit."""
     axes = figure.add_subplot(place)
     top = 1 + record.limit
-    for term, (color, marker) in zip(sorted(terms, key=lambda term: term not in record.guarded), repeat(TERM_STYLES)):
+    for term, (color, marker) in zip(sorted(terms, key=lambda term: term not in record.guarded), cycle(TERM_STYLES)):
         guarded = term in record.guarded
         ratios = [1.0, *(record.ratio(term, each) for each in record.validations)]
         axes.plot([0, *(each.epoch for each in record.validations)], ratios, color=color, marker=marker, ms=4.5,
@@ -219,7 +219,7 @@ def draw_weights(record: Run) -> Figure | None:
     values = {part: np.array([each.weights.get(part, math.nan) for each in record.validations]) for part in parts}
     moved = np.concatenate([each[np.isfinite(each) & (each > 0)] for each in values.values()])
     shelf = (moved.min() if len(moved) else 1e-3) / 4  # where what did not move is drawn on the logarithmic axis
-    for part, color, marker in zip(parts, part_colors(parts).values(), repeat('osD^v')):
+    for part, color, marker in zip(parts, part_colors(parts).values(), cycle('osD^v')):
         axes.plot([each.epoch for each in record.validations], np.where(values[part] == 0, shelf, values[part]),
                   color=color, marker=marker, ms=4.5, lw=1.8, label=part)
     log_axis(axes)

@@ -22,7 +22,7 @@ from benchmarks.rescoring import SCORINGS, RawMaps, Scoring, distinct, settings
 from benchmarks.trials import LearningOptions, config_of, write_report
 from benchmarks.untraining import untraining
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.runs.blend_data import build_domain
+from mgdet_plugin.runs.held_out import build_domain
 from tests.conftest import ROOT
 from tests.support.small_run import make_dataset, write_config
 

@@ -33,8 +33,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.guard.guard_options import GuardOptions
 from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.rules import check_rules, refuse_broken
-from mgdet_plugin.runs.blend_pick import Row as BlendRow
-from mgdet_plugin.runs.blending import Blend, Pair
+from mgdet_plugin.runs.blends import Blend, BlendRow, Pair
 from mgdet_plugin.runs.run import read_run
 from tests.conftest import ROOT
 from tests.support.run_folder import write_run

@@ -15,11 +15,11 @@ from mmengine.registry import init_default_scope
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.checkpoint_check import stages_before
-from mgdet_plugin.runs import blending
-from mgdet_plugin.runs.blend_data import training_batches
-from mgdet_plugin.runs.blend_pick import Row, check_alphas, main_metric, pick
-from mgdet_plugin.runs.blend_report import blend_checkpoint, blend_figure, blend_table, check_outputs
-from mgdet_plugin.runs.blending import blend_states, blend_weights
+from mgdet_plugin.keep.blending import blend_states, check_alphas
+from mgdet_plugin.runs import held_out
+from mgdet_plugin.runs.blend_measuring import training_batches
+from mgdet_plugin.runs.blend_report import blend_checkpoint, blend_figure, blend_table
+from mgdet_plugin.runs.blends import BlendRow, blend_weights, check_outputs, main_metric, pick
 from mgdet_plugin.weights.checkpoint import read_checkpoint
 from tests.support.small_run import CLASSES, make_dataset, run_tool, write_config
 from tests.support.staged_run import differences
@@ -82,7 +82,7 @@ def measured(monkeypatch):
         index, domain = divmod(len(calls) - 1, 2)
         return {MAP: tables[('new', 'old')[domain]][min(index, 2)], 'loss': float(index), 'loss_cls': 0.5}
 
-    monkeypatch.setattr(blending, 'measure', measure)
+    monkeypatch.setattr(held_out, 'measure', measure)
     return calls
 
 
@@ -127,7 +127,7 @@ def test_equal_tensors_stay_bit_for_bit():
 
 
 def rows(*points):
-    return [Row(alpha, {MAP: new}, {MAP: old}) for alpha, new, old in points]
+    return [BlendRow(alpha, {MAP: new}, {MAP: old}) for alpha, new, old in points]
 
 
 def test_picks():
@@ -181,7 +181,7 @@ def test_statistics_can_be_blended_too(files, measured):
 
 
 def test_a_domain_on_which_nothing_is_found_counts_as_0_and_is_said():
-    found = [Row(0, {'loss': 1.0}, {MAP: 0.4}), Row(1, {MAP: 0.4}, {MAP: 0.1})]
+    found = [BlendRow(0, {'loss': 1.0}, {MAP: 0.4}), BlendRow(1, {MAP: 0.4}, {MAP: 0.1})]
     index, [note] = picked(found, 'mean')
     assert index == 1 and note == f'alpha 0 finds nothing on the new domain: its {MAP} counts as 0'
 

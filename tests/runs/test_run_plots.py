@@ -11,8 +11,9 @@ from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.runs.run import read_run
+from mgdet_plugin.runs.run_axes import png
 from mgdet_plugin.runs.run_checks import check_run
-from mgdet_plugin.runs.run_page import png, run_page, write_report
+from mgdet_plugin.runs.run_page import run_page, write_report
 from mgdet_plugin.runs.run_plots import FIGURES, draw_figures, smooth
 from tests.support.run_folder import KINDS, write_run
 from tests.support.small_run import ROOT, run_tool
@@ -144,9 +145,9 @@ def test_all_files_or_none(tmp_path, monkeypatch):
     def full_disk(stream, content):
         if content.startswith(b'<!DOCTYPE'):
             raise OSError(28, 'No space left on device')
-        stream.write(content)
+        return stream._stream.write(content)
 
-    monkeypatch.setattr('mgdet_plugin.runs.run_page._write', full_disk)
+    monkeypatch.setattr('mgdet_plugin.common.files.CountedStream.write', full_disk)
     with pytest.raises(UserError, match=r'cannot write .*report\.html: No space left'):
         write_report(folder)
     assert list((folder / 'report').iterdir()) == []
