@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from benchmarks.import_benchmark import import_rows
 from benchmarks.trials import LearningOptions
 from benchmarks.untraining import untraining
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import write_together
 from mgdet_plugin.models.maths.suppression import NMSOptions, suppress
 
 SIDE = 320  # pixels
@@ -76,10 +77,8 @@ def run_suites(names: Sequence[str], device: str, repeats: int = 5) -> list[dict
 
 
 def write_json(rows: Sequence[dict[str, Any]], path: str) -> None:
-    """Write the rows, replacing the file in one step."""
-    part = Path(f'{path}.part')
-    part.write_text(json.dumps(list(rows), indent=1) + '\n')
-    os.replace(part, path)
+    """Write the rows, whole or not at all."""
+    write_together({Path(path): methodcaller('write', (json.dumps(list(rows), indent=1) + '\n').encode())})
 
 
 def _seconds(case: Case, device: str) -> float:

@@ -15,18 +15,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from io import BytesIO
+from operator import methodcaller
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
+from mgdet_plugin.runs.run import logged_lines
+from mgdet_plugin.runs.run_axes import png
 
 ROOT = Path(__file__).resolve().parents[1]
 FINISHED = 'finished.json'
@@ -183,7 +183,7 @@ def config_of(trial: Trial) -> Config:
 def validations(folder: Path) -> list[tuple[int, dict[str, float]]]:
     """(Epoch, metrics) of each validation a run logged."""
     return [(int(line['step']), {key: value for key, value in line.items() if isinstance(value, (int, float))})
-            for path in sorted(folder.glob('*/vis_data/scalars.json')) for line in _lines(path)
+            for path in sorted(folder.glob('*/vis_data/scalars.json')) for line in logged_lines(path)
             if any(key.endswith('bbox_mAP') for key in line)]
 
 
@@ -203,22 +203,10 @@ def write_report(folder: Path, name: str, plain: Mapping[str, Any], text: str, f
     Raises:
         UserError: A file cannot be written.
     """
-    picture = BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
-    contents = {'.json': (json.dumps(plain, indent=1) + '\n').encode(), '.md': text.encode(),
-                '.png': picture.getvalue()}
-    paths = {folder / f'{name}{suffix}': content for suffix, content in contents.items()}
-    write_together({path: partial(_write, content) for path, content in paths.items()})
-    return list(paths)
-
-
-def _write(content: bytes, stream: BinaryIO) -> None:
-    stream.write(content)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text().splitlines():
-        yield json.loads(line)
+    contents = {'.json': (json.dumps(plain, indent=1) + '\n').encode(), '.md': text.encode(), '.png': png(figure)}
+    writers = {folder / f'{name}{suffix}': methodcaller('write', content) for suffix, content in contents.items()}
+    write_together(writers)
+    return list(writers)
 
 
 def _found(trial: Trial, config: str, folder: Path) -> Finished | None:

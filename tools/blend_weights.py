@@ -3,14 +3,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from mmengine.config import DictAction
 
 import mgdet_plugin  # noqa: F401  before mmdet
 from mgdet_plugin.cli.parser import Parser
 from mgdet_plugin.common.errors import user_errors_to_exit
+from mgdet_plugin.common.files import check_destination
 from mgdet_plugin.keep.blending import ALPHAS
-from mgdet_plugin.runs.blends import IMAGES, PICKS, STATISTICS, blend_weights, check_outputs
+from mgdet_plugin.runs.blends import IMAGES, PICKS, STATISTICS, blend_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,7 +44,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Measure, print a table and write what is asked for."""
     args = parse_args()
-    check_outputs((args.pretrained, args.finetuned), args.out, args.plot, args.json)
+    for path in filter(None, (args.out, args.plot, args.json)):
+        check_destination(Path(path), Path(args.pretrained), Path(args.finetuned))
     blend = blend_weights(args.pretrained, args.finetuned, args.alphas, args.config, args.images, args.pick, args.keep,
                           args.statistics, args.device, args.cfg_options,
                           lambda line: print(line, file=sys.stderr))

@@ -55,11 +55,11 @@ def check_there(configs: Iterable[str], weights: Iterable[str],
             raise UserError(f'the config {path} is not there; configs lie in configs/ and in the folders of runs')
 
 
-def check_destination(path: Path, source: Path) -> None:
+def check_destination(path: Path, *sources: Path) -> None:
     """Refuse a path nothing can be written to, before any work.
 
     Raises:
-        UserError: The folder is missing or closed, the path is a folder, or it is the file that is read.
+        UserError: The folder is missing or closed, the path is a folder, or it is one of the files that are read.
     """
     if not path.parent.is_dir():
         raise UserError(f'cannot write {path}: there is no folder {path.parent}; make it first')
@@ -67,7 +67,7 @@ def check_destination(path: Path, source: Path) -> None:
         raise UserError(f'cannot write {path}: it is a folder; give the path of a file')
     if not os.access(path.parent, os.W_OK):
         raise UserError(f'cannot write {path}: no permission to write in {path.parent}')
-    if path.exists() and source.exists() and path.samefile(source):
+    if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
         raise UserError(f'cannot write {path}: it is the file to read from; give another path')
 
 

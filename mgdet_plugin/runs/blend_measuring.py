@@ -32,14 +32,9 @@ class Blender:
     """Measures blends of two files of weights.
 
     Args:
-        pretrained: Path of the one.
-        finetuned: Path of the other.
+        pretrained: As of :func:`~mgdet_plugin.runs.blends.blend_weights`, like all but:
         config: Path of the config.
-        cfg_options: Dotted keys of the config to set.
         points: The shares to measure; statistics are estimated where one lies in between.
-        statistics: ``new``, ``both`` or ``blended``; None takes what the config allows.
-        images: How many of each domain statistics are estimated from.
-        device: Torch device. Default: a GPU if there is one.
 
     Raises:
         UserError: Files or data are missing or do not fit, or there is no old domain to estimate statistics from.
@@ -89,7 +84,9 @@ class Blender:
         if self.statistics == 'both' and old is None:
             raise UserError('--statistics both needs images of the old domain; set val_cfg.others.old in the config, '
                             'or take --statistics new')
-        found = [] if self.statistics == 'blended' else [training_batches(cfg, images)]
+        if self.statistics == 'blended':
+            return []
+        found = [spread_batches(cfg.train_dataloader, cfg.val_dataloader, images)]
         if old is not None and self.statistics == 'both':
             found.append(spread_batches(old['dataloader'], old['dataloader'], images))
         return found
@@ -135,21 +132,8 @@ def _check_data(cfg: Config, old: Mapping[str, Any] | None) -> None:
             raise UserError(f'val_cfg.others.old: {error}') from None
 
 
-def training_batches(cfg: Config, images: int) -> DataLoader:
-    """Training images of a config, evenly spread over the set, as validation would load them.
-
-    Args:
-        cfg: The config.
-        images: How many; all if the set has fewer.
-
-    Raises:
-        UserError: There are fewer than two images, which have no variance.
-    """
-    return spread_batches(cfg.train_dataloader, cfg.val_dataloader, images)
-
-
 def spread_batches(dataloader: Mapping[str, Any], loads: Mapping[str, Any], images: int) -> DataLoader:
-    """Images of a set, evenly spread, in batches of one size or a little smaller.
+    """Images of a set, evenly spread, loaded as validation would, in batches of one size or a little smaller.
 
     Args:
         dataloader: Config that names the set; wrappers that repeat or mix are left out.

@@ -16,7 +16,7 @@ from mgdet_plugin.common.files import write_together
 from mgdet_plugin.compat.checkpoint_patches import to_plain
 from mgdet_plugin.engine.checkpoint_check import RECORD
 from mgdet_plugin.runs.blends import Blend, BlendRow
-from mgdet_plugin.runs.run_axes import png
+from mgdet_plugin.runs.run_axes import plain_axes, png
 
 _COLORS = dict(new='#f08c1a', old='#1b2a49')
 _PICKED = '#c2185b'
@@ -112,9 +112,7 @@ def blend_figure(blend: Blend) -> Figure:
     if both:
         _draw_trade(panels[1], [score[1] for score in scores], [score[0] for score in scores], alphas, blend.picked)
     for each in panels:
-        each.grid(color='#d5d9de', lw=0.6)
-        each.set_axisbelow(True)
-        each.spines[['top', 'right']].set_visible(False)
+        plain_axes(each)
     return figure
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import check_destination, check_there
+from mgdet_plugin.common.files import check_there
 from mgdet_plugin.keep.blending import ALPHAS, blend_states, check_alphas
 
 if TYPE_CHECKING:
@@ -157,17 +157,6 @@ def check_choices(by: str, keep: float, statistics: str | None) -> None:
         raise UserError(f'--keep must lie within 0 and 1, got {keep:g}: it is a share of the old-domain metric')
     if statistics is not None and statistics not in STATISTICS:
         raise UserError(f"--statistics must be one of {', '.join(STATISTICS)}, got '{statistics}'")
-
-
-def check_outputs(sources: tuple[str, str], *paths: str | None) -> None:
-    """Refuse files that cannot be written, before any work.
-
-    Raises:
-        UserError: A folder is missing or closed, or a path is one of those to read.
-    """
-    for path in filter(None, paths):
-        for source in sources:
-            check_destination(Path(path), Path(source))
 
 
 def _config_of(config: str | None, pretrained: str, finetuned: str) -> str:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
 from mgdet_plugin.engine.checkpoint_check import compare, read_weights
 from mgdet_plugin.engine.loops.validation import measure
-from mgdet_plugin.weights.mapping.classes import ROW_STD, SEED
+from mgdet_plugin.weights.mapping.classes import SEED, replace_class_rows
 
 
 class HeldOut:
@@ -117,11 +117,9 @@ def random_rows(state: Mapping[str, Tensor], kept: Iterable[int]) -> dict[str, T
     generator = torch.Generator().manual_seed(SEED)
     changed = dict(state)
     for index, rows in enumerate(kept):
-        for name in ('weight', 'bias'):
-            key = f'bbox_head.predict_convs.{index}.{name}'
-            tensor = state[key].clone()
-            tensor[rows:] = torch.randn(tensor[rows:].shape, generator=generator) * ROW_STD if name == 'weight' else 0
-            changed[key] = tensor
+        weight, bias = (f'bbox_head.predict_convs.{index}.{name}' for name in ('weight', 'bias'))
+        changed[weight], changed[bias] = replace_class_rows(
+            state[weight], state[bias], rows, [None] * (len(state[bias]) - rows), generator)
     return changed
 
 

@@ -14,12 +14,13 @@ from mmengine.registry import init_default_scope
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import check_destination
 from mgdet_plugin.engine.checkpoint_check import stages_before
 from mgdet_plugin.keep.blending import blend_states, check_alphas
 from mgdet_plugin.runs import held_out
-from mgdet_plugin.runs.blend_measuring import training_batches
+from mgdet_plugin.runs.blend_measuring import spread_batches
 from mgdet_plugin.runs.blend_report import blend_checkpoint, blend_figure, blend_table
-from mgdet_plugin.runs.blends import BlendRow, blend_weights, check_outputs, main_metric, pick
+from mgdet_plugin.runs.blends import BlendRow, blend_weights, main_metric, pick
 from mgdet_plugin.weights.checkpoint import read_checkpoint
 from tests.support.small_run import CLASSES, make_dataset, run_tool, write_config
 from tests.support.staged_run import differences
@@ -238,13 +239,14 @@ def test_the_config_beside_the_weights(files, tmp_path, measured):
 def test_training_images_are_evenly_spread_and_not_augmented(files):
     cfg = Config.fromfile(files.config)
     cfg.val_dataloader.batch_size = 3
-    batches = list(training_batches(cfg, 4))
+    batches = list(spread_batches(cfg.train_dataloader, cfg.val_dataloader, 4))
     ids = [sample.img_id for batch in batches for sample in batch['data_samples']]
     assert ids == [0, 2, 4, 6] and [len(batch['inputs']) for batch in batches] == [2, 2]
-    again = list(training_batches(cfg, 4))
+    again = list(spread_batches(cfg.train_dataloader, cfg.val_dataloader, 4))
     assert all(torch.equal(one, other) for pair in zip(batches, again) for one, other in
                zip(pair[0]['inputs'], pair[1]['inputs']))
-    assert sum(len(batch['inputs']) for batch in training_batches(cfg, 100)) == 8
+    whole = spread_batches(cfg.train_dataloader, cfg.val_dataloader, 100)
+    assert sum(len(batch['inputs']) for batch in whole) == 8
 
 
 def test_table_and_picture(files, measured):
@@ -282,6 +284,6 @@ def test_the_tool_refuses(files, tmp_path):
     line, = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
     assert done.returncode == 2 and 'within 0 and 1, got 2' in line and 'Traceback' not in done.stderr
     with pytest.raises(UserError, match='it is the file to read from'):
-        check_outputs((files.pre, files.fine), files.fine)
+        check_destination(Path(files.fine), Path(files.pre), Path(files.fine))
     with pytest.raises(UserError, match=r'there is no folder .*no; make it'):
-        check_outputs((files.pre, files.fine), None, str(tmp_path / 'no' / 'plot.png'))
+        check_destination(tmp_path / 'no' / 'plot.png', Path(files.pre), Path(files.fine))

@@ -11,7 +11,7 @@ from torch import nn
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.runs.evaluation import AS_GIVEN, RANDOM_CLASSES, RANDOM_ROWS, first_losses
-from mgdet_plugin.runs.held_out import random_rows
+from mgdet_plugin.runs.held_out import HeldOut, random_rows
 from tests.support.small_run import make_dataset, write_config
 from tests.support.validation_loss import validation_loss
 
