@@ -2,6 +2,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,35 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.runs.run import read_run
 from mgdet_plugin.runs.run_checks import check_run, checks_text
 from mgdet_plugin.runs.run_page import write_report
-from tests.conftest import DATA
+from tests.conftest import DATA, ROOT
 from tests.support.run_folder import ITERS, KINDS, guard, scalars, write_run, write_scalars
+
+LIGHT = """
+import sys
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.deploy.draw import draw_detections
+from mgdet_plugin.runs.blends import blend_weights
+from mgdet_plugin.runs.evaluation import before_after, first_losses
+from mgdet_plugin.runs.run_checks import check_run
+from mgdet_plugin.runs.run_page import write_report
+
+def heavy():
+    return [name for name in ('torch', 'mmdet', 'mmengine', 'mmcv', 'matplotlib') if name in sys.modules]
+
+_, run, missing = sys.argv
+assert len(check_run(run)) == 4
+for refused in (lambda: check_run(missing), lambda: write_report(missing), lambda: first_losses(missing, missing),
+                lambda: before_after(dict(new=missing), missing, missing), lambda: blend_weights(missing, missing),
+                lambda: blend_weights(run, run, [2]), lambda: draw_detections(missing, missing, 'out.png')):
+    try:
+        refused()
+    except UserError:
+        continue
+    raise SystemExit('not refused')
+print('read, judged, refused:', heavy())
+write_report(run)
+print('drawn:', heavy())
+"""
 
 
 def change(folder, **fields):
@@ -119,6 +148,14 @@ def test_a_record_that_is_not_one(tmp_path, fields, message):
     change(folder, **fields)
     with pytest.raises(UserError, match=message):
         read_run(folder)
+
+
+def test_what_is_read_judged_and_drawn_needs_no_torch(tmp_path):
+    """Nor does a refusal need matplotlib: each would take seconds to import."""
+    done = subprocess.run([sys.executable, '-c', LIGHT, write_run(tmp_path / 'run'), tmp_path / 'nowhere'],
+                          capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split('\n')[:2] == ['read, judged, refused: []', "drawn: ['matplotlib']"]
 
 
 def test_missing_and_damaged_records(tmp_path):
