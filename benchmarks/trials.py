@@ -38,32 +38,6 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class LearningOptions:
-    """What a benchmark of learning is told.
-
-    Attributes:
-        folder: Where it gets a folder of its own, made where it is missing.
-        jobs: Runs at once.
-        seeds: One run of each way a seed.
-        only: Names of what to run, for a benchmark that takes them; none means all.
-
-    Raises:
-        UserError: A value is out of its range.
-    """
-    folder: Path
-    jobs: int
-    seeds: tuple[int, ...]
-    only: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise UserError(f'--jobs must be at least 1, got {self.jobs}')
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) != len(self.seeds):
-            raise UserError('--seeds must be different whole numbers from 0, got '
-                            + (' '.join(map(str, self.seeds)) or 'none'))
-
-
-@dataclass(frozen=True)
 class Trial:
     """A run of a config.
 

@@ -16,7 +16,8 @@ from typing import Any
 from mmengine.config import Config
 from torch import Tensor
 
-from benchmarks.trials import ONE_PROCESS, ROOT, Finished, LearningOptions, Trial, run_trials, write_report
+from benchmarks.benchmark import LearningOptions
+from benchmarks.trials import ONE_PROCESS, ROOT, Finished, Trial, run_trials, write_report
 from benchmarks.untraining_report import (
     BLENDED,
     STAGED,

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
-import torch
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks lie beside the package, not in it
 
-import mgdet_plugin  # noqa: F401  before mmdet
-from benchmarks.benchmark import LEARNING, ROWS, SUITES, check_names, run_suites, write_json
-from benchmarks.trials import LearningOptions
+from benchmarks.benchmark import LEARNING, ROWS, SUITES, LearningOptions, check_names, run_suites, write_json
 from mgdet_plugin.cli.parser import Parser
 from mgdet_plugin.common.errors import UserError, user_errors_to_exit
 
 
 def jobs() -> int:
     """Runs that fit side by side: one a core this process may use, one in all on a GPU."""
+    import torch
     return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
 
 
@@ -36,7 +36,7 @@ def main() -> None:
                         help=f'any of {speed} (default: these) and of {", ".join(LEARNING)}')
     parser.add_argument('--device', default='cpu', help='torch device for speed')
     parser.add_argument('--json', metavar='F', help='file for the figures of speed')
-    parser.add_argument('--jobs', type=int, default=jobs(), metavar='N',
+    parser.add_argument('--jobs', type=int, metavar='N',
                         help='learning: runs at once, each on one core (default: number of cores; 1 on a GPU)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='S', help='learning: default 0 1 2')
     parser.add_argument('--only', nargs='+', default=[], metavar='NAME',
@@ -49,7 +49,8 @@ def main() -> None:
     if args.only and learning != ['accuracy']:
         raise UserError(f'--only is for accuracy alone and comes after it, got --only {" ".join(args.only)} '
                         f'and the suites {" ".join(args.suites) or "of speed"}')
-    options = LearningOptions(Path(args.out), args.jobs, tuple(args.seeds), tuple(args.only))
+    count = args.jobs if args.jobs is not None else jobs() if learning else 1
+    options = LearningOptions(Path(args.out), count, tuple(args.seeds), tuple(args.only))
     timed = [name for name in args.suites if name not in LEARNING]
     if args.json and learning and not timed:
         raise UserError(f'--json is for suites of speed, got {" ".join(learning)}, which write into --out')

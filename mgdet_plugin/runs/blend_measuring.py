@@ -11,19 +11,18 @@ import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dataset_cfgs
+from mgdet_plugin.datasets import check_datasets, iter_dataset_cfgs
 from mgdet_plugin.engine.checkpoint_check import compare, compare_anchors, compare_classes, read_weights
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.guard.baselines import spread
 from mgdet_plugin.keep.batch_statistics import estimate_statistics, norm_layers
 from mgdet_plugin.keep.blending import blend_states
 from mgdet_plugin.runs.blends import BlendRow, Pair
-from mgdet_plugin.runs.held_out import HeldOut, quiet
+from mgdet_plugin.runs.held_out import HeldOut, prepare_data, quiet
 
 _BUFFERS = ('running_mean', 'running_var', 'num_batches_tracked')
 
@@ -53,9 +52,9 @@ class Blender:
         sets = _sets(cfg)
         self.domains = list(sets)
         self.statistics = statistics or ('both' if 'old' in sets else 'new')
-        init_default_scope(cfg.get('default_scope', 'mmdet'))
-        ensure_embedded_data(cfg)
-        _check_data(cfg, sets.get('old'))
+        prepare_data(cfg, 'train', 'val')
+        if 'old' in sets:
+            _check_old(cfg, sets['old'])
         self.pair, self.notes = read_pair(pretrained, finetuned, cfg)
         self._tests = HeldOut(cfg, sets, device)
         compare(finetuned, self.pair.states[1], self._tests.model.state_dict(), cfg)
@@ -121,15 +120,13 @@ def _sets(cfg: Config) -> dict[str, Mapping[str, Any]]:
     return sets
 
 
-def _check_data(cfg: Config, old: Mapping[str, Any] | None) -> None:
-    """Check the files of all datasets."""
-    check_datasets(cfg, ('train', 'val'))
-    if old is not None:
-        try:
-            check_datasets(Config(dict(model=cfg.model, val_dataloader=old['dataloader'],
-                                       val_evaluator=old['evaluator']), filename=cfg.filename), ('val', ))
-        except UserError as error:
-            raise UserError(f'val_cfg.others.old: {error}') from None
+def _check_old(cfg: Config, old: Mapping[str, Any]) -> None:
+    """Check the files of the old domain."""
+    try:
+        check_datasets(Config(dict(model=cfg.model, val_dataloader=old['dataloader'], val_evaluator=old['evaluator']),
+                              filename=cfg.filename), ('val', ))
+    except UserError as error:
+        raise UserError(f'val_cfg.others.old: {error}') from None
 
 
 def spread_batches(dataloader: Mapping[str, Any], loads: Mapping[str, Any], images: int) -> DataLoader:
@@ -166,9 +163,9 @@ def read_pair(pretrained: str, finetuned: str, cfg: Config) -> tuple[Pair, list[
         UserError: A file is missing or no checkpoint, or they are of different models or classes.
     """
     (one, before), (other, after) = (read_weights(path, cfg) for path in (pretrained, finetuned))
-    rows = [key for key in other if '.predict_convs.' in key and key in one and one[key].shape != other[key].shape]
     differing = [key for key in {**one, **other} if key not in one or key not in other
                  or one[key].shape != other[key].shape]
+    rows = [key for key in differing if '.predict_convs.' in key and key in one and key in other]
     if rows and len(rows) == len(differing):
         raise UserError(f'{pretrained} and {finetuned} have prediction rows of different class counts '
                         f'({one[rows[0]].shape[0]} and {other[rows[0]].shape[0]} rows in {rows[0]}); give the weights '

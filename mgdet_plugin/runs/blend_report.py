@@ -111,8 +111,8 @@ def blend_figure(blend: Blend) -> Figure:
     axes.legend(loc='upper center', ncols=1, fontsize=9, framealpha=0.9)
     if both:
         _draw_trade(panels[1], [score[1] for score in scores], [score[0] for score in scores], alphas, blend.picked)
-    for each in panels:
-        plain_axes(each)
+    for axes in panels:
+        plain_axes(axes)
     return figure
 
 

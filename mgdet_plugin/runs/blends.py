@@ -208,15 +208,12 @@ def pick(rows: Sequence[BlendRow], metrics: Sequence[str], by: str, keep: float,
     notes = [f'alpha {row.alpha:g} finds nothing on the {name} domain: its {metric} counts as 0'
              for row in rows for name, metric in zip(('new', 'old'), metrics) if metric not in row.domain(name)]
     if len(metrics) == 1 or by == 'mean':
-        return _best([sum(each) for each in scores]), notes
+        means = [sum(each) for each in scores]
+        return means.index(max(means)), notes
     needed = keep * pretrained.scores(metrics)[1]
     kept = [score[0] if score[1] >= needed else -math.inf for score in scores]
     if max(kept) > -math.inf:
-        return _best(kept), notes
-    index = _best([score[1] for score in scores])
+        return kept.index(max(kept)), notes
+    index = max(range(len(rows)), key=lambda each: scores[each][1])
     return index, [*notes, f'no blend keeps {keep:g} of the old-domain {metrics[1]} of the pretrained weights, '
                    f'{pretrained.scores(metrics)[1]:.4f}; picked is the highest there, alpha {rows[index].alpha:g}']
-
-
-def _best(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=lambda index: (values[index], -index))

@@ -76,13 +76,11 @@ def first_losses(config: str, checkpoint: str,
     check_there([config], [checkpoint])
     from mmengine.config import Config
 
-    from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
-    from mgdet_plugin.runs.held_out import HeldOut, random_rows
+    from mgdet_plugin.runs.held_out import HeldOut, prepare_data, random_rows
     from mgdet_plugin.weights.mapping.fit import BOX_ROWS
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(dict(cfg_options or {}))
-    ensure_embedded_data(cfg)
-    check_datasets(cfg, ('val', ))
+    prepare_data(cfg, 'val')
     images = HeldOut(cfg, dict(val=dict(dataloader=cfg.val_dataloader)))
     state = images.read(checkpoint)
     anchors = [len(scale) for scale in cfg.model.bbox_head.anchors]

@@ -26,7 +26,7 @@ from mgdet_plugin.weights.mapping.classes import SEED, replace_class_rows
 
 
 class HeldOut:
-    """Measures weights on sets of one or several domains.
+    """Measures weights on sets of one or several domains, whose data :func:`prepare_data` has seen to.
 
     Args:
         cfg: The config of the model.
@@ -43,7 +43,6 @@ class HeldOut:
     def __init__(self, cfg: Config, sets: Mapping[str, Mapping[str, Any]],
                  device: str | torch.device | None = None) -> None:
         self.cfg = cfg
-        init_default_scope(cfg.get('default_scope', 'mmdet'))
         with quiet():
             self.model: BaseDetector = MODELS.build(cfg.model).to(
                 device or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -61,12 +60,10 @@ class HeldOut:
             UserError: A dataset is missing or wrong.
         """
         for cfg in configs.values():
-            init_default_scope(cfg.get('default_scope', 'mmdet'))
-            ensure_embedded_data(cfg)
-            check_datasets(cfg, ('test', ))
-        return cls(next(iter(configs.values())), {name: dict(dataloader=cfg.test_dataloader,
-                                                             evaluator=cfg.test_evaluator)
-                                                  for name, cfg in configs.items()}, device)
+            prepare_data(cfg, 'test')
+        sets = {name: dict(dataloader=cfg.test_dataloader, evaluator=cfg.test_evaluator)
+                for name, cfg in configs.items()}
+        return cls(next(iter(configs.values())), sets, device)
 
     def read(self, path: str) -> Mapping[str, Tensor]:
         """The weights of a checkpoint, all of the model's.
@@ -95,6 +92,17 @@ class HeldOut:
         with quiet():
             return {name: {key: float(value) for key, value in measure(self.model, *domain).items()}
                     for name, domain in self.domains.items() if not only or name in only}
+
+
+def prepare_data(cfg: Config, *splits: str) -> None:
+    """Make the embedded data that a config needs, and look through its datasets.
+
+    Raises:
+        UserError: A dataset is missing or wrong.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    ensure_embedded_data(cfg)
+    check_datasets(cfg, splits)
 
 
 def build_domain(dataloader: Mapping[str, Any], evaluator: Any = None) -> tuple[DataLoader, Evaluator | None]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,9 @@ def _training(folder: Path) -> dict[str, np.ndarray]:
     """
     lines: dict[int, dict[str, Any]] = {}
     for path in sorted(folder.glob('*/vis_data/scalars.json'), key=lambda each: each.parts[-3]):
-        found = {int(each['step']): each for each in logged_lines(path) if _is_training(each)}
+        # Lines of validations have no rate and count epochs.
+        found = {each['step']: each for each in logged_lines(path) if 'loss' in each and isinstance(
+            each.get('step'), int) and any(key == 'lr' or key.endswith('_lr') for key in each)}
         first = min(found, default=math.inf)
         lines = {step: each for step, each in lines.items() if step < first} | found
     if not lines:
@@ -104,12 +106,6 @@ def _training(folder: Path) -> dict[str, np.ndarray]:
     steps = sorted(lines)
     keys = {key: None for step in steps for key, value in lines[step].items() if isinstance(value, (int, float))}
     return {key: np.array([float(lines[step].get(key, math.nan)) for step in steps]) for key in keys}
-
-
-def _is_training(line: Mapping[str, Any]) -> bool:
-    """Whether a line of the log is of a training iteration; those of validations have no rate and count epochs."""
-    return 'loss' in line and isinstance(line.get('step'), int) and any(
-        key == 'lr' or key.endswith('_lr') for key in line)
 
 
 def logged_lines(path: Path) -> list[dict[str, Any]]:

@@ -79,8 +79,7 @@ def old_domain(run: Run) -> tuple[str, dict[str, Any]] | None:
     before, after = ({name: value for name, value in figures.items() if name.startswith(OLD)}
                      for figures in (run.pretrained, last.metrics))
     name = OLD + run.metric
-    lines = [f'{name} {before.get(name, 0.0):.3f} -> {after.get(name, 0.0):.3f}'] if before else [
-        f'{name} {after.get(name, 0.0):.3f}']
+    lines = [f'{name} ' + (f'{before.get(name, 0.0):.3f} -> ' if before else '') + f'{after.get(name, 0.0):.3f}']
     lines += [f'{each} ' + (f'{before[each]:.4g} -> ' if each in before else '') + f'{after[each]:.4g}'
               for each in after if 'loss' in each]
     return f'{", ".join(lines)} (at epoch {last.epoch}, not judged)', dict(epoch=last.epoch, before=before, after=after)
@@ -88,18 +87,14 @@ def old_domain(run: Run) -> tuple[str, dict[str, Any]] | None:
 
 def _below_random(run: Run, last: Validation) -> Check:
     """The loss is below a random start's; that of the loaded weights need not be, on images of another domain."""
-    now, random, before = (figures.get(LOSS, math.nan)
-                           for figures in (last.metrics, run.random, run.pretrained))
+    now, random, before = (figures.get(LOSS, math.nan) for figures in (last.metrics, run.random, run.pretrained))
     figures = dict(epoch=last.epoch, loss=now, random=random, pretrained=before)
     line = f'{LOSS} {now:.4g} at epoch {last.epoch}' + ''.join(
         f', {what} {value:.4g}' for what, value in (('random start', random), ('pretrained', before))
         if not math.isnan(value))
-    faults = []
-    if math.isnan(random):
-        faults.append('the loss of a random start was not measured')
-    elif not now < random:
-        faults.append('the run ends no better than a random start')
-    return Check(NAMES[0], not faults, '; '.join([line, *faults]), figures)
+    fault = ('; the loss of a random start was not measured' if math.isnan(random) else
+             '' if now < random else '; the run ends no better than a random start')
+    return Check(NAMES[0], not fault, line + fault, figures)
 
 
 def _within_band(run: Run, last: Validation) -> Check:
@@ -154,8 +149,7 @@ def _performance_kept(run: Run, last: Validation) -> Check:
     best = kept(run)
     value, end = (each.metrics.get(run.metric, 0.0) for each in (best, last))
     before = run.pretrained.get(run.metric, 0.0)
-    figures = dict(metric=run.metric, epoch=best.epoch, value=value, pretrained=before, last=end,
-                   last_epoch=last.epoch)
+    figures = dict(metric=run.metric, epoch=best.epoch, value=value, pretrained=before, last=end, last_epoch=last.epoch)
     line = (f'{run.metric} {value:.3f} at epoch {best.epoch}, the best{_nothing(run, best.metrics)}, pretrained '
             f'{before:.3f}{_nothing(run, run.pretrained)}; at the end {end:.3f} (epoch {last.epoch})')
     if not value > 0:

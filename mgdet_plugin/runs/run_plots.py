@@ -8,7 +8,7 @@ from itertools import cycle
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.gridspec import SubplotSpec
+from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import FuncFormatter
 
 from mgdet_plugin.runs import run_axes as panel
@@ -22,15 +22,7 @@ FEW = 12  # so few values are marked one by one
 
 
 def draw_figures(run: Run) -> dict[str, Figure]:
-    """Every figure the record has data for.
-
-    Args:
-        run: What :func:`mgdet_plugin.runs.run.read_run` read.
-
-    Returns:
-        ``losses``, ``training``, ``rates``, ``metrics``, ``weights`` -> figure, in this order; those without data are
-        left out.
-    """
+    """Name of a figure -> figure, in the order of :data:`FIGURES`; those the run has no data for are left out."""
     drawn = {name: draw(run) for name, draw in FIGURES.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
@@ -42,21 +34,24 @@ def draw_losses(run: Run) -> Figure | None:
         return None
     names.sort(key=lambda name: name != LOSS)
     judged = run.start == 'full' and bool(run.pretrained)
-    rows = -(-len(names) // 3)
-    figure = panel.new_figure(2.7 * rows + 3.2 * judged + 0.6)
-    grid = figure.add_gridspec(rows + judged, 3, height_ratios=[1.15] * judged + [1] * rows)
+    figure, grid = _grid(len(names), judged)
     if judged:
-        _draw_ratios(run, figure, grid[0, :], [name.removeprefix('val/') for name in names])
+        _draw_ratios(run, figure.add_subplot(grid[0, :]), [name.removeprefix('val/') for name in names])
     for index, name in enumerate(names):
-        axes = figure.add_subplot(grid[judged + index // 3, index % 3])
-        _draw_term(run, axes, name)
+        _draw_term(run, figure.add_subplot(grid[judged + index // 3, index % 3]), name)
     panel.legend_for(figure, figure.axes[judged:], grid[-1, 2] if len(names) % 3 else None)
     return figure
 
 
-def _draw_ratios(run: Run, figure: Figure, place: SubplotSpec, terms: Sequence[str]) -> None:
+def _grid(count: int, above: bool = False) -> tuple[Figure, GridSpec]:
+    """A figure with places for panels, three a row, maybe below a row for a wide one."""
+    rows = -(-count // 3)
+    figure = panel.new_figure(2.7 * rows + 3.2 * above + 0.6)
+    return figure, figure.add_gridspec(rows + above, 3, height_ratios=[1.15] * above + [1] * rows)
+
+
+def _draw_ratios(run: Run, axes: Axes, terms: Sequence[str]) -> None:
     """Loss terms over their pretrained values; the guarded ones must stay below the limit."""
-    axes = figure.add_subplot(place)
     top = 1 + run.limit
     for term, (color, marker) in zip(sorted(terms, key=lambda term: term not in run.guarded), cycle(TERM_STYLES)):
         guarded = term in run.guarded
@@ -112,9 +107,8 @@ def draw_training(run: Run) -> Figure | None:
     names = [name for name in run.training if name == 'loss' or name.startswith('loss_')]
     if not names:
         return None
-    epochs, rows = run.epochs_at(run.training['step']), -(-len(names) // 3)
-    figure = panel.new_figure(2.7 * rows + 0.6)
-    grid = figure.add_gridspec(rows, 3)
+    epochs = run.epochs_at(run.training['step'])
+    figure, grid = _grid(len(names))
     for index, name in enumerate(names):
         axes = figure.add_subplot(grid[index // 3, index % 3])
         values = run.training[name]
@@ -124,7 +118,7 @@ def draw_training(run: Run) -> Figure | None:
         if len(usable) and usable.max() > STRETCH * np.median(usable):
             panel.log_axis(axes)
         panel.finish(axes, run, 'loss, the sum' if name == 'loss' else name, WIDTH / 3,
-               events='' if name == 'loss' else name)
+                     events='' if name == 'loss' else name)
     panel.legend_for(figure, figure.axes, grid[-1, 2] if len(names) % 3 else None)
     return figure
 
@@ -214,7 +208,7 @@ def draw_weights(run: Run) -> Figure | None:
     axes.set_yticks([tick for tick in axes.get_yticks() if shelf * 1.6 < tick < top])
     axes.text(-0.008, shelf, 'unchanged', transform=axes.get_yaxis_transform(), ha='right', va='center', fontsize=SMALL)
     panel.finish(axes, run, 'Distance of the weights from the start, relative to their size', WIDTH,
-           'relative distance', events=None)
+                 'relative distance', events=None)
     panel.legend_right(axes)
     return figure
 

@@ -18,8 +18,9 @@ from benchmarks import accuracy_report as report
 from benchmarks import rescoring
 from benchmarks.accuracy import CASES, Case, accuracy, choose, curve, finished_runs, ordered_trials
 from benchmarks.accuracy_report import METRICS, OURS, PEER, Accuracy, Run, Score
+from benchmarks.benchmark import LearningOptions
 from benchmarks.rescoring import SCORINGS, RawMaps, Scoring, distinct, settings
-from benchmarks.trials import LearningOptions, config_of, write_report
+from benchmarks.trials import config_of, write_report
 from benchmarks.untraining import untraining
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.runs.held_out import build_domain
