@@ -14,7 +14,6 @@ from typing import Any
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from benchmarks.accuracy_plot import accuracy_figure
 from benchmarks.accuracy_report import (
@@ -30,12 +29,12 @@ from benchmarks.accuracy_report import (
     accuracy_json,
     accuracy_text,
 )
+from benchmarks.benchmark import LearningOptions
 from benchmarks.rescoring import SCORINGS, score_run
 from benchmarks.trials import (
     ONE_PROCESS,
     ROOT,
     Finished,
-    LearningOptions,
     Trial,
     config_of,
     find_finished,
@@ -44,8 +43,7 @@ from benchmarks.trials import (
     write_report,
 )
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
-from mgdet_plugin.runs.blend_data import quiet
+from mgdet_plugin.runs.held_out import prepare_data, quiet
 
 NAME = 'accuracy'
 EPOCHS = dict(bccd=24, digits=16)
@@ -181,10 +179,8 @@ def check_data(cases: Sequence[Case]) -> None:
         UserError: A data set is missing or wrong.
     """
     for path in dict.fromkeys(case.config for case in cases):
-        cfg = Config.fromfile(ROOT / path)
-        init_default_scope(cfg.get('default_scope', 'mmdet'))
-        ensure_embedded_data(cfg)  # here: runs side by side would draw it at the same time
-        check_datasets(cfg)
+        # Here: runs side by side would draw the embedded data at the same time.
+        prepare_data(Config.fromfile(ROOT / path), 'train', 'val', 'test')
 
 
 def ordered_trials(cases: Sequence[Case], seeds: Sequence[int]) -> list[Trial]:

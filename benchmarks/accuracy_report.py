@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mgdet_plugin.common.records import finite, spread_text
+from benchmarks.spread import markdown_table, spread_text
+from mgdet_plugin.common.records import finite
 
 OURS, PEER = 'multigrid', 'yolov3'
 HEADS, VARIANTS = 'heads', 'variants'
@@ -172,7 +173,7 @@ def _heads_text(result: Accuracy, data: str) -> str:
         runs = result.of(data, head)
         rows.append([head, f'{runs[0].parameters / 1e6:.2f} M', *_cells([run.last for run in runs], METRICS),
                      _seeds(run.seed for run in runs)])
-    table = _table(['head', 'parameters', *METRICS, 'seeds'], rows)
+    table = markdown_table(['head', 'parameters', *METRICS, 'seeds'], rows)
     found = lead(result, data)
     return '\n\n'.join([f'## {data}: head to head', table] + ([lead_text(data, result, found)] if found else []))
 
@@ -209,7 +210,7 @@ def _variants_text(result: Accuracy, data: str) -> str:
                      '-' if name == RECIPE else _signed(paired_difference(
                          {run.seed: run.last['AP'] for run in runs}, base)),
                      _seeds(run.seed for run in runs)])
-    table = _table(['variant, trained', *METRICS, f'AP to {RECIPE}', 'seeds'], rows)
+    table = markdown_table(['variant, trained', *METRICS, f'AP to {RECIPE}', 'seeds'], rows)
     epochs = max(epoch for run in result.runs if run.group == VARIANTS for epoch in run.curve)
     return (f'## {data}: what parts of the recipe are worth\n\n{table}\n\nRuns of {epochs} epochs; differences are '
             'over seeds that both have.')
@@ -226,13 +227,8 @@ def _scores_text(result: Accuracy, data: str) -> str:
         change = paired_difference({each.seed: each.metrics['AP'] for each in scores}, base)
         rows.append([f'{head}: {name}', *_cells([each.metrics for each in scores], SCORING_METRICS),
                      '-' if name == CONFIGURED else _signed(change), _seeds(each.seed for each in scores)])
-    table = _table(['scoring, not trained', *SCORING_METRICS, f'AP to {CONFIGURED}', 'seeds'], rows)
+    table = markdown_table(['scoring, not trained', *SCORING_METRICS, f'AP to {CONFIGURED}', 'seeds'], rows)
     return f'## {data}: the same weights, detections made in other ways\n\n{table}'
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ['---'] * len(heads), *rows]
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
 def _cells(found: Sequence[Mapping[str, float]], names: Iterable[str]) -> list[str]:

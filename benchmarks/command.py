@@ -46,8 +46,7 @@ def default_jobs() -> int:
 def main(arguments: Sequence[str]) -> int:
     """Print a line for each suite of speed, and the report of each of learning."""
     args = parse(arguments)
-    from benchmarks.benchmark import LEARNING, ROWS, SUITES, check_names, run_suites, write_json
-    from benchmarks.trials import LearningOptions
+    from benchmarks.benchmark import LEARNING, ROWS, SUITES, LearningOptions, check_names, run_suites, write_json
     check_names(args.suites, (*SUITES, *ROWS, *LEARNING))
     learning = [name for name in dict.fromkeys(args.suites) if name in LEARNING]
     if args.only and learning != ['accuracy']:

@@ -23,8 +23,7 @@ from torch.utils.data import DataLoader
 from benchmarks.accuracy_report import CONFIGURED, METRICS, OURS, PEER, Score
 from benchmarks.trials import Finished, config_of
 from mgdet_plugin.models.multigrid_head import MultiGridHead
-from mgdet_plugin.runs.blend_data import quiet
-from mgdet_plugin.runs.held_out import HeldOut
+from mgdet_plugin.runs.held_out import HeldOut, quiet
 
 Maps = tuple[Tensor, ...]  # each (B, D, H, W)
 
@@ -81,7 +80,7 @@ def score_run(data: str, head: str, run: Finished, ways: Mapping[str, Scoring]) 
         UserError: The weights or the data set are missing or do not fit.
     """
     cfg = config_of(run.trial)
-    tests = HeldOut({data: cfg})
+    tests = HeldOut.of_tests({data: cfg})
     state = tests.read(str(run.folder / f'epoch_{cfg.train_cfg.max_epochs}.pth'))
     tests.model.load_state_dict(state, strict=True)
     maps = RawMaps(tests.model, *tests.domains[data])

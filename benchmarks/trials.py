@@ -15,18 +15,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from io import BytesIO
+from operator import methodcaller
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
+from mgdet_plugin.runs.run import logged_lines
+from mgdet_plugin.runs.run_axes import png
 
 ROOT = Path(__file__).resolve().parents[1]
 FINISHED = 'finished.json'
@@ -35,32 +35,6 @@ ONE_PROCESS = {f'{split}_dataloader.{key}': value for split in ('train', 'val', 
                for key, value in (('num_workers', 0), ('persistent_workers', False))}
 """Options with which a run takes one core: its loaders have no processes of their own."""
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class LearningOptions:
-    """What a benchmark of learning is told.
-
-    Attributes:
-        folder: Where it gets a folder of its own, made where it is missing.
-        jobs: Runs at once.
-        seeds: One run of each way a seed.
-        only: Names of what to run, for a benchmark that takes them; none means all.
-
-    Raises:
-        UserError: A value is out of its range.
-    """
-    folder: Path
-    jobs: int
-    seeds: tuple[int, ...]
-    only: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise UserError(f'--jobs must be at least 1, got {self.jobs}')
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) != len(self.seeds):
-            raise UserError('--seeds must be different whole numbers from 0, got '
-                            + (' '.join(map(str, self.seeds)) or 'none'))
 
 
 @dataclass(frozen=True)
@@ -183,7 +157,7 @@ def config_of(trial: Trial) -> Config:
 def validations(folder: Path) -> list[tuple[int, dict[str, float]]]:
     """(Epoch, metrics) of each validation a run logged."""
     return [(int(line['step']), {key: value for key, value in line.items() if isinstance(value, (int, float))})
-            for path in sorted(folder.glob('*/vis_data/scalars.json')) for line in _lines(path)
+            for path in sorted(folder.glob('*/vis_data/scalars.json')) for line in logged_lines(path)
             if any(key.endswith('bbox_mAP') for key in line)]
 
 
@@ -203,22 +177,10 @@ def write_report(folder: Path, name: str, plain: Mapping[str, Any], text: str, f
     Raises:
         UserError: A file cannot be written.
     """
-    picture = BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
-    contents = {'.json': (json.dumps(plain, indent=1) + '\n').encode(), '.md': text.encode(),
-                '.png': picture.getvalue()}
-    paths = {folder / f'{name}{suffix}': content for suffix, content in contents.items()}
-    write_together({path: partial(_write, content) for path, content in paths.items()})
-    return list(paths)
-
-
-def _write(content: bytes, stream: BinaryIO) -> None:
-    stream.write(content)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text().splitlines():
-        yield json.loads(line)
+    contents = {'.json': (json.dumps(plain, indent=1) + '\n').encode(), '.md': text.encode(), '.png': png(figure)}
+    writers = {folder / f'{name}{suffix}': methodcaller('write', content) for suffix, content in contents.items()}
+    write_together(writers)
+    return list(writers)
 
 
 def _found(trial: Trial, config: str, folder: Path) -> Finished | None:

@@ -16,7 +16,8 @@ from typing import Any
 from mmengine.config import Config
 from torch import Tensor
 
-from benchmarks.trials import ONE_PROCESS, ROOT, Finished, LearningOptions, Trial, run_trials, write_report
+from benchmarks.benchmark import LearningOptions
+from benchmarks.trials import ONE_PROCESS, ROOT, Finished, Trial, run_trials, write_report
 from benchmarks.untraining_report import (
     BLENDED,
     STAGED,
@@ -32,9 +33,9 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.records import ratio
 from mgdet_plugin.datasets import ensure_embedded_data
 from mgdet_plugin.engine.demo import DEMO_FLAG, SOURCE_CONFIG, use_demo
-from mgdet_plugin.runs.blending import Blend, blend_states, blend_weights
+from mgdet_plugin.runs.blends import blend_weights
 from mgdet_plugin.runs.held_out import HeldOut
-from mgdet_plugin.runs.run_record import OLD, RunRecord, read_run
+from mgdet_plugin.runs.run import OLD, Run, read_run
 
 NAME = 'untraining'
 CONFIG = 'configs/mgdet_nano_staged.py'
@@ -132,7 +133,7 @@ class BothDomains:
         configs = dict(new=Config.fromfile(config), old=Config.fromfile(SOURCE_CONFIG))
         for cfg in configs.values():
             cfg.merge_from_dict(ONE_PROCESS)
-        self.tests = HeldOut(configs)
+        self.tests = HeldOut.of_tests(configs)
 
     def scores(self, state: Mapping[str, Tensor]) -> Scores:
         """AP of weights; 0 where they detect nothing.
@@ -187,7 +188,7 @@ def best_weights(folder: Path) -> str:
     return str(best) if best.is_file() or not last.is_file() else last.read_text().strip()
 
 
-def worst_ratio(record: RunRecord, found: Sequence[Mapping[str, float]], prefix: str) -> float | None:
+def worst_ratio(record: Run, found: Sequence[Mapping[str, float]], prefix: str) -> float | None:
     """The highest ratio of a guarded loss to that of the loaded weights.
 
     Args:
@@ -220,7 +221,7 @@ def blend_run(run: Finished, tests: BothDomains) -> tuple[Row, list[BlendPoint]]
     begun = time.perf_counter()
     blend = blend_weights(str(run.folder / 'start.pth'), best_weights(run.folder), ALPHAS, by='new', keep=KEEP)
     seconds = run.seconds + time.perf_counter() - begun
-    points = [BlendPoint(run.trial.seed, row.alpha, tests.scores(_state(blend, index)), index == blend.picked)
+    points = [BlendPoint(run.trial.seed, row.alpha, tests.scores(blend.state(index)), index == blend.picked)
               for index, row in enumerate(blend.rows)]
     picked, record = blend.rows[blend.picked], read_run(run.folder)
     new, old = (worst_ratio(record, [{f'{prefix}{name}': value for name, value in figures.items()}], prefix)
@@ -228,9 +229,3 @@ def blend_run(run: Finished, tests: BothDomains) -> tuple[Row, list[BlendPoint]]
     if new is None:
         raise UserError(f'the run in {run.folder} measured no guarded loss; remove the folder to train it again')
     return Row(BLENDED, run.trial.seed, points[blend.picked].scores, new, old, seconds), points
-
-
-def _state(blend: Blend, index: int) -> dict[str, Tensor]:
-    """The tensors of one share, with the statistics that were estimated for it on no test image."""
-    row = blend.rows[index]
-    return {**blend_states(*blend.pair.states, row.alpha), **row.statistics}

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from mgdet_plugin.common.records import finite, mean_and_spread, spread_text
+from benchmarks.spread import markdown_table, mean_and_spread, spread_text
+from mgdet_plugin.common.records import finite
 from mgdet_plugin.runs.run_axes import (
     BLUE,
     GREEN,
@@ -135,10 +136,9 @@ def beaten_ways(comparison: Comparison) -> list[Beaten]:
 def comparison_text(comparison: Comparison) -> str:
     """A markdown table of means and standard deviations, what was picked, and who beats whom."""
     seeds = sorted({row.seed for row in comparison.rows})
-    lines = ['| way | ' + ' | '.join(HEADS.values()) + ' |', '|---' * (len(HEADS) + 1) + '|',
-             '| loaded weights | ' + ' | '.join([f'{value:.3f}' for value in comparison.start] + ['-'] * 3) + ' |']
-    lines += [f'| {way} | ' + ' | '.join(_cell(comparison.of(way), name) for name in HEADS) + ' |'
-              for way in comparison.ways]
+    rows = [['loaded weights', *(f'{value:.3f}' for value in comparison.start), *['-'] * 3]]
+    rows += [[way, *(_cell(comparison.of(way), name) for name in HEADS)] for way in comparison.ways]
+    lines = [markdown_table(['way', *HEADS.values()], rows)]
     picked = ', '.join(f'{each.alpha:g} (seed {each.seed})' for each in comparison.blends if each.picked)
     lines += ['', f'Test sets, best weights of each run; mean ± standard deviation over seeds '
               f'{", ".join(map(str, seeds))}. Drift is the highest ratio of a guarded loss to that of the loaded '

@@ -18,7 +18,7 @@ _FACE = dict(
     verify_import='weights.verify',
     Plan='plan.plan',
     check_run='runs.run_checks',
-    blend_weights='runs.blending',
+    blend_weights='runs.blends',
     UserError='common.errors',
 )
 """Public name -> the module that has it."""

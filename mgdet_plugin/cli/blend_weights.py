@@ -4,10 +4,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mgdet_plugin.cli.parser import Parser, cfg_options
+from mgdet_plugin.common.files import check_destination
 from mgdet_plugin.common.resources import config_path
 from mgdet_plugin.common.weights_path import check_weights_path
+from mgdet_plugin.keep.blending import ALPHAS
+from mgdet_plugin.runs.blends import IMAGES, PICKS, STATISTICS, blend_weights
 
 
 def blend_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -15,19 +19,19 @@ def blend_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(__name__, __doc__)
     parser.add_argument('pretrained', metavar='PRETRAINED', help="weights before it, such as a run's start.pth")
     parser.add_argument('finetuned', metavar='FINETUNED', help='fine-tuned weights')
-    parser.add_argument('--alphas', type=float, nargs='+', default=(0.0, 0.25, 0.5, 0.75, 1.0), metavar='A',
+    parser.add_argument('--alphas', type=float, nargs='+', default=ALPHAS, metavar='A',
                         help='shares of the fine-tuned weights (default: 0 0.25 0.5 0.75 1)')
     parser.add_argument('--config', metavar='CFG', help='default: the only *.py beside FINETUNED')
     parser.add_argument('--out', metavar='BLENDED.pth', help='write the picked weights')
     parser.add_argument('--plot', metavar='PLOT.png', help='draw AP against alpha, and new against old domain')
     parser.add_argument('--json', metavar='F', help='write all that was measured')
-    parser.add_argument('--images', type=int, default=64, metavar='N',
+    parser.add_argument('--images', type=int, default=IMAGES, metavar='N',
                         help='training images to estimate running statistics from (default: 64)')
-    parser.add_argument('--pick', choices=('mean', 'new'), default='mean',
+    parser.add_argument('--pick', choices=PICKS, default='mean',
                         help='highest mean of both domains, or highest new among those that keep the old one')
     parser.add_argument('--keep', type=float, default=0.95, metavar='S',
                         help="for --pick new: share of the pretrained weights' old-domain metric (default: 0.95)")
-    parser.add_argument('--statistics', choices=('new', 'both', 'blended'),
+    parser.add_argument('--statistics', choices=STATISTICS,
                         help='running statistics between the ends: from training images, from those and images of the '
                         'old domain, or blended like weights (default: both where there is an old domain, else new)')
     parser.add_argument('--device', metavar='D', help='torch device (default: a GPU if there is one)')
@@ -36,15 +40,15 @@ def blend_options(arguments: Sequence[str]) -> argparse.Namespace:
     args.config = args.config and str(config_path(args.config))
     for path in (args.pretrained, args.finetuned):
         check_weights_path(path, args.config or 'CFG')
+    for path in filter(None, (args.out, args.plot, args.json)):
+        check_destination(Path(path), Path(args.pretrained), Path(args.finetuned))
     return args
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print a table and write what is asked for."""
     args = blend_options(arguments)
-    from mgdet_plugin.runs.blend_report import blend_table, check_outputs, write_outputs
-    from mgdet_plugin.runs.blending import blend_weights
-    check_outputs((args.pretrained, args.finetuned), args.out, args.plot, args.json)
+    from mgdet_plugin.runs.blend_report import blend_table, write_outputs
     blend = blend_weights(args.pretrained, args.finetuned, args.alphas, args.config, args.images, args.pick, args.keep,
                           args.statistics, args.device, cfg_options(args.cfg_options),
                           lambda line: print(line, file=sys.stderr))

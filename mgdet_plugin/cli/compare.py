@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     paths = {name: str(config_path(config)) for name, config in configs.items()}
     for path in (args.before, args.after):
         check_weights_path(path, paths['new domain'])
-    from mgdet_plugin.runs.before_after import before_after, rows_json, rows_text
+    from mgdet_plugin.runs.evaluation import before_after, rows_text
     rows = before_after(paths, args.before, args.after)
-    print(json.dumps(rows_json(rows), indent=1) if args.json else rows_text(rows))
+    print(json.dumps(rows, indent=1) if args.json else rows_text(rows))
     return 0

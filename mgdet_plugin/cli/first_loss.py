@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     config = str(config_path(args.config))
     check_weights_path(args.checkpoint, config)
-    from mgdet_plugin.runs.first_loss import first_losses
+    from mgdet_plugin.runs.evaluation import first_losses
     losses = first_losses(config, args.checkpoint, cfg_options(args.cfg_options))
     print(f'{"loss per image":<16}' + ''.join(f'{name:>28}' for name in losses))
     for term in next(iter(losses.values())):

@@ -5,7 +5,7 @@ import errno
 import glob
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -42,11 +42,26 @@ class CountedStream:
         return getattr(self._stream, name)
 
 
-def check_destination(path: Path, source: Path) -> None:
+def check_there(configs: Iterable[str], weights: Iterable[str],
+                hint: str = 'give what tools/import_keras.py or a training run wrote') -> None:
+    """Refuse paths of configs and weights where no file is, before anything slow is imported to read one.
+
+    Raises:
+        UserError: With the first such path.
+    """
+    for path in weights:
+        if not os.path.isfile(path):
+            raise UserError(f'the weights {path} are not there; {hint}')
+    for path in configs:
+        if not os.path.isfile(path):
+            raise UserError(f'the config {path} is not there; configs lie in configs/ and in the folders of runs')
+
+
+def check_destination(path: Path, *sources: Path) -> None:
     """Refuse a path nothing can be written to, before any work.
 
     Raises:
-        UserError: The folder is missing or closed, the path is a folder, or it is the file that is read.
+        UserError: The folder is missing or closed, the path is a folder, or it is one of the files that are read.
     """
     if not path.parent.is_dir():
         raise UserError(f'cannot write {path}: there is no folder {path.parent}; make it first')
@@ -54,7 +69,7 @@ def check_destination(path: Path, source: Path) -> None:
         raise UserError(f'cannot write {path}: it is a folder; give the path of a file')
     if not os.access(path.parent, os.W_OK):
         raise UserError(f'cannot write {path}: no permission to write in {path.parent}')
-    if path.exists() and source.exists() and path.samefile(source):
+    if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
         raise UserError(f'cannot write {path}: it is the file to read from; give another path')
 
 

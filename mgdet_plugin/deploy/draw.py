@@ -5,14 +5,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-from mmdet.apis import DetInferencer
-from mmdet.registry import DATASETS
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets import ensure_embedded_data
 
 _COLUMNS = 3
 _SPACE = 4  # pixels between images
@@ -39,6 +34,12 @@ def draw_detections(config: str, checkpoint: str, out: str, count: int = 6, scor
     for path in (config, checkpoint):
         if not os.path.isfile(path):
             raise UserError(f'{path} is not there; give a config and a checkpoint that training wrote')
+    from mmdet.apis import DetInferencer  # here: what is missing is told without importing torch and mmdet
+    from mmdet.registry import DATASETS
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    from mgdet_plugin.datasets import ensure_embedded_data
     cfg = Config.fromfile(config)
     ensure_embedded_data(cfg)
     init_default_scope(cfg.get('default_scope', 'mmdet'))

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.guard_record import GuardRecord
 from mgdet_plugin.engine.hooks.random_state_hook import random_state, set_random_state
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.loops.validation import measure
 from mgdet_plugin.guard.guard_options import GuardOptions
-from mgdet_plugin.guard.guard_record import GuardRecord
 from mgdet_plugin.keep.batch_statistics import estimate_statistics
 from mgdet_plugin.models.multigrid_loss import RECIPE
 from mgdet_plugin.plan.freezing import unwrap

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.guard_record import KEY, Event, GuardRecord, StageStart, Validation, append_line
 from mgdet_plugin.common.records import ratio
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
 from mgdet_plugin.engine.hooks.staged_unfreeze_hook import StagedUnfreezeHook
@@ -37,7 +38,6 @@ from mgdet_plugin.guard.guard_actions import (
     times,
 )
 from mgdet_plugin.guard.guard_options import MISMATCH, NAN, GuardOptions
-from mgdet_plugin.guard.guard_record import KEY, GuardRecord, append_line
 from mgdet_plugin.guard.loss_watch import DIVERGENCE, DRIFT, SPIKE, Block, LossWatch, Sign
 from mgdet_plugin.guard.rollback import GOOD, keep_good
 from mgdet_plugin.keep.start_weights import distances, save_start, start_state
@@ -144,11 +144,11 @@ class DriftGuardHook(Hook):
         """Begin to watch anew where a stage begins."""
         record, run = self._known, self._hook(runner).run
         progress = run.progress
-        if record.stages and record.stages[-1]['index'] == progress.stage:
+        if record.stages and record.stages[-1].index == progress.stage:
             return
         self.watch, self.block = LossWatch(), Block()
-        record.stages.append(dict(index=progress.stage, name=run.stage.name,
-                                  first_epoch=progress.first_epoch, first_iter=progress.first_iter))
+        record.stages.append(StageStart(index=progress.stage, name=run.stage.name,
+                                        first_epoch=progress.first_epoch, first_iter=progress.first_iter))
         self._write(runner)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
@@ -268,10 +268,10 @@ class DriftGuardHook(Hook):
         for name, value in (*((f'drift/{name}', each) for name, each in ratios.items()),
                             *((f'weights/{part}', each) for part, each in weights.items())):
             runner.message_hub.update_scalar(f'val/{name}', value)
-        record.validations.append(dict(epoch=runner.epoch, iter=runner.iter, stage=self._stage_name(runner),
-                                       metrics=values, ratios=ratios, weights=weights))
+        record.validations.append(Validation(epoch=runner.epoch, iter=runner.iter, stage=self._stage_name(runner),
+                                             metrics=values, ratios=ratios, weights=weights))
         rolled_back = ROLLBACK in self._judge(runner, values, ratios)
-        self._hook(runner).run.rolled_back = record.validations[-1]['rolled_back'] = rolled_back
+        self._hook(runner).run.rolled_back = record.validations[-1].rolled_back = rolled_back
         self._write(runner)
 
     def _judge(self, runner: Runner, values: Mapping[str, float], ratios: Mapping[str, float]) -> list[str]:
@@ -333,8 +333,8 @@ class DriftGuardHook(Hook):
         line = f'{kind} in {where}, epoch {epoch}, iteration {iteration}: {text}'
         runner.logger.warning(f'guard: {line}')
         if len(self._known.events) < _EVENTS_KEPT:
-            self._known.events.append(dict(epoch=epoch, iter=iteration, stage=self._stage_name(runner), kind=kind,
-                                           where=where, values=dict(values), actions=taken, text=line))
+            self._known.events.append(Event(epoch=epoch, iter=iteration, stage=self._stage_name(runner), kind=kind,
+                                            where=where, values=dict(values), actions=taken, text=line))
         self._write(runner)
         return line
 

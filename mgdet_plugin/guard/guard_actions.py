@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from mmengine.runner import Runner
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.guard_record import GuardRecord
 from mgdet_plugin.engine.hooks.staged_unfreeze_hook import StagedUnfreezeHook
-from mgdet_plugin.guard.guard_record import GuardRecord
 from mgdet_plugin.guard.rollback import roll_back
 
 WARN, HOLD, LOWER_RATE, ROLLBACK, STOP = ACTIONS = ('warn', 'hold', 'lower_rate', 'rollback', 'stop')

@@ -4,20 +4,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from io import BytesIO
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mgdet_plugin.common.checkpoints import to_plain
-from mgdet_plugin.common.files import check_destination, write_together
+from mgdet_plugin.common.files import write_together
 from mgdet_plugin.plan.progress import RECORD
-from mgdet_plugin.runs.blend_pick import Row, plain
-from mgdet_plugin.runs.blending import Blend
+from mgdet_plugin.runs.blends import Blend, BlendRow
+from mgdet_plugin.runs.run_axes import plain_axes, png
 
 _COLORS = dict(new='#f08c1a', old='#1b2a49')
 _PICKED = '#c2185b'
@@ -26,28 +25,25 @@ _KEPT = ('history', 'entry', 'stage')  # of a run's record: what the weights wen
 
 def blend_table(blend: Blend) -> str:
     """One line an alpha, the picked one marked: main metric, that at IoU 0.5, loss and its terms of each domain."""
-    domains = ('new', 'old')[:len(blend.metrics)]
-    columns = {name: _columns(blend.rows, name, metric) for name, metric in zip(domains, blend.metrics)}
-    heads = [' ' * 9, '  alpha  ']
+    columns = {name: _columns(blend.rows, name, metric) for name, metric in zip(('new', 'old'), blend.metrics)}
+    lines = [' ' * 9, '  alpha  ', *(f'{"*" if index == blend.picked else " "} {row.alpha:<7.4g}'
+                                     for index, row in enumerate(blend.rows))]
     for name, keys in columns.items():
-        heads[0] += '  ' + f'{name} domain'.center(9 * len(keys), '-')
-        heads[1] += '  ' + ''.join(f'{head:>9}' for head in keys.values())
-    lines = [line.rstrip() for line in heads]
-    for index, row in enumerate(blend.rows):
-        line = f'{"*" if index == blend.picked else " "} {row.alpha:<7.4g}'
-        for name, keys in columns.items():
-            line += '  ' + ''.join(f'{row.domain(name)[key]:>9.3f}' if key in row.domain(name) else f'{"-":>9}'
-                                   for key in keys)
-        lines.append(line)
-    picked = blend.rows[blend.picked]
-    how = {1: 'the highest on the new domain', 2: 'the highest mean of both domains' if blend.by == 'mean' else
-           f'the highest on the new domain that keeps {blend.keep:g} of the old one'}[len(blend.metrics)]
-    same = set(blend.metrics)
-    return '\n'.join([*lines, f'AP is {" and ".join(sorted(same))}; * alpha {picked.alpha:g}: '
-                      f'{how if not any("no blend keeps" in note for note in blend.notes) else "see the note"}'])
+        cells = [f'{name} domain'.center(9 * len(keys), '-'), ''.join(f'{head:>9}' for head in keys.values())]
+        cells += [''.join(f'{found[key]:>9.3f}' if key in found else f'{"-":>9}' for key in keys)
+                  for found in (row.domain(name) for row in blend.rows)]
+        lines = [f'{line}  {cell}' for line, cell in zip(lines, cells)]
+    how = 'the highest on the new domain'
+    if any('no blend keeps' in note for note in blend.notes):
+        how = 'see the note'
+    elif len(columns) == 2:
+        how = 'the highest mean of both domains' if blend.by == 'mean' else (
+            f'{how} that keeps {blend.keep:g} of the old one')
+    return '\n'.join([*(line.rstrip() for line in lines), f'AP is {" and ".join(sorted(set(blend.metrics)))}; '
+                      f'* alpha {blend.rows[blend.picked].alpha:g}: {how}'])
 
 
-def _columns(rows: tuple[Row, ...], domain: str, metric: str) -> dict[str, str]:
+def _columns(rows: tuple[BlendRow, ...], domain: str, metric: str) -> dict[str, str]:
     """Key of a measurement -> head of its column, nine characters at most."""
     seen = dict.fromkeys(key for row in rows for key in row.domain(domain))
     heads = {metric: 'AP', f'{metric}_50': 'AP50'}
@@ -60,30 +56,17 @@ def blend_json(blend: Blend) -> dict[str, Any]:
     pretrained, finetuned = blend.pair.paths
     return dict(pretrained=pretrained, finetuned=finetuned, alpha=blend.rows[blend.picked].alpha, pick=blend.by,
                 keep=blend.keep, statistics=blend.statistics, metrics=list(blend.metrics), notes=list(blend.notes),
-                table=[plain(row) for row in blend.rows])
+                table=[dict(alpha=row.alpha, new=dict(row.new), **(dict(old=dict(row.old)) if row.old else {}))
+                       for row in blend.rows])
 
 
 def blend_checkpoint(blend: Blend) -> dict[str, Any]:
     """The picked weights as a checkpoint: what the fine-tuned file says about itself, and a record of the blend."""
-    meta, record = (_mapping(blend.pair.content.get(key)) for key in ('meta', RECORD))
+    meta, record = (value if isinstance(value, Mapping) else {} for value in map(blend.pair.content.get,
+                                                                                 ('meta', RECORD)))
     saved = dict(meta=to_plain({**meta, 'blend': blend_json(blend)}), state_dict=blend.state())
     kept = {key: record[key] for key in _KEPT if key in record}
     return {**saved, **({RECORD: to_plain(kept)} if kept else {})}
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def check_outputs(sources: tuple[str, str], *paths: str | None) -> None:
-    """Refuse files that cannot be written, before any work.
-
-    Raises:
-        UserError: A folder is missing or closed, or a path is one of those to read.
-    """
-    for path in filter(None, paths):
-        for source in sources:
-            check_destination(Path(path), Path(source))
 
 
 def write_outputs(blend: Blend, out: str | None = None, plot: str | None = None, report: str | None = None) -> None:
@@ -98,19 +81,14 @@ def write_outputs(blend: Blend, out: str | None = None, plot: str | None = None,
     Raises:
         UserError: A file cannot be written.
     """
-    text = json.dumps(blend_json(blend), indent=1) + '\n'
-    picture = blend_figure(blend) if plot else None
-    writers: dict[str | None, Callable[[BinaryIO], object]] = {
-        plot: lambda stream: stream.write(_png(picture)), report: lambda stream: stream.write(text.encode()),
-        out: lambda stream: partial(torch.save, blend_checkpoint(blend))(stream)}
-    write_together({Path(path): write for path, write in writers.items() if path})
-
-
-def _png(figure: Figure | None) -> bytes:
-    assert figure is not None
-    buffer = BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    writers: dict[Path, Callable[[BinaryIO], object]] = {}
+    if plot:
+        writers[Path(plot)] = methodcaller('write', png(blend_figure(blend)))
+    if report:
+        writers[Path(report)] = methodcaller('write', (json.dumps(blend_json(blend), indent=1) + '\n').encode())
+    if out:
+        writers[Path(out)] = partial(torch.save, blend_checkpoint(blend))
+    write_together(writers)
 
 
 def blend_figure(blend: Blend) -> Figure:
@@ -133,10 +111,8 @@ def blend_figure(blend: Blend) -> Figure:
     axes.legend(loc='upper center', ncols=1, fontsize=9, framealpha=0.9)
     if both:
         _draw_trade(panels[1], [score[1] for score in scores], [score[0] for score in scores], alphas, blend.picked)
-    for each in panels:
-        each.grid(color='#d5d9de', lw=0.6)
-        each.set_axisbelow(True)
-        each.spines[['top', 'right']].set_visible(False)
+    for axes in panels:
+        plain_axes(axes)
     return figure
 
 

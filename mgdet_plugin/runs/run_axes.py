@@ -1,21 +1,21 @@
-"""What the figures of a training run share: the axis of epochs, stages, events, colours and legends."""
+"""What figures share: size, colours and legends; and the axis of epochs of a training run with stages and events."""
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from io import BytesIO
 from itertools import cycle, pairwise
-from typing import Literal, TypeVar
+from typing import Literal
 
-import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from mgdet_plugin.runs.run_record import Event, RunRecord
+from mgdet_plugin.common.guard_record import Event
+from mgdet_plugin.runs.run import Run
 
+# Okabe and Ito's, which colour-blind readers can tell apart; lines also differ in style or marker.
 BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = (
     '#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#5f6672')
 PARTS = dict(backbone=BLUE, neck=ORANGE, bbox_head=GREEN)  # part of the model -> colour; others take what is left
@@ -26,7 +26,6 @@ WIDTH = 11.0  # inches
 SMALL = 8.5  # points
 _LETTER = 0.56 * SMALL  # points, about the width of a letter
 _MARGIN = 0.84  # share of a panel's width that is left for its axis
-Each = TypeVar('Each')
 
 
 def new_figure(height: float) -> Figure:
@@ -36,32 +35,21 @@ def new_figure(height: float) -> Figure:
         height: In inches; all have the same width.
     """
     figure = Figure(figsize=(WIDTH, height), dpi=110, layout='constrained', facecolor='white')
-    FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     return figure
 
 
-def repeat(values: Sequence[Each]) -> Iterator[Each]:
-    """Values without end."""
-    return cycle(values)
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format='png')
+    return buffer.getvalue()
 
 
 def part_colors(parts: Iterable[str]) -> dict[str, str]:
     """Part of the model -> its colour."""
-    others = repeat((PINK, RED, SKY, GREY))
+    others = cycle((PINK, RED, SKY, GREY))
     return {part: PARTS[part] if part in PARTS else next(others) for part in dict.fromkeys(parts)}
-
-
-def series(record: RunRecord, name: str, absent: float = math.nan) -> tuple[list[float], list[float]]:
-    """Epochs and values of a figure of the validations.
-
-    Args:
-        record: The run.
-        name: Name of the figure.
-        absent: What a validation without it counts as.
-    """
-    return ([float(each.epoch) for each in record.validations],
-            [each.metrics.get(name, absent) for each in record.validations])
 
 
 def plain_axes(axes: Axes, grid: Literal['both', 'x', 'y'] = 'both') -> None:
@@ -72,23 +60,23 @@ def plain_axes(axes: Axes, grid: Literal['both', 'x', 'y'] = 'both') -> None:
     axes.spines[['top', 'right']].set_visible(False)
 
 
-def finish(axes: Axes, record: RunRecord, title: str, width: float, ylabel: str = '', events: str | None = '') -> None:
+def finish(axes: Axes, run: Run, title: str, width: float, ylabel: str = '', events: str | None = '') -> None:
     """Give a panel its axis of epochs, title, shaded stages and marked events.
 
     Args:
         axes: The panel, its data drawn.
-        record: The run.
+        run: The run.
         title: Its title.
         width: Its width in inches.
         ylabel: Name of the other axis.
         events: A loss: those events are marked that name it; '' marks all, None marks none.
     """
-    end = max(record.epochs, 1.0)
+    end = max(run.epochs, 1.0)
     axes.set_xlim(0, end * 1.01)
-    marked = [each for each in record.events if events is not None and (not events or events in each.values)]
+    marked = [each for each in run.events if events is not None and (not events or events in each.values)]
     if marked:
-        _mark(axes, record, marked)
-    rows = _name_stages(axes, record, end, width)
+        _mark(axes, run, marked)
+    rows = _name_stages(axes, run, end, width)
     axes.set_title(title, loc='left', fontsize=10, weight='bold', pad=5 + 11 * rows)
     axes.set_xlabel('epochs done', fontsize=SMALL)
     axes.set_ylabel(ylabel, fontsize=SMALL)
@@ -96,15 +84,15 @@ def finish(axes: Axes, record: RunRecord, title: str, width: float, ylabel: str 
     plain_axes(axes, 'y')
 
 
-def _name_stages(axes: Axes, record: RunRecord, end: float, width: float) -> int:
+def _name_stages(axes: Axes, run: Run, end: float, width: float) -> int:
     """Shade the stages and name each above its beginning; a name that would run into another takes a row of its own.
 
     Returns:
         The number of rows.
     """
-    edges = [*(float(each.first_epoch) for each in record.stages), end * 1.01]
+    edges = [*(float(each.first_epoch) for each in run.stages), end * 1.01]
     free: list[float] = []  # the epoch from which each row is free
-    for index, (stage, (begin, after)) in enumerate(zip(record.stages, pairwise(edges))):
+    for index, (stage, (begin, after)) in enumerate(zip(run.stages, pairwise(edges))):
         axes.axvspan(begin, after, color=SHADES[index % 2], lw=0, zorder=-2)
         if begin:
             axes.axvline(begin, color='#9aa3af', lw=0.8, zorder=-1)
@@ -117,16 +105,13 @@ def _name_stages(axes: Axes, record: RunRecord, end: float, width: float) -> int
     return len(free)
 
 
-def _mark(axes: Axes, record: RunRecord, events: Sequence[Event]) -> None:
+def _mark(axes: Axes, run: Run, events: Sequence[Event]) -> None:
     """Mark events in a strip below the data."""
     low, high = axes.get_ylim()
-    if axes.get_yscale() == 'log':
-        axes.set_ylim(low * (low / high) ** 0.14, high)
-    else:
-        axes.set_ylim(low - (high - low) * 0.14, high)
+    axes.set_ylim(low * (low / high) ** 0.14 if axes.get_yscale() == 'log' else low - (high - low) * 0.14, high)
     for event in events:
         marker, color = EVENTS.get(event.kind, ('o', GREY))
-        at = float(record.epochs_at([event.iteration])[0])
+        at = float(run.epochs_at([event.iter])[0])
         axes.axvline(at, color=color, lw=0.9, ls=(0, (1, 2)), zorder=1)
         axes.plot(at, 0.055, marker, ms=7, color=color, mec='white', mew=0.6, ls='', zorder=6, clip_on=False,
                   transform=axes.get_xaxis_transform(), label=f'event: {event.kind}')
@@ -136,8 +121,7 @@ def log_axis(axes: Axes) -> None:
     """Make the other axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
     axes.set_yscale('log')
     low, high = axes.get_ylim()
-    wide = high / low > 300
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 300 else (1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.4g}'))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ''))
     axes.tick_params(axis='y', which='minor', left=False)
@@ -155,7 +139,7 @@ def legend_right(axes: Axes) -> None:
                 borderaxespad=0)
 
 
-def legend_for(figure: Figure, panels: Sequence[Axes], place: SubplotSpec | None) -> None:
+def legend_for(figure: Figure, panels: Sequence[Axes], place: SubplotSpec | None = None) -> None:
     """One legend for several panels.
 
     Args:
@@ -169,8 +153,3 @@ def legend_for(figure: Figure, panels: Sequence[Axes], place: SubplotSpec | None
     blank = figure.add_subplot(place)
     blank.axis('off')
     blank.legend(*labels_once(panels), loc='center left', frameon=False, fontsize=SMALL)
-
-
-def widths(parts: Sequence[str]) -> np.ndarray:
-    """A line width for each part, the last the widest and drawn first, so that equal lines stay visible."""
-    return np.linspace(1.8, 1.8 + 2.2 * min(len(parts) - 1, 3), len(parts))

@@ -5,19 +5,14 @@ import base64
 import math
 import os
 from collections.abc import Sequence
-from functools import partial
 from html import escape
-from io import BytesIO
+from operator import methodcaller
 from pathlib import Path
-from typing import BinaryIO
-
-from matplotlib.figure import Figure
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
+from mgdet_plugin.runs.run import LOSS, Run, Validation, read_run
 from mgdet_plugin.runs.run_checks import Check, check_run, old_domain, verdict
-from mgdet_plugin.runs.run_plots import draw_figures
-from mgdet_plugin.runs.run_record import LOSS, RunRecord, Validation, read_run
 
 PAGE = 'report.html'
 CAPTIONS = dict(
@@ -38,7 +33,9 @@ MISSING = dict(
     rates='The learning rates are left out: there is no vis_data/scalars.json with training lines in the work folder.',
     metrics='No validation has reported the metric yet: there was none, or nothing was detected.',
     weights='No validation has measured how far the weights moved yet.')
-ENDS = dict(plan='ended as planned', early_stopping='ended by early stopping', guard='stopped by the guard')
+STARTS = dict(full='full pretrained weights', backbone='a pretrained backbone', nothing='nothing')
+ENDS = {'plan': 'ended as planned', 'early_stopping': 'ended by early stopping', 'guard': 'stopped by the guard',
+        None: 'still running, or interrupted'}
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b2430; --soft: #56606e; --paper: #f4f6f9; --card: #ffffff; --line: #d8dee6;
         --good: #00704f; --bad: #b23c00; }
@@ -75,115 +72,96 @@ def write_report(work_dir: str | Path, out: Path | None = None) -> list[Path]:
     Raises:
         UserError: The record cannot be read or the folder cannot be written to.
     """
-    record = read_run(work_dir)
-    images = {name: png(figure) for name, figure in draw_figures(record).items()}
-    page = run_page(record, check_run(record), images).encode()
-    folder = out or record.folder / 'report'
+    run = read_run(work_dir)
+    folder = out or run.folder / 'report'
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'cannot make the folder {folder}: {error.strerror}; give another with --out') from error
     if not os.access(folder, os.W_OK):
         raise UserError(f'cannot write to {folder}: no permission; give another folder with --out')
-    contents = {folder / f'{name}.png': image for name, image in images.items()} | {folder / PAGE: page}
-    write_together({path: partial(_write, content=content) for path, content in contents.items()})
+    from mgdet_plugin.runs.run_axes import png  # here: no refusal waits for matplotlib
+    from mgdet_plugin.runs.run_plots import draw_figures
+    images = {name: png(figure) for name, figure in draw_figures(run).items()}
+    contents = {folder / f'{name}.png': image for name, image in images.items()}
+    contents[folder / PAGE] = run_page(run, check_run(run), images).encode()
+    write_together({path: methodcaller('write', content) for path, content in contents.items()})
     for name in CAPTIONS.keys() - images.keys():  # of an earlier report, and no longer true
         (folder / f'{name}.png').unlink(missing_ok=True)
     return list(contents)
 
 
-def _write(stream: BinaryIO, content: bytes) -> None:
-    stream.write(content)
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as a PNG."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format='png')
-    return buffer.getvalue()
-
-
-def run_page(record: RunRecord, checks: Sequence[Check], images: dict[str, bytes]) -> str:
+def run_page(run: Run, checks: Sequence[Check], images: dict[str, bytes]) -> str:
     """The page as HTML.
 
     Args:
-        record: The run.
+        run: The run.
         checks: What :func:`mgdet_plugin.runs.run_checks.check_run` found.
         images: Name of a figure -> PNG.
     """
-    name = record.folder.resolve().name
+    name, result, last = escape(run.folder.resolve().name), verdict(checks), run.last
+    done = f'{last.epoch} epochs, {last.iter:,} iterations' if last else 'no validation yet'
     sections = [
-        _head(record, checks, name), '<h2>Verdict</h2>', _checks(record, checks), '<h2>Stages</h2>', _stages(record),
-        '<h2>Events</h2>', _events(record), '<h2>Figures</h2>',
-        *(_figure(key, images.get(key)) for key in CAPTIONS)]
+        f'<h1>{name}: {_badge(result == "PASS")}</h1>',
+        f'<p class="soft">Started from {STARTS[run.start]}; {done}; {ENDS[run.ended]}.</p>',
+        '<h2>Verdict</h2>', _checks(run, checks), '<h2>Stages</h2>', _stages(run), '<h2>Events</h2>', _events(run),
+        '<h2>Figures</h2>', *(_figure(key, images.get(key)) for key in CAPTIONS)]
     return ('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<title>{escape(name)}: {verdict(list(checks))}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n'
+            f'<title>{name}: {result}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n'
             + '\n'.join(sections) + '\n</main>\n</body>\n</html>\n')
-
-
-def _head(record: RunRecord, checks: Sequence[Check], name: str) -> str:
-    """The title and a line about the run."""
-    result = verdict(list(checks))
-    start = dict(full='full pretrained weights', backbone='a pretrained backbone', nothing='nothing')[record.start]
-    last = record.last
-    done = f'{last.epoch} epochs, {last.iteration:,} iterations' if last else 'no validation yet'
-    end = ENDS[record.ended] if record.ended else 'still running, or interrupted'
-    return (f'<h1>{escape(name)}: {_badge(result == "PASS")}</h1>\n'
-            f'<p class="soft">Started from {start}; {done}; {end}.</p>')
 
 
 def _badge(passed: bool) -> str:
     return f'<span class="{"pass" if passed else "fail"}">{"✓ PASS" if passed else "✗ FAIL"}</span>'
 
 
-def _checks(record: RunRecord, checks: Sequence[Check]) -> str:
+def _checks(run: Run, checks: Sequence[Check]) -> str:
     rows = [[_badge(each.passed), escape(each.name), escape(each.line)] for each in checks]
-    note = old_domain(record)
+    note = old_domain(run)
     if note:
         rows.append(['<span class="soft">note</span>', 'old-domain', escape(note[0])])
     return _table(('', 'check', 'figures'), rows, ('', 'name', 'text'))
 
 
-def _stages(record: RunRecord) -> str:
+def _stages(run: Run) -> str:
     """What every stage did to the loss, the guarded ratios and the metric."""
-    if not record.stages:
+    if not run.stages:
         return '<p>The run has entered no stage.</p>'
     rows = []
-    before = record.pretrained
-    for index, stage in enumerate(record.stages):
-        end = record.stages[index + 1].first_epoch if index + 1 < len(record.stages) else math.inf
-        inside = [each for each in record.validations if stage.first_epoch < each.epoch <= end]
+    before = run.pretrained
+    for index, stage in enumerate(run.stages):
+        end = run.stages[index + 1].first_epoch if index + 1 < len(run.stages) else math.inf
+        inside = [each for each in run.validations if stage.first_epoch < each.epoch <= end]
         after = inside[-1].metrics if inside else {}
-        last = f'{min(end, record.epochs):.3g}'
+        last = f'{min(end, run.epochs):.3g}'
         rows.append([escape(stage.name), f'{stage.first_epoch} to {last}', f'{stage.first_iter:,}', str(len(inside)),
-                     _change(before.get(LOSS), after.get(LOSS), '.4g'), _worst(record, inside),
-                     _change(before.get(record.metric, 0.0 if before else None),
-                             after.get(record.metric, 0.0) if inside else None, '.3f')])
+                     _change(before.get(LOSS), after.get(LOSS), '.4g'), _worst(run, inside),
+                     _change(before.get(run.metric, 0.0 if before else None),
+                             after.get(run.metric, 0.0) if inside else None, '.3f')])
         before = after or before
-    names = ('stage', 'epochs done', 'first iteration', 'validations', LOSS, 'highest guarded ratio', record.metric)
+    names = ('stage', 'epochs done', 'first iteration', 'validations', LOSS, 'highest guarded ratio', run.metric)
     return _table(names, rows, ('name', *['number'] * 6))
 
 
 def _change(before: float | None, after: float | None, form: str) -> str:
-    shown = ['-' if each is None else format(each, form) for each in (before, after)]
-    return ' → '.join(shown)
+    return ' → '.join('-' if each is None else format(each, form) for each in (before, after))
 
 
-def _worst(record: RunRecord, inside: Sequence[Validation]) -> str:
-    found = [(record.ratio(name, each), name) for each in inside for name in record.guarded]
+def _worst(run: Run, inside: Sequence[Validation]) -> str:
+    found = [(run.ratio(name, each), name) for each in inside for name in run.guarded]
     known = [each for each in found if not math.isnan(each[0])]
-    if record.start != 'full' or not known:
+    if run.start != 'full' or not known:
         return '-'
     ratio, name = max(known)
     return f'{ratio:.3g} ({escape(name)})'
 
 
-def _events(record: RunRecord) -> str:
-    if not record.events:
+def _events(run: Run) -> str:
+    if not run.events:
         return '<p>Nothing happened that the guard had to report.</p>'
-    rows = [[str(each.epoch), f'{each.iteration:,}', escape(each.stage), escape(each.kind), escape(each.where),
-             escape(each.text), escape(', '.join(each.actions).replace('_', ' '))] for each in record.events]
+    rows = [[str(each.epoch), f'{each.iter:,}', escape(each.stage), escape(each.kind), escape(each.where),
+             escape(each.text), escape(', '.join(each.actions).replace('_', ' '))] for each in run.events]
     return _table(('epoch', 'iteration', 'stage', 'kind', 'seen in', 'what', 'done about it'), rows,
                   ('number', 'number', 'name', 'name', 'name', 'text', ''))
 
@@ -191,9 +169,8 @@ def _events(record: RunRecord) -> str:
 def _figure(name: str, image: bytes | None) -> str:
     if image is None:
         return f'<p class="soft">{escape(MISSING[name])}</p>'
-    content = base64.b64encode(image).decode()
     caption = escape(CAPTIONS[name])
-    return (f'<figure><img alt="{caption}" src="data:image/png;base64,{content}">'
+    return (f'<figure><img alt="{caption}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
             f'<figcaption>{caption}</figcaption></figure>')
 
 

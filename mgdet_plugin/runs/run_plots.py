@@ -1,40 +1,19 @@
-"""Figures of a training run, one function each. Every axis counts epochs, and every stage is shaded.
-
-The palette (Okabe and Ito) can be told apart by colour-blind readers; lines also differ in style or marker.
-"""
+"""Figures of a training run, one function each. Every axis counts epochs, and every stage is shaded."""
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.gridspec import SubplotSpec
+from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import FuncFormatter
 
-from mgdet_plugin.runs.run_axes import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PINK,
-    RED,
-    SKY,
-    SMALL,
-    WIDTH,
-    finish,
-    labels_once,
-    legend_for,
-    legend_right,
-    log_axis,
-    new_figure,
-    part_colors,
-    repeat,
-    series,
-    widths,
-)
-from mgdet_plugin.runs.run_record import LOSS, OLD, RunRecord
+from mgdet_plugin.runs import run_axes as panel
+from mgdet_plugin.runs.run import LOSS, OLD, Run
+from mgdet_plugin.runs.run_axes import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, SMALL, WIDTH
 
 TERM_STYLES = ((RED, 'o'), (BLUE, 's'), (GREEN, '^'), (PINK, 'v'), (ORANGE, 'D'), (SKY, 'P'))
 STRETCH = 5  # a level further away than this is drawn on a logarithmic axis
@@ -42,71 +21,66 @@ FAR = 200  # and further than this not at all
 FEW = 12  # so few values are marked one by one
 
 
-def draw_figures(record: RunRecord) -> dict[str, Figure]:
-    """Every figure the record has data for.
-
-    Args:
-        record: What :func:`mgdet_plugin.runs.run_record.read_run` read.
-
-    Returns:
-        ``losses``, ``training``, ``rates``, ``metrics``, ``weights`` -> figure, in this order; those without data are
-        left out.
-    """
-    drawn = {name: draw(record) for name, draw in FIGURES.items()}
+def draw_figures(run: Run) -> dict[str, Figure]:
+    """Name of a figure -> figure, in the order of :data:`FIGURES`; those the run has no data for are left out."""
+    drawn = {name: draw(run) for name, draw in FIGURES.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def draw_losses(record: RunRecord) -> Figure | None:
+def draw_losses(run: Run) -> Figure | None:
     """Validation losses: guarded terms over their pretrained values, then each term by itself."""
-    names = list(dict.fromkeys(name for each in record.validations for name in each.metrics if name.startswith('val/')))
+    names = list(dict.fromkeys(name for each in run.validations for name in each.metrics if name.startswith('val/')))
     if not names:
         return None
     names.sort(key=lambda name: name != LOSS)
-    judged = record.start == 'full' and bool(record.pretrained)
-    rows = -(-len(names) // 3)
-    figure = new_figure(2.7 * rows + 3.2 * judged + 0.6)
-    grid = figure.add_gridspec(rows + judged, 3, height_ratios=[1.15] * judged + [1] * rows)
+    judged = run.start == 'full' and bool(run.pretrained)
+    figure, grid = _grid(len(names), judged)
     if judged:
-        _draw_ratios(record, figure, grid[0, :], [name.removeprefix('val/') for name in names])
+        _draw_ratios(run, figure.add_subplot(grid[0, :]), [name.removeprefix('val/') for name in names])
     for index, name in enumerate(names):
-        axes = figure.add_subplot(grid[judged + index // 3, index % 3])
-        _draw_term(record, axes, name)
-    legend_for(figure, figure.axes[judged:], grid[-1, 2] if len(names) % 3 else None)
+        _draw_term(run, figure.add_subplot(grid[judged + index // 3, index % 3]), name)
+    panel.legend_for(figure, figure.axes[judged:], grid[-1, 2] if len(names) % 3 else None)
     return figure
 
 
-def _draw_ratios(record: RunRecord, figure: Figure, place: SubplotSpec, terms: Sequence[str]) -> None:
+def _grid(count: int, above: bool = False) -> tuple[Figure, GridSpec]:
+    """A figure with places for panels, three a row, maybe below a row for a wide one."""
+    rows = -(-count // 3)
+    figure = panel.new_figure(2.7 * rows + 3.2 * above + 0.6)
+    return figure, figure.add_gridspec(rows + above, 3, height_ratios=[1.15] * above + [1] * rows)
+
+
+def _draw_ratios(run: Run, axes: Axes, terms: Sequence[str]) -> None:
     """Loss terms over their pretrained values; the guarded ones must stay below the limit."""
-    axes = figure.add_subplot(place)
-    top = 1 + record.limit
-    for term, (color, marker) in zip(sorted(terms, key=lambda term: term not in record.guarded), repeat(TERM_STYLES)):
-        guarded = term in record.guarded
-        ratios = [1.0, *(record.ratio(term, each) for each in record.validations)]
-        axes.plot([0, *(each.epoch for each in record.validations)], ratios, color=color, marker=marker, ms=4.5,
+    top = 1 + run.limit
+    for term, (color, marker) in zip(sorted(terms, key=lambda term: term not in run.guarded), cycle(TERM_STYLES)):
+        guarded = term in run.guarded
+        ratios = [1.0, *(run.ratio(term, each) for each in run.validations)]
+        axes.plot([0, *(each.epoch for each in run.validations)], ratios, color=color, marker=marker, ms=4.5,
                   lw=2.4 if guarded else 1, alpha=1 if guarded else 0.6, ls='-' if guarded else '--',
                   label=f'{term}{" (guarded)" if guarded else ""}')
-    axes.axhspan(1, top, color=ORANGE, alpha=0.16, lw=0, label=f'up to {record.limit:.0%} above pretrained')
+    axes.axhspan(1, top, color=ORANGE, alpha=0.16, lw=0, label=f'up to {run.limit:.0%} above pretrained')
     axes.axhline(1, color='black', lw=1)
     axes.axhline(top, color='#8b1e1e', lw=1.4, label=f'limit of guarded losses, {top:g}')
     if axes.get_ylim()[1] > STRETCH:
-        log_axis(axes)
-    finish(axes, record, 'Loss terms relative to the pretrained weights', WIDTH, 'times pretrained')
-    axes.legend(*labels_once([axes]), loc='upper center', bbox_to_anchor=(0.5, -0.17), ncols=5, frameon=False,
+        panel.log_axis(axes)
+    panel.finish(axes, run, 'Loss terms relative to the pretrained weights', WIDTH, 'times pretrained')
+    axes.legend(*panel.labels_once([axes]), loc='upper center', bbox_to_anchor=(0.5, -0.17), ncols=5, frameon=False,
                 fontsize=SMALL)
 
 
-def _draw_term(record: RunRecord, axes: Axes, name: str) -> None:
+def _draw_term(run: Run, axes: Axes, name: str) -> None:
     """One term: its curve, the pretrained level with the band of a guarded one, the random start."""
     term = name.removeprefix('val/')
-    before, random = record.pretrained.get(name, math.nan), record.random.get(name, math.nan)
-    guarded = term in record.guarded and record.start == 'full'
-    epochs, values = series(record, name)
+    before, random = run.pretrained.get(name, math.nan), run.random.get(name, math.nan)
+    guarded = term in run.guarded and run.start == 'full'
+    epochs, values = _series(run, name)
     if not math.isnan(before):
         epochs, values = [0.0, *epochs], [before, *values]
         axes.axhline(before, color='black', lw=1.2, ls='--', label='pretrained')
         if guarded:
-            axes.axhspan(before, before * (1 + record.limit), color=ORANGE, alpha=0.3, lw=0,
-                         label=f'up to {record.limit:.0%} above pretrained (guarded losses)')
+            axes.axhspan(before, before * (1 + run.limit), color=ORANGE, alpha=0.3, lw=0,
+                         label=f'up to {run.limit:.0%} above pretrained (guarded losses)')
     axes.plot(epochs, values, color=BLUE, marker='o', ms=3, lw=1.6, label='validation', zorder=3)
     highest = max((value for value in (*values, before) if math.isfinite(value)), default=math.nan)
     title = 'loss, the sum' if name == LOSS else f'{term}, guarded' if guarded else term
@@ -115,33 +89,37 @@ def _draw_term(record: RunRecord, axes: Axes, name: str) -> None:
         axes.axhline(random, color=GREY, lw=1.5, ls=':', label='random start')
     positive = [value for value in (*values, *([] if far else [random])) if value > 0]
     if positive and max(positive) > STRETCH * min(positive):
-        log_axis(axes)
-    finish(axes, record, title, WIDTH / 3, events='' if name == LOSS else term)
+        panel.log_axis(axes)
+    panel.finish(axes, run, title, WIDTH / 3, events='' if name == LOSS else term)
     if far:
         level = f'{random:,.0f}' if random >= 1000 else f'{random:.4g}'
         axes.set_xlabel(f'epochs done (random start {level}, off the axis)', fontsize=SMALL)
 
 
-def draw_training(record: RunRecord) -> Figure | None:
+def _series(run: Run, name: str, absent: float = math.nan) -> tuple[list[float], list[float]]:
+    """Epochs and values of a figure of the validations; what a validation without it counts as."""
+    return ([float(each.epoch) for each in run.validations],
+            [each.metrics.get(name, absent) for each in run.validations])
+
+
+def draw_training(run: Run) -> Figure | None:
     """Training losses, raw and smoothed."""
-    names = [name for name in record.training if name == 'loss' or name.startswith('loss_')]
+    names = [name for name in run.training if name == 'loss' or name.startswith('loss_')]
     if not names:
         return None
-    epochs = record.epochs_at(record.training['step'])
-    rows = -(-len(names) // 3)
-    figure = new_figure(2.7 * rows + 0.6)
-    grid = figure.add_gridspec(rows, 3)
+    epochs = run.epochs_at(run.training['step'])
+    figure, grid = _grid(len(names))
     for index, name in enumerate(names):
         axes = figure.add_subplot(grid[index // 3, index % 3])
-        values = record.training[name]
+        values = run.training[name]
         axes.plot(epochs, values, '.-' if len(values) < FEW else '-', color=SKY, lw=0.8, alpha=0.75, label='as logged')
         axes.plot(epochs, smooth(values), color=BLUE, lw=2, label='smoothed')
         usable = values[np.isfinite(values) & (values > 0)]
         if len(usable) and usable.max() > STRETCH * np.median(usable):
-            log_axis(axes)
-        finish(axes, record, 'loss, the sum' if name == 'loss' else name, WIDTH / 3,
-               events='' if name == 'loss' else name)
-    legend_for(figure, figure.axes, grid[-1, 2] if len(names) % 3 else None)
+            panel.log_axis(axes)
+        panel.finish(axes, run, 'loss, the sum' if name == 'loss' else name, WIDTH / 3,
+                     events='' if name == 'loss' else name)
+    panel.legend_for(figure, figure.axes, grid[-1, 2] if len(names) % 3 else None)
     return figure
 
 
@@ -155,84 +133,85 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def draw_rates(record: RunRecord) -> Figure | None:
+def draw_rates(run: Run) -> Figure | None:
     """The rate of every group of parameters; a frozen group has a gap."""
-    names = [name for name in record.training if name.endswith('_lr') and name != 'base_lr'] or [
-        name for name in record.training if name == 'lr']
+    names = [name for name in run.training if name.endswith('_lr') and name != 'base_lr'] or [
+        name for name in run.training if name == 'lr']
     if not names:
         return None
-    figure = new_figure(3.9)
+    figure = panel.new_figure(3.9)
     axes = figure.add_subplot()
-    colors = part_colors(name.removesuffix('_lr').split('.')[0] for name in names)
-    epochs = record.epochs_at(record.training['step'])
-    order = dict(zip(colors, widths(list(colors))))
-    for name in names:
-        part = name.removesuffix('_lr').split('.')[0]
-        rates = np.where(record.training[name] > 0, record.training[name], math.nan)
-        axes.plot(epochs, rates, 'o-' if len(rates) < FEW else '-', ms=5, color=colors[part], lw=order[part],
-                  label=part, solid_capstyle='butt', zorder=3 - order[part] / 10)
+    parts = [name.removesuffix('_lr').split('.')[0] for name in names]
+    colors = panel.part_colors(parts)
+    # The last part is the widest and drawn first, so that equal lines stay visible.
+    widths = dict(zip(colors, np.linspace(1.8, 1.8 + 2.2 * min(len(colors) - 1, 3), len(colors))))
+    epochs = run.epochs_at(run.training['step'])
+    for name, part in zip(names, parts):
+        rates = np.where(run.training[name] > 0, run.training[name], math.nan)
+        axes.plot(epochs, rates, 'o-' if len(rates) < FEW else '-', ms=5, color=colors[part], lw=widths[part],
+                  label=part, solid_capstyle='butt', zorder=3 - widths[part] / 10)
     axes.set_yscale('log')
-    finish(axes, record, 'Learning rates (no line: frozen)', WIDTH, 'rate')
-    legend_right(axes)
+    panel.finish(axes, run, 'Learning rates (no line: frozen)', WIDTH, 'rate')
+    panel.legend_right(axes)
     return figure
 
 
-def draw_metrics(record: RunRecord) -> Figure | None:
+def draw_metrics(run: Run) -> Figure | None:
     """The metric that counts, AP50, and the old domain's where it is followed."""
-    names = [name for name in dict.fromkeys((record.metric, f'{record.metric}_50', OLD + record.metric))
-             if any(name in each.metrics for each in record.validations)]
+    names = [name for name in dict.fromkeys((run.metric, f'{run.metric}_50', OLD + run.metric))
+             if any(name in each.metrics for each in run.validations)]
     if not names:
         return None
-    figure = new_figure(4.1)
+    figure = panel.new_figure(4.1)
     axes = figure.add_subplot()
     for name, (color, marker) in zip(names, ((BLUE, 'o'), (GREEN, 's'), (ORANGE, '^'))):
-        epochs, values = series(record, name, absent=0.0)
-        if record.pretrained:
-            before = record.pretrained.get(name, 0.0)
+        epochs, values = _series(run, name, absent=0.0)
+        if run.pretrained:
+            before = run.pretrained.get(name, 0.0)
             epochs, values = [0.0, *epochs], [before, *values]
             axes.axhline(before, color=color, lw=1.3, ls='--')
         axes.plot(epochs, values, color=color, marker=marker, ms=4, lw=1.8, label=name, zorder=3)
-        if record.random:
-            axes.axhline(record.random.get(name, 0.0), color=color, lw=1.3, ls=':')
-        if name == record.metric and any(math.isfinite(value) for value in values):
+        if run.random:
+            axes.axhline(run.random.get(name, 0.0), color=color, lw=1.3, ls=':')
+        if name == run.metric and any(math.isfinite(value) for value in values):
             best = int(np.nanargmax(values))
             axes.plot(epochs[best], values[best], '*', color='black', ms=12, zorder=5, ls='',
                       label=f'best, {values[best]:.3f} at epoch {epochs[best]:g}')
-    if record.pretrained:
+    if run.pretrained:
         axes.plot([], [], color=GREY, ls='--', label='pretrained (same colour)')
-    if record.random:
+    if run.random:
         axes.plot([], [], color=GREY, ls=':', label='random start (same colour)')
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    finish(axes, record, 'Detection on the validation images', WIDTH, 'AP')
+    panel.finish(axes, run, 'Detection on the validation images', WIDTH, 'AP')
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.3g}' if value > -1e-6 else ''))
-    legend_right(axes)
+    panel.legend_right(axes)
     return figure
 
 
-def draw_weights(record: RunRecord) -> Figure | None:
+def draw_weights(run: Run) -> Figure | None:
     """How far the weights of every part are from those the run started from."""
-    parts = list(dict.fromkeys(name for each in record.validations for name in each.weights))
+    parts = list(dict.fromkeys(name for each in run.validations for name in each.weights))
     if not parts:
         return None
-    figure = new_figure(3.7)
+    figure = panel.new_figure(3.7)
     axes = figure.add_subplot()
-    values = {part: np.array([each.weights.get(part, math.nan) for each in record.validations]) for part in parts}
+    values = {part: np.array([each.weights.get(part, math.nan) for each in run.validations]) for part in parts}
     moved = np.concatenate([each[np.isfinite(each) & (each > 0)] for each in values.values()])
     shelf = (moved.min() if len(moved) else 1e-3) / 4  # where what did not move is drawn on the logarithmic axis
-    for part, color, marker in zip(parts, part_colors(parts).values(), repeat('osD^v')):
-        axes.plot([each.epoch for each in record.validations], np.where(values[part] == 0, shelf, values[part]),
+    for part, color, marker in zip(parts, panel.part_colors(parts).values(), cycle('osD^v')):
+        axes.plot([each.epoch for each in run.validations], np.where(values[part] == 0, shelf, values[part]),
                   color=color, marker=marker, ms=4.5, lw=1.8, label=part)
-    log_axis(axes)
+    panel.log_axis(axes)
     axes.axhline(shelf * 1.6, color=GREY, lw=0.8)
     top = (moved.max() if len(moved) else 1e-2) * 1.8
     axes.set_ylim(shelf / 1.6, top)
     axes.set_yticks([tick for tick in axes.get_yticks() if shelf * 1.6 < tick < top])
     axes.text(-0.008, shelf, 'unchanged', transform=axes.get_yaxis_transform(), ha='right', va='center', fontsize=SMALL)
-    finish(axes, record, 'Distance of the weights from the start, relative to their size', WIDTH,
-           'relative distance', events=None)
-    legend_right(axes)
+    panel.finish(axes, run, 'Distance of the weights from the start, relative to their size', WIDTH,
+                 'relative distance', events=None)
+    panel.legend_right(axes)
     return figure
 
 
-FIGURES: dict[str, Callable[[RunRecord], Figure | None]] = dict(
+FIGURES: dict[str, Callable[[Run], Figure | None]] = dict(
     losses=draw_losses, training=draw_training, rates=draw_rates, metrics=draw_metrics, weights=draw_weights)

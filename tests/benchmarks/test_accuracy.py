@@ -17,12 +17,13 @@ from benchmarks import accuracy_report as report
 from benchmarks import benchmark, rescoring
 from benchmarks.accuracy import CASES, Case, accuracy, choose, curve, finished_runs, ordered_trials
 from benchmarks.accuracy_report import METRICS, OURS, PEER, Accuracy, Run, Score
+from benchmarks.benchmark import LearningOptions
 from benchmarks.command import main
 from benchmarks.rescoring import SCORINGS, RawMaps, Scoring, distinct, settings
-from benchmarks.trials import LearningOptions, config_of, write_report
+from benchmarks.trials import config_of, write_report
 from benchmarks.untraining import untraining
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.runs.blend_data import build_domain
+from mgdet_plugin.runs.held_out import build_domain
 from tests.conftest import ROOT
 from tests.support.small_run import make_dataset, write_config
 

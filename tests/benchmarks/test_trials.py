@@ -9,7 +9,8 @@ import pytest
 from mmengine.config import Config
 
 from benchmarks import trials
-from benchmarks.trials import LearningOptions, Trial, run_trials, validations
+from benchmarks.benchmark import LearningOptions
+from benchmarks.trials import Trial, run_trials, validations
 from mgdet_plugin.common.errors import UserError
 from tests.conftest import ROOT
 from tests.support.run_folder import write_run

@@ -3,6 +3,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,9 +36,8 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.guard.guard_options import GuardOptions
 from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.rules import check_rules, refuse_broken
-from mgdet_plugin.runs.blend_pick import Row as BlendRow
-from mgdet_plugin.runs.blending import Blend, Pair
-from mgdet_plugin.runs.run_record import read_run
+from mgdet_plugin.runs.blends import Blend, BlendRow, Pair
+from mgdet_plugin.runs.run import read_run
 from tests.conftest import ROOT
 from tests.support.run_folder import write_run
 
@@ -263,6 +265,13 @@ def test_learning_runs_only_when_it_is_named(tool, capsys):
     options = ran[1]
     assert len(ran) == 2 and (options.folder, options.jobs, options.seeds) == (Path('here'), 3, (4, 5))
     assert capsys.readouterr().out == 'a report\n'
+
+
+def test_the_tool_runs_from_any_folder(tmp_path):
+    env = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    done = subprocess.run([sys.executable, str(ROOT / 'tools/benchmark.py'), 'nosuch'], cwd=tmp_path, env=env,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: no suite ['nosuch']; there are inference, ")
 
 
 @pytest.mark.parametrize('arguments, message', [

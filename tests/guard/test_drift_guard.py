@@ -10,10 +10,10 @@ from mmengine.runner import Runner
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.guard.drift_guard_hook import DriftGuardHook
 from mgdet_plugin.keep.start_weights import START
-from mgdet_plugin.runs.first_loss import validation_loss
 from tests.support.guarded_run import EMA, FaultHook, Recorder, RuinHook, events, guard_json, guarded_config
 from tests.support.small_run import make_dataset
 from tests.support.staged_run import FULL, HEAD, NECK, differences, newest, run, staged_config, state_of
+from tests.support.validation_loss import validation_loss
 
 FLAT = dict(HEAD, warmup_epochs=0, schedule='constant')
 RUINED = 30.0  # a factor on the last layers that brings objectness and class loss far above their limit

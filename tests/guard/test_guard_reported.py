@@ -12,14 +12,14 @@ from mmengine.hooks import Hook
 from mmengine.structures import InstanceData
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.records import ratio
 from mgdet_plugin.engine.loops.validation import LossMeter, as_annotated, measured_step
 from mgdet_plugin.guard.baselines import fingerprint
-from mgdet_plugin.guard.guard_record import ratio
 from mgdet_plugin.keep.start_weights import START
 from mgdet_plugin.models.maths.letterbox import unletterbox_boxes
 from mgdet_plugin.plan.wiring import check_best
+from mgdet_plugin.runs.run import read_run
 from mgdet_plugin.runs.run_checks import check_run, kept
-from mgdet_plugin.runs.run_record import read_run
 from tests.support.guarded_run import events, guard_json, guarded_config
 from tests.support.small_run import make_dataset
 from tests.support.staged_run import FULL, STEPS, differences, newest, run

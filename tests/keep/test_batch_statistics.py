@@ -15,7 +15,7 @@ from torch import nn
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.hooks.random_state_hook import random_state
 from mgdet_plugin.keep.batch_statistics import estimate_statistics, norm_layers
-from mgdet_plugin.runs.blending import blend_states
+from mgdet_plugin.keep.blending import blend_states
 from tests.conftest import ROOT
 from tests.support.keras_files import TINY_OPTIONS
 from tests.support.staged_run import differences

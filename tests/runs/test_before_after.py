@@ -7,7 +7,7 @@ import torch
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import DEMO_WEIGHTS
 from mgdet_plugin.engine.demo import SOURCE_CONFIG
-from mgdet_plugin.runs.before_after import Row, before_after, rows_json, rows_text
+from mgdet_plugin.runs.evaluation import before_after, rows_text
 from mgdet_plugin.weights.importer import import_keras
 from tests.conftest import ROOT
 from tests.support.small_run import run_tool
@@ -49,10 +49,11 @@ def test_weights_that_do_not_fit_are_refused(folder):
 
 
 def test_table():
-    rows = [Row('new', 100, {}, {'coco/bbox_mAP': 0.0644, 'coco/bbox_mAP_50': 0.148, 'val/loss': 3.0}),
-            Row('old domain', 7, {'coco/bbox_mAP': 0.622}, {'coco/bbox_mAP': 0.3354, 'coco/bbox_mAP_50': 0.9})]
+    rows = [dict(test_set='new', images=100, before={},
+                 after={'coco/bbox_mAP': 0.0644, 'coco/bbox_mAP_50': 0.148, 'val/loss': 3.0}),
+            dict(test_set='old domain', images=7, before={'coco/bbox_mAP': 0.622},
+                 after={'coco/bbox_mAP': 0.3354, 'coco/bbox_mAP_50': 0.9})]
     assert rows_text(rows).splitlines() == [
         'test set    images  AP              AP50',
         'new         100     0.000 -> 0.064  0.000 -> 0.148',
         'old domain  7       0.622 -> 0.335  0.000 -> 0.900']
-    assert rows_json(rows)[1]['before'] == {'coco/bbox_mAP': 0.622}

@@ -11,15 +11,17 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import check_destination
+from mgdet_plugin.keep.blending import blend_states, check_alphas
 from mgdet_plugin.plan.progress import stages_before
-from mgdet_plugin.runs import blending
-from mgdet_plugin.runs.blend_data import training_batches
-from mgdet_plugin.runs.blend_pick import Row, check_alphas, main_metric, pick
-from mgdet_plugin.runs.blend_report import blend_checkpoint, blend_figure, blend_table, check_outputs
-from mgdet_plugin.runs.blending import blend_states, blend_weights
+from mgdet_plugin.runs import held_out
+from mgdet_plugin.runs.blend_measuring import spread_batches
+from mgdet_plugin.runs.blend_report import blend_checkpoint, blend_figure, blend_table
+from mgdet_plugin.runs.blends import BlendRow, blend_weights, main_metric, pick
 from mgdet_plugin.weights.checkpoint import read_checkpoint
 from tests.support.small_run import CLASSES, make_dataset, run_tool, write_config
 from tests.support.staged_run import differences
@@ -82,7 +84,7 @@ def measured(monkeypatch):
         index, domain = divmod(len(calls) - 1, 2)
         return {MAP: tables[('new', 'old')[domain]][min(index, 2)], 'loss': float(index), 'loss_cls': 0.5}
 
-    monkeypatch.setattr(blending, 'measure', measure)
+    monkeypatch.setattr(held_out, 'measure', measure)
     return calls
 
 
@@ -127,7 +129,7 @@ def test_equal_tensors_stay_bit_for_bit():
 
 
 def rows(*points):
-    return [Row(alpha, {MAP: new}, {MAP: old}) for alpha, new, old in points]
+    return [BlendRow(alpha, {MAP: new}, {MAP: old}) for alpha, new, old in points]
 
 
 def test_picks():
@@ -181,7 +183,7 @@ def test_statistics_can_be_blended_too(files, measured):
 
 
 def test_a_domain_on_which_nothing_is_found_counts_as_0_and_is_said():
-    found = [Row(0, {'loss': 1.0}, {MAP: 0.4}), Row(1, {MAP: 0.4}, {MAP: 0.1})]
+    found = [BlendRow(0, {'loss': 1.0}, {MAP: 0.4}), BlendRow(1, {MAP: 0.4}, {MAP: 0.1})]
     index, [note] = picked(found, 'mean')
     assert index == 1 and note == f'alpha 0 finds nothing on the new domain: its {MAP} counts as 0'
 
@@ -238,13 +240,14 @@ def test_the_config_beside_the_weights(files, tmp_path, measured):
 def test_training_images_are_evenly_spread_and_not_augmented(files):
     cfg = Config.fromfile(files.config)
     cfg.val_dataloader.batch_size = 3
-    batches = list(training_batches(cfg, 4))
+    batches = list(spread_batches(cfg.train_dataloader, cfg.val_dataloader, 4))
     ids = [sample.img_id for batch in batches for sample in batch['data_samples']]
     assert ids == [0, 2, 4, 6] and [len(batch['inputs']) for batch in batches] == [2, 2]
-    again = list(training_batches(cfg, 4))
+    again = list(spread_batches(cfg.train_dataloader, cfg.val_dataloader, 4))
     assert all(torch.equal(one, other) for pair in zip(batches, again) for one, other in
                zip(pair[0]['inputs'], pair[1]['inputs']))
-    assert sum(len(batch['inputs']) for batch in training_batches(cfg, 100)) == 8
+    whole = spread_batches(cfg.train_dataloader, cfg.val_dataloader, 100)
+    assert sum(len(batch['inputs']) for batch in whole) == 8
 
 
 def test_table_and_picture(files, measured):
@@ -272,9 +275,9 @@ def test_the_tool(files, tmp_path):
     assert [entry['name'] for entry in stages_before(content)] == ['full']
     assert read_checkpoint(out).class_names == list(CLASSES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['blend.json', 'blend.pth', 'plot.png']
-    tested = run_tool('test', files.config, out, '--work-dir', tmp_path / 'test', cwd=tmp_path)
-    assert tested.returncode == 0, tested.stderr
-    assert f'{MAP}: {written["table"][0]["new"][MAP]:.4f}' in tested.stdout + tested.stderr
+    cfg = Config.fromfile(files.config)
+    cfg.merge_from_dict(dict(load_from=str(out), work_dir=str(tmp_path / 'test'), experiment_name='blend'))
+    assert Runner.from_cfg(cfg).test()[MAP] == pytest.approx(written['table'][0]['new'][MAP])
 
 
 def test_the_tool_refuses(files, tmp_path):
@@ -282,6 +285,6 @@ def test_the_tool_refuses(files, tmp_path):
     line, = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
     assert done.returncode == 2 and 'within 0 and 1, got 2' in line and 'Traceback' not in done.stderr
     with pytest.raises(UserError, match='it is the file to read from'):
-        check_outputs((files.pre, files.fine), files.fine)
+        check_destination(Path(files.fine), Path(files.pre), Path(files.fine))
     with pytest.raises(UserError, match=r'there is no folder .*no; make it'):
-        check_outputs((files.pre, files.fine), None, str(tmp_path / 'no' / 'plot.png'))
+        check_destination(tmp_path / 'no' / 'plot.png', Path(files.pre), Path(files.fine))

@@ -6,12 +6,14 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from torch import nn
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.runs.first_loss import AS_GIVEN, RANDOM_CLASSES, RANDOM_ROWS, first_losses, random_rows
-from mgdet_plugin.runs.first_loss import validation_loss as mean_loss
+from mgdet_plugin.runs.evaluation import AS_GIVEN, RANDOM_CLASSES, RANDOM_ROWS, first_losses
+from mgdet_plugin.runs.held_out import HeldOut, random_rows
 from tests.support.small_run import make_dataset, write_config
+from tests.support.validation_loss import validation_loss
 
 
 class Batchwise(nn.Module):
@@ -28,12 +30,7 @@ class Batchwise(nn.Module):
 
 
 def test_terms_are_means_over_images_of_unequal_batches():
-    assert mean_loss(Batchwise(), [[1., 2., 3.], [6.]]) == dict(loss_a=3., loss_b=6., loss=9.)
-
-
-def test_no_images_have_no_loss():
-    with pytest.raises(UserError, match='no images'):
-        mean_loss(Batchwise(), [])
+    assert validation_loss(Batchwise(), [[1., 2., 3.], [6.]]) == dict(loss_a=3., loss_b=6., loss=9.)
 
 
 def test_random_rows_leave_the_first_ones():
@@ -46,7 +43,7 @@ def test_random_rows_leave_the_first_ones():
     assert all((tensor == 1).all() for tensor in state.values())
 
 
-def test_measures_a_checkpoint_beside_its_random_rows(tmp_path):
+def test_measures_a_checkpoint_beside_its_random_rows(tmp_path, monkeypatch):
     config = write_config(tmp_path / 'config.py', make_dataset(tmp_path / 'data'))
     cfg = Config.fromfile(config)
     init_default_scope('mmdet')
@@ -61,3 +58,10 @@ def test_measures_a_checkpoint_beside_its_random_rows(tmp_path):
     assert given['loss_cls'] > classes['loss_cls']
     for terms in losses.values():
         assert terms['loss'] == pytest.approx(sum(value for name, value in terms.items() if name != 'loss'))
+        assert list(terms)[-1] == 'loss'
+    model = MODELS.build(cfg.model)
+    model.load_state_dict(state)
+    assert given == pytest.approx(validation_loss(model, Runner.build_dataloader(cfg.val_dataloader)), rel=1e-5)
+    monkeypatch.setattr(HeldOut, 'measure', lambda self, state: dict(val={}))
+    with pytest.raises(UserError, match='no images'):
+        first_losses(str(config), str(tmp_path / 'a.pth'))

@@ -23,7 +23,7 @@ def load(folder):
 
 def test_sets_are_measured_apart_and_the_weights_given_count(folder):
     torch.manual_seed(0)
-    tests = HeldOut(dict(one=load(folder), two=load(folder)), device='cpu')
+    tests = HeldOut.of_tests(dict(one=load(folder), two=load(folder)), device='cpu')
     first = {name: tensor.clone() for name, tensor in tests.model.state_dict().items()}
     other = {name: tensor + 0.05 if 'predict_convs' in name else tensor for name, tensor in first.items()}
     found = tests.measure(first)
@@ -33,7 +33,7 @@ def test_sets_are_measured_apart_and_the_weights_given_count(folder):
 
 
 def test_what_is_missing_or_does_not_fit(folder):
-    tests = HeldOut(dict(one=load(folder)), device='cpu')
+    tests = HeldOut.of_tests(dict(one=load(folder)), device='cpu')
     with pytest.raises(UserError, match=r'absent\.pth'):
         tests.read(str(folder / 'absent.pth'))
     torch.save(dict(state_dict={'other': torch.zeros(1)}), folder / 'foreign.pth')
@@ -42,4 +42,4 @@ def test_what_is_missing_or_does_not_fit(folder):
     cfg = load(folder)
     cfg.test_dataloader.dataset.ann_file = 'nowhere.json'
     with pytest.raises(UserError, match=r'nowhere\.json'):
-        HeldOut(dict(one=cfg))
+        HeldOut.of_tests(dict(one=cfg))

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
+from mgdet_plugin.runs.run import read_run
 from mgdet_plugin.runs.run_checks import NAMES, check_run, verdict
-from mgdet_plugin.runs.run_record import read_run
 from tests.support.run_folder import PRETRAINED, guard, write_run
 from tests.support.small_run import ROOT, run_tool
 

@@ -3,17 +3,16 @@ import base64
 import re
 import warnings
 from html.parser import HTMLParser
-from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.runs.run import read_run
 from mgdet_plugin.runs.run_checks import check_run
-from mgdet_plugin.runs.run_page import png, run_page, write_report
+from mgdet_plugin.runs.run_page import run_page, write_report
 from mgdet_plugin.runs.run_plots import FIGURES, draw_figures, smooth
-from mgdet_plugin.runs.run_record import read_run
 from tests.support.run_folder import KINDS, write_run
 from tests.support.small_run import ROOT, run_tool
 
@@ -44,15 +43,20 @@ def lines_of(axes):
     return {line.get_label(): line for line in axes.get_lines()}
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_every_kind_of_run_is_drawn_without_a_warning(tmp_path, kind):
+@pytest.fixture(scope='module', params=KINDS)
+def reported(request, tmp_path_factory):
+    """A kind of run, and the files of its report; no warning is given while they are drawn."""
+    folder = write_run(tmp_path_factory.mktemp('reported') / 'run', request.param, old=True)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        figures = draw_figures(read_run(write_run(tmp_path, kind, old=True)))
-        images = {name: png(figure) for name, figure in figures.items()}
-    assert list(images) == (['training', 'rates'] if kind == 'no_validation' else list(FIGURES))
-    for image in images.values():
-        pixels = np.asarray(Image.open(BytesIO(image)).convert('RGB')).astype(int)
+        return request.param, write_report(folder)
+
+
+def test_every_kind_of_run_is_drawn_without_a_warning(reported):
+    kind, (*images, _) = reported
+    assert [path.stem for path in images] == (['training', 'rates'] if kind == 'no_validation' else list(FIGURES))
+    for path in images:
+        pixels = np.asarray(Image.open(path).convert('RGB')).astype(int)
         assert pixels.shape[1] == 1210 and (pixels.min(-1) < 120).mean() > 0.005  # dark or coloured ink
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         assert (border == 255).all()  # nothing runs out of the picture
@@ -94,18 +98,16 @@ def test_smoothing_leaves_no_trace_of_spikes():
     assert np.isnan(smooth(np.full(4, np.nan))).all()
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_the_page_is_whole_and_needs_nothing_else(tmp_path, kind):
-    folder = write_run(tmp_path / 'run', kind)
-    page = write_report(folder)[-1].read_text()
+def test_the_page_is_whole_and_needs_nothing_else(reported):
+    _, (*images, page) = reported
+    page = page.read_text()
     tags = Tags(page)
     assert tags.open == [] and 'http://' not in page and 'https://' not in page and '@import' not in page
     assert not {'script', 'link', 'iframe', 'object'} & {tag for tag, _ in tags.found}
     sources = [attributes['src'] for _, attributes in tags.found if 'src' in attributes]
     assert sources and all(source.startswith('data:image/png;base64,') for source in sources)
     assert all('url(' not in each for each in re.findall(r'<style>.*?</style>', page, re.S))
-    for source, path in zip(sources, (folder / 'report' / f'{name}.png' for name in FIGURES if (
-            folder / 'report' / f'{name}.png').exists()), strict=True):
+    for source, path in zip(sources, images, strict=True):
         assert base64.b64decode(source.split(',')[1]) == path.read_bytes()
 
 
@@ -144,9 +146,9 @@ def test_all_files_or_none(tmp_path, monkeypatch):
     def full_disk(stream, content):
         if content.startswith(b'<!DOCTYPE'):
             raise OSError(28, 'No space left on device')
-        stream.write(content)
+        return stream._stream.write(content)
 
-    monkeypatch.setattr('mgdet_plugin.runs.run_page._write', full_disk)
+    monkeypatch.setattr('mgdet_plugin.common.files.CountedStream.write', full_disk)
     with pytest.raises(UserError, match=r'cannot write .*report\.html: No space left'):
         write_report(folder)
     assert list((folder / 'report').iterdir()) == []

@@ -15,11 +15,11 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.loops.validation import LossMeter, is_one_pass, measure
 from mgdet_plugin.models.multigrid_loss import MultiGridLoss
-from mgdet_plugin.runs.first_loss import validation_loss
 from tests.support.guarded_run import guarded_config
 from tests.support.mmdet_detectors import RETINANET, YOLOV3
 from tests.support.small_run import make_dataset
 from tests.support.staged_run import FULL, TableMetric
+from tests.support.validation_loss import validation_loss
 
 ATTENTION = dict(embed_dims=16, num_heads=2, batch_first=True)
 LAYER = dict(self_attn_cfg=ATTENTION, ffn_cfg=dict(embed_dims=16, feedforward_channels=16))

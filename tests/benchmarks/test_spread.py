@@ -1,9 +1,9 @@
-"""Plain data of records: means over seeds, and what a missing figure does to them."""
+"""Means over seeds, and what a missing figure does to them."""
 import math
 
 import pytest
 
-from mgdet_plugin.common.records import mean_and_spread, spread_text
+from benchmarks.spread import mean_and_spread, spread_text
 
 
 @pytest.mark.parametrize('values, text', [

@@ -1,13 +1,47 @@
 """Reading what a run left in its work folder."""
 import json
 import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.runs.run_record import read_run
+from mgdet_plugin.runs.run import read_run
+from mgdet_plugin.runs.run_checks import check_run, checks_text
+from mgdet_plugin.runs.run_page import write_report
+from tests.conftest import DATA, ROOT
 from tests.support.run_folder import ITERS, KINDS, guard, scalars, write_run, write_scalars
+
+LIGHT = """
+import sys
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.deploy.draw import draw_detections
+from mgdet_plugin.runs.blends import blend_weights
+from mgdet_plugin.runs.evaluation import before_after, first_losses
+from mgdet_plugin.runs.run_checks import check_run
+from mgdet_plugin.runs.run_page import write_report
+
+def heavy():
+    return [name for name in ('torch', 'mmdet', 'mmengine', 'mmcv', 'matplotlib') if name in sys.modules]
+
+_, run, missing = sys.argv
+assert len(check_run(run)) == 4
+for refused in (lambda: check_run(missing), lambda: write_report(missing), lambda: first_losses(missing, missing),
+                lambda: before_after(dict(new=missing), missing, missing), lambda: blend_weights(missing, missing),
+                lambda: blend_weights(run, run, [2]), lambda: draw_detections(missing, missing, 'out.png')):
+    try:
+        refused()
+    except UserError:
+        continue
+    raise SystemExit('not refused')
+print('read, judged, refused:', heavy())
+write_report(run)
+print('drawn:', heavy())
+"""
 
 
 def change(folder, **fields):
@@ -19,7 +53,7 @@ def change(folder, **fields):
 def test_a_run_is_read_as_written(tmp_path):
     record = read_run(write_run(tmp_path / 'run'))
     content = guard('good')
-    assert (record.start, record.limit, record.guarded) == ('full', 0.2, ('loss_obj', 'loss_cls'))
+    assert (record.start, record.limit, record.guarded) == ('full', 0.2, ['loss_obj', 'loss_cls'])
     assert [each.name for each in record.stages] == ['head', 'neck', 'full']
     assert record.last.metrics == content['validations'][-1]['metrics'] and record.last.epoch == 30
     assert record.pretrained == content['baseline']['pretrained'] and record.events[0].kind == 'spike'
@@ -116,6 +150,14 @@ def test_a_record_that_is_not_one(tmp_path, fields, message):
         read_run(folder)
 
 
+def test_what_is_read_judged_and_drawn_needs_no_torch(tmp_path):
+    """Nor does a refusal need matplotlib: each would take seconds to import."""
+    done = subprocess.run([sys.executable, '-c', LIGHT, write_run(tmp_path / 'run'), tmp_path / 'nowhere'],
+                          capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split('\n')[:2] == ['read, judged, refused: []', "drawn: ['matplotlib']"]
+
+
 def test_missing_and_damaged_records(tmp_path):
     with pytest.raises(UserError, match=r'there is no work folder .*nowhere'):
         read_run(tmp_path / 'nowhere')
@@ -125,3 +167,19 @@ def test_missing_and_damaged_records(tmp_path):
         (tmp_path / 'guard.json').write_bytes(content.encode('latin-1'))
         with pytest.raises(UserError, match=r'guard\.json'):
             read_run(tmp_path)
+
+
+def test_a_record_of_an_earlier_release_is_read_judged_and_drawn(tmp_path):
+    """``demo_run/guard.json`` is what a run of the demo left before the record had one dataclass; byte for byte."""
+    folder = Path(shutil.copytree(DATA / 'demo_run', tmp_path / 'run'))
+    run = read_run(folder)
+    assert [(each.name, each.first_epoch, each.first_iter) for each in run.stages] == [
+        ('head', 0, 0), ('neck', 5, 250), ('full', 10, 500)]
+    assert run.last.metrics['coco/bbox_mAP'] == 0.06 and run.best == ['coco/bbox_mAP', 'greater']
+    lines = checks_text(run, check_run(run)).splitlines()
+    assert lines[0] == ('PASS  loss-below-random    val/loss 278.8 at epoch 20, random start 549, pretrained 572.9')
+    assert [line[:4] for line in lines[:4]] == ['PASS'] * 4 and lines[-1] == 'verdict: PASS'
+    assert 'old/coco/bbox_mAP 0.624 -> 0.291' in lines[4]
+    assert [path.name for path in write_report(folder)] == ['losses.png', 'metrics.png', 'weights.png', 'report.html']
+    run.write(str(tmp_path))
+    assert (tmp_path / 'guard.json').read_bytes() == (DATA / 'demo_run' / 'guard.json').read_bytes()

@@ -1,0 +1,86 @@
+"""Cases of speed: what the detector does, and the same of a named peer."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mmdet
+import torch
+from mmcv.ops import batched_nms
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from mgdet_plugin.models.maths.suppression import NMSOptions, suppress
+
+SIDE = 320  # pixels
+PEER_CONFIG = 'configs/yolo/yolov3_d53_8xb8-ms-608-273e_coco.py'
+OUR_CONFIG = 'configs/_base_/models/multigrid_darknet53.py'
+Case = Callable[[], Any]
+
+
+def _models(device: torch.device) -> tuple[nn.Module, nn.Module]:
+    """MultiGridDet and mmdet's YOLOv3, both with Darknet53, 80 classes and random weights."""
+    init_default_scope('mmdet')
+    root = Path(__file__).parents[1]
+    ours = Config.fromfile(root / OUR_CONFIG).model
+    ours.bbox_head.loss.class_weights = None
+    theirs = Config.fromfile(Path(mmdet.__file__).parent / '.mim' / PEER_CONFIG).model
+    theirs.backbone.init_cfg = None
+    torch.manual_seed(0)
+    return MODELS.build(ours).to(device), MODELS.build(theirs).to(device)
+
+
+def _batch(count: int, device: torch.device) -> tuple[Tensor, list[DetDataSample]]:
+    """Random images with five objects each."""
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(count, 5, 2, generator=generator) * SIDE / 2
+    boxes = torch.cat((corner, corner + 16 + torch.rand(count, 5, 2, generator=generator) * SIDE / 3), 2)
+    meta = dict(img_shape=(SIDE, SIDE), ori_shape=(SIDE, SIDE), batch_input_shape=(SIDE, SIDE), pad_shape=(SIDE, SIDE),
+                scale_factor=(1.0, 1.0), img_id=0)
+    samples = [DetDataSample(gt_instances=InstanceData(bboxes=each, labels=torch.arange(5)), metainfo=meta).to(device)
+               for each in boxes]
+    return torch.rand(count, 3, SIDE, SIDE, generator=generator).to(device), samples
+
+
+def inference(device: torch.device) -> tuple[str, Case, Case]:
+    images, samples = _batch(1, device)
+
+    def case(model: nn.Module) -> Case:
+        model.eval()
+        return torch.no_grad()(lambda: model(images, samples, mode='predict'))
+
+    ours, theirs = _models(device)
+    return f'mmdet YOLOv3-d53, one image of {SIDE} pixels', case(ours), case(theirs)
+
+
+def train_step(device: torch.device) -> tuple[str, Case, Case]:
+    images, samples = _batch(2, device)
+
+    def case(model: nn.Module) -> Case:
+        model.train()
+
+        def step() -> None:
+            model.zero_grad()
+            loss, _ = model.parse_losses(model(images, samples, mode='loss'))  # type: ignore[operator]
+            loss.backward()
+
+        return step
+
+    ours, theirs = _models(device)
+    return f'mmdet YOLOv3-d53, loss and gradients of two images of {SIDE} pixels', case(ours), case(theirs)
+
+
+def suppression(device: torch.device) -> tuple[str, Case, Case]:
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(1000, 2, generator=generator) * SIDE
+    boxes = torch.cat((corner, corner + 10 + torch.rand(1000, 2, generator=generator) * 60), 1).to(device)
+    scores = torch.rand(1000, generator=generator).to(device)
+    labels = torch.zeros(1000, dtype=torch.long, device=device)
+    config = dict(type='nms', iou_threshold=0.45)
+    return ('mmcv batched_nms, 1,000 boxes', lambda: suppress(boxes, scores, labels, NMSOptions()),
+            lambda: batched_nms(boxes, scores, labels, config, class_agnostic=True))

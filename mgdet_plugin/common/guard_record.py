@@ -1,0 +1,228 @@
+"""What the guard knows of a run: kept in every checkpoint, and as ``guard.json`` in the run's folder."""
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast, get_args, get_origin, get_type_hints
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import write_together
+from mgdet_plugin.common.records import finite, known_fields, ratio
+
+KEY = 'guard'  # in a checkpoint
+FILE = 'guard.json'
+VERSION = 1
+STARTS = ('full', 'backbone', 'nothing')
+ENDS = ('plan', 'early_stopping', 'guard')
+MEND = 'bring the file back from a copy, or train again into a new folder'
+Numbers = dict[str, float]
+
+
+@dataclass(kw_only=True)
+class StageStart:
+    """A stage the run entered; epochs and iterations of the run from 0."""
+    index: int = 0
+    name: str
+    first_epoch: int
+    first_iter: int
+
+
+@dataclass(kw_only=True)
+class Validation:
+    """Figures of one validation.
+
+    Attributes:
+        epoch: Epochs done.
+        iter: Iterations done.
+        stage: Name of the stage.
+        metrics: Name -> value; NaN where it was not finite.
+        ratios: Loss term -> how many times that of the loaded weights it is.
+        weights: Part of the model -> relative distance from the weights the run started from.
+        rolled_back: Whether the guard went back from it to earlier weights.
+    """
+    epoch: int
+    iter: int
+    stage: str
+    metrics: Numbers
+    ratios: Numbers = field(default_factory=dict)
+    weights: Numbers = field(default_factory=dict)
+    rolled_back: bool = False
+
+
+@dataclass(kw_only=True)
+class Event:
+    """Something the guard saw; ``kind`` is drift, spike, divergence, nan or mismatch, ``text`` a line for a person."""
+    epoch: int
+    iter: int
+    stage: str
+    kind: str
+    where: str
+    values: Numbers = field(default_factory=dict)
+    actions: list[str]
+    text: str
+
+
+@dataclass
+class GuardRecord:
+    """Baselines, validations and events of a run.
+
+    Attributes:
+        start: The plan's start: 'full', 'backbone' or 'nothing' was pretrained.
+        limit: By how much a guarded loss may exceed that of the loaded weights.
+        guarded: Names of the guarded losses, without 'val/'.
+        metric: The main metric.
+        data: A hash of the validation set and what a loss on it means.
+        pretrained: Name -> value of the loaded weights on the validation set(s), or of those they were trained from.
+        random: The same of a random start.
+        subset: Losses of the loaded weights on the subset that is measured in training.
+        subset_images: Its size.
+        best: Name and rule ('greater' or 'less') by which the best checkpoint is kept; empty if none is.
+        stages: Stages entered.
+        validations: In their order.
+        events: What the guard saw and did.
+        bad_steps: Steps skipped because a number was not finite.
+        bad_in_row: The last so many of the steps done were.
+        poisoned: Whether accumulated gradients wait that will make no step.
+        rollbacks: How often weights were put back.
+        good: Epoch and iteration of ``last_good.pth``; None while that is the start.
+        held_epoch: Epoch after which the stage was made longer last.
+        compared: Whether the first training losses were held against the validation's.
+        ended: 'plan', 'early_stopping' or 'guard' at the end; None while the run goes on.
+    """
+    start: str = 'full'
+    limit: float = 0.2
+    guarded: list[str] = field(default_factory=list)
+    metric: str = ''
+    data: str = ''
+    pretrained: Numbers = field(default_factory=dict)
+    random: Numbers = field(default_factory=dict)
+    subset: Numbers = field(default_factory=dict)
+    subset_images: int = 0
+    best: list[str] = field(default_factory=list)
+    stages: list[StageStart] = field(default_factory=list)
+    validations: list[Validation] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    bad_steps: int = 0
+    bad_in_row: int = 0
+    poisoned: bool = False
+    rollbacks: int = 0
+    good: list[int] | None = None
+    held_epoch: int = -1
+    compared: bool = False
+    ended: str | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, record: Mapping[str, Any]) -> GuardRecord:
+        """Out of a checkpoint."""
+        entries = {name: [kind(**known_fields(kind, each)) for each in record.get(name, ())]
+                   for name, kind in (('stages', StageStart), ('validations', Validation), ('events', Event))}
+        return cls(**{**known_fields(cls, record), **entries})
+
+    def ratios(self, losses: Mapping[str, float]) -> Numbers:
+        """Term -> how many times that of the loaded weights it is, where they have it.
+
+        Args:
+            losses: ``val/<term>`` -> value.
+        """
+        return {name.removeprefix('val/'): ratio(losses[name], value) for name, value in self.pretrained.items()
+                if name.startswith('val/loss') and name in losses}
+
+    def write(self, folder: str) -> None:
+        """Write ``guard.json``, whole or not at all."""
+        plain = self.to_plain()
+        plain['baseline'] = {name: plain[name] for name in _BASELINE}
+        content = {'version': VERSION, **{name: plain[name] for name in _WRITTEN}}
+        text = json.dumps(finite(content), indent=1).encode()
+        write_together({Path(folder) / FILE: lambda stream: stream.write(text)})
+
+    @classmethod
+    def read(cls, path: Path) -> GuardRecord:
+        """Read ``guard.json``; what only a checkpoint keeps has its defaults.
+
+        Raises:
+            UserError: The file is damaged or of an unknown version.
+        """
+        try:
+            content = json.loads(path.read_text(encoding='utf-8'))
+        except (ValueError, RecursionError, OSError) as error:
+            raise UserError(f'cannot read {path}: {error}; {MEND}') from error
+        if not isinstance(content, dict):
+            raise UserError(f'{path} is damaged: it holds a {type(content).__name__}, not an object; {MEND}')
+        if content.get('version') != VERSION:
+            raise UserError(f'{path} has version {content.get("version")!r}, known is {VERSION}; read it with the '
+                            'release of mgdet that wrote it')
+        try:
+            return cls(**_record_fields(content))
+        except _Damage as error:
+            raise UserError(f'{path} is damaged: {error}; {MEND}') from None
+
+
+_BASELINE = ('pretrained', 'random')
+_WRITTEN = ('start', 'limit', 'guarded', 'metric', 'best', 'stages', 'baseline', 'validations', 'events', 'bad_steps',
+            'ended')
+_NUMBER = (int, float)  # and no bool, which is an int, too
+_EXPECTED: dict[Any, tuple[tuple[str, Callable[[Any], bool]], ...]] = {
+    str: (('a text', lambda value: isinstance(value, str)), ),
+    int: (('a whole number', lambda value: type(value) is int), ('a whole number from 0', lambda value: value >= 0)),
+    float: (('a number', lambda value: type(value) in _NUMBER), ('a finite number', math.isfinite)),
+    list[str]: (('a list of texts', lambda value: isinstance(value, list) and all(
+        isinstance(each, str) for each in value)), ),
+    Numbers: (('an object of numbers', lambda value: isinstance(value, dict)), )}
+"""Type of a field -> what its value in the file must be, one after the other."""
+
+
+class _Damage(ValueError):
+    """A field of ``guard.json`` is not what it should be."""
+
+
+def _need(valid: bool, place: str, value: Any, what: str) -> None:
+    if not valid:
+        seen = repr(value) if len(repr(value)) < 60 else f'{repr(value)[:57]}...'
+        raise _Damage(f'{place} is {seen}, expected {what}')
+
+
+def _record_fields(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked fields of a :class:`GuardRecord`, by name."""
+    kinds = get_type_hints(GuardRecord)
+    baseline: Any = content.get('baseline')
+    _need(isinstance(baseline, dict), 'baseline', baseline, 'an object')
+    found = {name: _typed(kinds[name], baseline.get(name, {}), f'baseline.{name}') for name in _BASELINE}
+    given = {name: content.get(name) for name in _WRITTEN if name != 'baseline'}
+    given = {name: value for name, value in given.items() if value is not None or name not in ('best', 'ended')}
+    found |= {name: _typed(str if name == 'ended' else kinds[name], value, name) for name, value in given.items()}
+    for name, values in (('start', STARTS), ('ended', ENDS)):
+        _need(name not in found or found[name] in values, name, found.get(name), f'one of {", ".join(values)}')
+    return found
+
+
+def _typed(kind: Any, value: Any, place: str) -> Any:
+    """A value of the file as a field of some type."""
+    for what, holds in _EXPECTED.get(kind, ()):
+        _need(holds(value), place, value, what)
+    if kind == Numbers:  # null is a number that was not finite
+        for name, each in value.items():
+            _need(each is None or type(each) in _NUMBER, f'{place}.{name}', each, 'a number or null')
+        return {name: math.nan if each is None else float(each) for name, each in value.items()}
+    if is_dataclass(kind):
+        _need(isinstance(value, dict), place, value, 'an object')
+        kinds = get_type_hints(kind)
+        given = [each.name for each in fields(kind)
+                 if each.name in value or each.default is each.default_factory is MISSING]
+        return cast(Any, kind)(**{name: _typed(kinds[name], value.get(name), f'{place}.{name}') for name in given})
+    if get_origin(kind) is list and kind != list[str]:
+        _need(isinstance(value, list), place, value, 'a list of objects')
+        return [_typed(get_args(kind)[0], each, f'{place}[{index}]') for index, each in enumerate(value)]
+    return kind(value)
+
+
+def append_line(folder: str, name: str, entry: Mapping[str, Any]) -> None:
+    """Add one line of JSON to a file of the run's folder."""
+    with open(Path(folder, name), 'a', encoding='utf-8') as stream:
+        stream.write(json.dumps(finite(entry)) + '\n')

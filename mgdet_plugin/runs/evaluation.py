@@ -1,0 +1,92 @@
+"""What weights reach on held-back images: before and after fine-tuning, and the loss a run starts from.
+
+Neither torch nor mmdet is imported before it is known that the files to evaluate are there.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import check_there
+
+AS_GIVEN = 'as given'
+RANDOM_CLASSES = 'class rows random'
+RANDOM_ROWS = 'all prediction rows random'
+METRICS = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50'}
+
+
+def before_after(configs: Mapping[str, str], before: str, after: str,
+                 device: str | None = None) -> list[dict[str, Any]]:
+    """Evaluate two checkpoints of one model on the test sets of several configs.
+
+    Args:
+        configs: Name of a domain -> path of a config with its test set; the model is that of the first.
+        before: Path of the weights the run started from.
+        after: Path of the weights it ended with.
+        device: Where to compute. Default: the GPU where there is one.
+
+    Returns:
+        A row a domain: ``test_set``, its name; ``images``, how many it has; ``before`` and ``after``, name of a metric
+        or loss -> what the checkpoint reaches. There is no metric where it detects nothing.
+
+    Raises:
+        UserError: A config, dataset or checkpoint is missing or does not fit.
+    """
+    check_there(configs.values(), (before, after))
+    from mmengine.config import Config
+
+    from mgdet_plugin.runs.held_out import HeldOut
+    tests = HeldOut.of_tests({name: Config.fromfile(path) for name, path in configs.items()}, device)
+    states = [tests.read(path) for path in (before, after)]
+    first, last = (tests.measure(state) for state in states)
+    return [dict(test_set=name, images=len(loader.dataset),  # type: ignore[arg-type]
+                 before=first[name], after=last[name])
+            for name, (loader, _) in tests.domains.items()]
+
+
+def rows_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a table for a person; a metric of a model that detects nothing counts as 0."""
+    lines = [('test set', 'images', *METRICS.values())]
+    for row in rows:
+        lines.append((row['test_set'], str(row['images']), *(
+            f'{row["before"].get(name, 0.0):.3f} -> {row["after"].get(name, 0.0):.3f}' for name in METRICS)))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def first_losses(config: str, checkpoint: str,
+                 cfg_options: Mapping[str, Any] | None = None) -> dict[str, dict[str, float]]:
+    """Every term of the validation loss of a checkpoint, of it with random class rows, and with all rows random.
+
+    Random rows are drawn as an import draws them: N(0, 0.01), zero bias. The loss is the one every validation measures.
+
+    Args:
+        config: Path of a config; its validation set is used as it is validated on.
+        checkpoint: Path of the weights.
+        cfg_options: Dotted keys of the config to set.
+
+    Returns:
+        ``as given``, ``class rows random``, ``all prediction rows random`` -> term -> loss per image; ``loss`` is
+        their sum.
+
+    Raises:
+        UserError: Config, dataset or weights are missing or do not fit.
+    """
+    check_there([config], [checkpoint])
+    from mmengine.config import Config
+
+    from mgdet_plugin.runs.held_out import HeldOut, prepare_data, random_rows
+    from mgdet_plugin.weights.mapping.fit import BOX_ROWS
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(dict(cfg_options or {}))
+    prepare_data(cfg, 'val')
+    images = HeldOut(cfg, dict(val=dict(dataloader=cfg.val_dataloader)))
+    state = images.read(checkpoint)
+    anchors = [len(scale) for scale in cfg.model.bbox_head.anchors]
+    states = {AS_GIVEN: state, RANDOM_CLASSES: random_rows(state, [BOX_ROWS + count for count in anchors]),
+              RANDOM_ROWS: random_rows(state, [0] * len(anchors))}
+    losses = {name: images.measure(weights)['val'] for name, weights in states.items()}
+    if not losses[AS_GIVEN]:
+        raise UserError('the validation set has no images; there is no loss to measure')
+    return {name: dict(sorted(terms.items(), key=lambda term: term[0] == 'loss')) for name, terms in losses.items()}
