@@ -25,8 +25,6 @@ def parse_args() -> argparse.Namespace:
                              'kept, the others drawn anew')
     parser.add_argument('--source-classes', metavar='NAMES',
                         help="names of the file's classes, given likewise (default: COCO's if it has 80)")
-    parser.add_argument('--anchors', metavar='FILE_OR_LIST',
-                        help='anchors the model will use in place of those it was trained with; says what that costs')
     parser.add_argument('--report', metavar='R.json', help='write what was done, tensor by tensor')
     parser.add_argument('--list-tensors', action='store_true',
                         help='print source, destination and statistics of every tensor')
@@ -39,8 +37,7 @@ def main() -> None:
     """Import and print what was done."""
     args = parse_args()
     report = import_keras(args.src, args.out, config=args.config, part=args.part, classes=args.classes,
-                          source_classes=args.source_classes, anchors=args.anchors, report=args.report,
-                          cfg_options=args.cfg_options)
+                          source_classes=args.source_classes, report=args.report, cfg_options=args.cfg_options)
     print(summary(report) + ('\n' + tensor_table(report) if args.list_tensors else ''))
 
 

@@ -13,9 +13,6 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('src', metavar='SRC', help='Keras or Darknet weights the checkpoint was imported from')
     parser.add_argument('ckpt', metavar='CKPT', help='checkpoint that tools/import_keras.py wrote')
-    parser.add_argument('--with-keras', action='store_true',
-                        help='also load SRC with Keras and compare the outputs of both networks on an image')
-    parser.add_argument('--image', metavar='IMG', help='image for --with-keras (default: one that matplotlib ships)')
     parser.add_argument('--json', metavar='F', help='write the result as JSON')
     args: argparse.Namespace = parser.parse_args()
     return args
@@ -24,7 +21,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Verify, print what was found, and exit with 1 where something differs."""
     args = parse_args()
-    report = verify_import(args.src, args.ckpt, with_keras=args.with_keras, image=args.image, report=args.json)
+    report = verify_import(args.src, args.ckpt, report=args.json)
     print(verify_summary(report))
     raise SystemExit(0 if report['agrees'] else 1)
 

@@ -5,13 +5,12 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from mmengine.logging import HistoryBuffer  # noqa: F401  importing it lets torch.load read mmengine's log history
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mgdet_plugin.common.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
           OSError, AssertionError, zipfile.BadZipFile)
@@ -31,6 +30,8 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> tuple[Mapping[str, 
     Raises:
         UserError: It cannot be loaded safely or holds no state dict of tensors.
     """
+    import torch  # it and mmengine take seconds, which a file that is not there should not cost
+    from mmengine.logging import HistoryBuffer  # noqa: F401  importing it lets torch.load read mmengine's log history
     try:
         content = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except DAMAGE as error:
@@ -39,7 +40,7 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> tuple[Mapping[str, 
                         f'({lines[0] if lines else type(error).__name__}); {WRITTEN_BY}') from None
     state = content.get('state_dict', content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(
-            isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+            isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
         raise UserError(f'{path} holds no state_dict of tensors; {WRITTEN_BY}')
     return state, content
 

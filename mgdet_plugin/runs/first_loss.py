@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
 from mgdet_plugin.engine.checkpoint_check import compare, read_weights
+from mgdet_plugin.weights.mapping.architecture import BOX_ROWS
 from mgdet_plugin.weights.mapping.classes import ROW_STD, SEED
-from mgdet_plugin.weights.mapping.fit import BOX_ROWS
 
 AS_GIVEN = 'as given'
 RANDOM_CLASSES = 'class rows random'

@@ -5,22 +5,23 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mgdet_plugin.common.checkpoints import WRITTEN_BY, load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.mapping.architecture import Part, block_prefixes, predict_prefixes, shape_conflicts
+
+if TYPE_CHECKING:  # reading what is no checkpoint needs no torch, which takes seconds to import
+    from torch import Tensor
 
 COUNTER = 'num_batches_tracked'
 NORM_TENSORS = ('weight', 'bias', 'running_mean', 'running_var')
 MIN_OUTPUTS = 5 + 1 + 1  # box and objectness, one anchor, one class
 OTHER_NETWORK = "give a checkpoint of MultiGridDet's own network"
 WRAPPER = 'module.'
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+FLOATS = ('float32', 'float16', 'bfloat16', 'float64')
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,11 @@ def checked(name: str, state: dict[str, Tensor], part: Part, size: int) -> dict[
         raise UserError(f"{name} does not hold the keys of MultiGridDet's {part}: {', '.join(problems)}; "
                         f'{OTHER_NETWORK}')
     for key in wanted:
-        tensor, counts = state[key], key.endswith(COUNTER)
-        if tensor.layout != torch.strided or tensor.is_meta or (
-                tensor.dtype.is_floating_point or tensor.numel() != 1 if counts else tensor.dtype not in FLOATS):
-            raise UserError(f'{name}: {key} is a tensor of {str(tensor.dtype).removeprefix("torch.")} with the shape '
-                            f'{tuple(tensor.shape)}; {OTHER_NETWORK}')
+        tensor, dtype = state[key], str(state[key].dtype).removeprefix('torch.')
+        fits = (not tensor.is_floating_point() and tensor.numel() == 1) if key.endswith(COUNTER) else dtype in FLOATS
+        if str(tensor.layout) != 'torch.strided' or tensor.is_meta or not fits:
+            raise UserError(f'{name}: {key} is a tensor of {dtype} with the shape {tuple(tensor.shape)}; '
+                            f'{OTHER_NETWORK}')
     total = sum(state[key].numel() * state[key].element_size() for key in wanted)
     if total > size:
         raise UserError(f'{name}: {size:,} bytes cannot hold the {total:,} bytes of tensors declared')

@@ -7,10 +7,9 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
-from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import check_destination, write_together
@@ -24,11 +23,12 @@ from mgdet_plugin.weights.checkpoint import (
     weight_keys,
 )
 from mgdet_plugin.weights.keras_model import NetworkShapes, build_keras_model, load_keras
-from mgdet_plugin.weights.mapping.architecture import Part, block_prefixes, predict_prefixes
-from mgdet_plugin.weights.mapping.fit import BOX_ROWS
-from mgdet_plugin.weights.mapping.h5_layouts import Read, legacy_h5, weights_h5
-from mgdet_plugin.weights.mapping.keras_order import model_layers
+from mgdet_plugin.weights.mapping.architecture import BOX_ROWS, Part, block_prefixes, predict_prefixes
+from mgdet_plugin.weights.mapping.keras_layouts import Read, legacy_h5, model_layers, weights_h5
 from mgdet_plugin.weights.report import Report, file_line, table
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from torch import Tensor
 
 BRIDGE_FACTORS = (8, 4, 2)
 LARGEST_HALF = 65_504

@@ -14,7 +14,6 @@ import h5py
 import numpy as np
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.weights.container.file_map import FileMap
 from mgdet_plugin.weights.container.file_window import FileWindow
 from mgdet_plugin.weights.container.safe_h5 import SafeH5
 from mgdet_plugin.weights.container.zip_member import MEMBER, member_window
@@ -129,15 +128,9 @@ def base(kind: str) -> Base:
 
 
 def live_structure(content: bytes) -> list[int]:
-    """Positions of structure, apart from the free space between its pieces."""
-    positions: set[int] = set()
+    """Positions of all but the numbers of arrays: structure, and the free space between its pieces."""
+    positions = set(range(len(content)))
     with SafeH5(io.BytesIO(content), 'base') as h5:
-        file_map = FileMap(io.BytesIO(content))  # type: ignore[arg-type]
-        file_map.follow(h5._headers)
-        for start, end in file_map.spans:
-            positions.update(range(start, end))
-        if not file_map.complete or b'GCOL' in content:
-            positions.update(range(len(content)))
         for array in h5.arrays.values():
             for block in array.storage.blocks:
                 positions.difference_update(range(block.address, block.address + block.size))

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from math import prod
 
 import numpy as np
@@ -110,26 +109,6 @@ def tell_network(floats: int) -> tuple[int, str | None] | None:
         if not odd and outputs % 3 == 0 and 1 <= classes <= MAX_YOLO_CLASSES:
             return WIDTH, f'{name} head of {classes} classes'
     return None
-
-
-@contextmanager
-def open_darknet(window: FileWindow, name: str) -> Iterator[DarknetFile]:
-    """Open a Darknet weights file.
-
-    Args:
-        window: The opened file, whole.
-        name: What to call the file in messages.
-
-    Raises:
-        UserError: As :class:`DarknetFile`.
-    """
-    digest = Digest(FileWindow(window.stream, 0, window.size))
-    try:
-        yield DarknetFile(window, name, digest)
-    except BaseException:
-        digest.stop()
-        raise
-    digest.hex()  # while the file is open
 
 
 class DarknetFile(WeightsFile):

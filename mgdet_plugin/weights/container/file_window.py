@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, Self
 
 BLOCK_BYTES = 2 ** 20
 
@@ -70,7 +70,7 @@ class FileWindow(io.RawIOBase):
 
 
 class Digest:
-    """SHA-256 of a file, computed in a thread of its own from the moment it is made.
+    """SHA-256 of a file, computed in a thread of its own from the moment it is made. Use as a context manager.
 
     Args:
         source: The file; this window must be read by nobody else.
@@ -93,8 +93,13 @@ class Digest:
             self._error = error
         self._hex = digest.hexdigest()
 
-    def stop(self) -> None:
-        """End early; :meth:`hex` must not be called after this."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait until it is whole, while the file is open; end early where the block was left by an error."""
+        if kind is None:
+            self.hex()
         self._stop.set()
         self._thread.join()
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Event, Timer
 from typing import Any
 
+import mgdet_plugin
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.container.file_window import BLOCK_BYTES, FileWindow
 from mgdet_plugin.weights.container.stored_array import Block, Storage, StoredArray, damage_refused
@@ -36,9 +37,9 @@ MESSAGE_BYTES = 4_096
 CHILD_IMPORTS = ('mgdet_plugin.weights.container.safe_h5', 'encodings.ascii', 'encodings.latin_1')
 """All the child needs, loaded while it may still open files."""
 
-ROOT = Path(__file__).resolve().parents[3]
-START = 'import sys, json; sys.path[:] = json.loads(sys.argv[1]); from mgdet_plugin.weights import reader_process; ' \
-        'reader_process.main(*sys.argv[2:])'
+ROOT = Path(mgdet_plugin.__file__).parent.parent
+START = 'import sys, json; sys.path[:] = json.loads(sys.argv[1]); ' \
+        'from mgdet_plugin.weights.container import reader_process; reader_process.main(*sys.argv[2:])'
 ENVIRONMENT = dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MKL_NUM_THREADS='1', HDF5_PLUGIN_PRELOAD='::',
                    HDF5_USE_FILE_LOCKING='FALSE')
 
@@ -54,13 +55,11 @@ class Listing:
         groups: Every group by its absolute path.
         texts: Group -> attribute -> its texts, or in their place the line that says why they are refused; attributes
             that are absent are not listed.
-        warnings: What a person should know about the file.
     """
 
     arrays: dict[str, StoredArray]
     groups: set[str]
     texts: Texts
-    warnings: tuple[str, ...] = ()
 
 
 class ListingProcess:
@@ -152,7 +151,7 @@ def listing_from(answer: dict[str, Any]) -> Listing:
         stored = tuple(Block(address, size, tuple(start), mask) for address, size, start, mask in blocks)
         storage = Storage(order, stored, None if chunk is None else tuple(chunk), tuple(filters))
         arrays[path] = StoredArray(path, tuple(shape), dtype, storage)
-    return Listing(arrays, set(answer['groups']), answer['texts'], tuple(answer['warnings']))
+    return Listing(arrays, set(answer['groups']), answer['texts'])
 
 
 def cpu_seconds(size: int) -> float:
@@ -223,4 +222,4 @@ def answer_for(file: Any) -> dict[str, Any]:
                 found = str(error)
             if found is not None:
                 texts.setdefault(group, {})[attribute] = found
-    return dict(arrays=arrays, groups=sorted(file.groups), texts=texts, warnings=file.warnings)
+    return dict(arrays=arrays, groups=sorted(file.groups), texts=texts)

@@ -104,14 +104,12 @@ class ArrayReader:
         name: What to call the file in messages.
         arrays (dict[str, StoredArray]): Every array by its absolute path.
         groups (set[str]): Every group by its absolute path, the root being ``/``.
-        warnings (list[str]): What a person should know about the file.
     """
 
     def __init__(self, stream: io.RawIOBase, name: str) -> None:
         self.name = name
         self.arrays: dict[str, StoredArray] = {}
         self.groups = {'/'}
-        self.warnings: list[str] = []
         self._stream = stream
         self._order: tuple[str, str] | None = None  # of the first array read, with its path
         self._budget = MAX_EXPANSION * stream.seek(0, os.SEEK_END) + 2 ** 20  # bytes that may still be read

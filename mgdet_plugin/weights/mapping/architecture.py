@@ -16,6 +16,7 @@ Part = Literal['model', 'backbone']
 RESIDUAL_BLOCKS = (1, 2, 8, 8, 4)  # of Darknet53, per stage
 SCALES = 3
 IMAGE_CHANNELS = 3
+BOX_ROWS = 5  # of a prediction: tx, ty, tw, th, objectness
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.weights.mapping.layout import Part
+from mgdet_plugin.weights.mapping.architecture import Part
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[3] / 'configs' / 'mgdet_model5_stage1.py'
 
@@ -40,11 +40,9 @@ def load_config(path: str | Path | None, cfg_options: Mapping[str, Any] | None =
         cfg_options: Dotted keys to set, as ``--cfg-options`` takes them.
 
     Raises:
-        UserError: The file is missing, cannot be read as a config, or has no ``model.backbone``.
+        UserError: The file cannot be read as a config, or has no ``model.backbone``.
     """
     path = Path(path or DEFAULT_CONFIG)
-    if not path.is_file():
-        raise UserError(f'config {path} does not exist; give one with --config')
     try:
         config = Config.fromfile(path)
         config.merge_from_dict(dict(cfg_options or {}))

@@ -22,7 +22,7 @@ from mgdet_plugin.weights.container.zip_member import MEMBER
 from tests.support.keras_files import BACKBONE_TREES, MODEL_TREES, tiny, tiny_bytes, with_optimizer, write, write_tiny
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='the limits are those of Linux')
-LIMITED = 'import sys, json; sys.path[:] = json.loads(sys.argv[1]); from mgdet_plugin.weights ' \
+LIMITED = 'import sys, json; sys.path[:] = json.loads(sys.argv[1]); from mgdet_plugin.weights.container ' \
           'import reader_process\nreader_process.limit_this_process({cpu})\n{then}'
 
 
@@ -122,7 +122,7 @@ def test_nothing_in_the_current_folder_is_imported(source, tmp_path, monkeypatch
 
 
 def test_the_child_imports_nothing_heavy():
-    code = 'import sys; from mgdet_plugin.weights import reader_process; ' \
+    code = 'import sys; from mgdet_plugin.weights.container import reader_process; ' \
            '[__import__(name) for name in reader_process.CHILD_IMPORTS]; ' \
            'print([name for name in ("torch", "mmdet", "mmengine", "mmcv", "cv2", "keras") if name in sys.modules])'
     environment = {**os.environ, 'PYTHONPATH': str(reader_process.ROOT)}

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.weights.conversion import replace_class_rows
 from mgdet_plugin.weights.mapping.classes import (
     TargetClasses,
     class_rows,
     parse_classes,
-    replace_class_rows,
     source_names,
 )
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from mgdet_plugin.weights.container.archive import open_weights
-from mgdet_plugin.weights.mapping.extras import OTHER_PART
 from mgdet_plugin.weights.mapping.keras_layers import counted
-from mgdet_plugin.weights.mapping.layout import FileLayout, assign, left_over, resolve
+from mgdet_plugin.weights.mapping.layout import OTHER_PART, FileLayout, assign, left_over, resolve
 from tests.support.keras_files import (
     BACKBONE_TREES,
     MODEL_TREES,

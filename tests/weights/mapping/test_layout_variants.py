@@ -9,9 +9,8 @@ import pytest
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.container.archive import open_weights
-from mgdet_plugin.weights.mapping.extras import CLASSIFIER, SIDE_STATE
 from mgdet_plugin.weights.mapping.keras_layers import STATE_GROUPS, counted
-from mgdet_plugin.weights.mapping.layout import assign, resolve
+from mgdet_plugin.weights.mapping.layout import CLASSIFIER, SIDE_STATE, assign, resolve
 from tests.support.keras_files import (
     BACKBONE_TREES,
     BFLOAT16,
