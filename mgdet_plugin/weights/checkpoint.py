@@ -113,10 +113,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f'the checkpoint {name} is not there; {WRITTEN_BY}')
     try:
         with Path(path).open('rb') as stream:
+            start = stream.read(2)
+            stream.seek(0)
             digest = hashlib.file_digest(stream, 'sha256').hexdigest()
             size = stream.seek(0, 2)
     except OSError as error:
         raise UserError(f'the checkpoint {name} cannot be read: {error.strerror}; {WRITTEN_BY}') from None
+    if start[:1] != b'\x80' and start != b'PK':  # a pickle, a zip archive
+        raise UserError(f'{name} is no checkpoint that torch can load safely (it begins with the bytes '
+                        f'{start.hex(" ")}); {WRITTEN_BY}')
     state, content = load_checkpoint(path)
     notes = []
     if all(key.startswith(WRAPPER) for key in state):
