@@ -20,22 +20,14 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.container.stored_array import MAX_EXPANSION, quoted
 from mgdet_plugin.weights.container.weights_file import WeightsFile
 from mgdet_plugin.weights.mapping.architecture import BOX_ROWS, Part, predict_prefixes
-from mgdet_plugin.weights.mapping.class_names import ClassRows, all_rows
-from mgdet_plugin.weights.mapping.classes import (
-    MAX_CLASSES,
-    ROW_STD,
-    SEED,
-    TargetClasses,
-    class_rows,
-    source_names,
-)
+from mgdet_plugin.weights.mapping.class_names import ClassRows
+from mgdet_plugin.weights.mapping.classes import MAX_CLASSES, ROW_STD, SEED, TargetClasses, class_rows, source_names
 from mgdet_plugin.weights.mapping.layout import Assignment, FileLayout, assign, left_over
 from mgdet_plugin.weights.mapping.network import (
     Network,
     anchors_per_scale,
     describe_network,
     load_config,
-    set_classes,
     to_torch,
     torch_shape,
 )
@@ -71,9 +63,10 @@ def convert(weights: WeightsFile, layout: FileLayout, part: Part, config: Config
                         'convolutions); import it with --part backbone')
     anchors = anchors_per_scale(config) if whole else ()
     in_file = file_classes(weights.name, layout, anchors) if whole else 0
-    rows = choose_rows(target, source_classes, in_file) if whole else None
+    rows = class_rows(target, source_names(source_classes, in_file), in_file) if whole else None
     if target is not None:
-        set_classes(config, target.count, layout.bridge_channels)
+        config.merge_from_dict({'model.bbox_head.num_classes': target.count,
+                                'model.bbox_head.bridge_channels': layout.bridge_channels})
     network = describe_network(config, part)
     assignments = assign(layout, part)
     check_fit(weights.name, assignments, network, in_file, redraw=target is not None)
@@ -117,12 +110,6 @@ def file_classes(name: str, layout: FileLayout, anchors: Sequence[int]) -> int:
                         'anchors a scale of the config: channels are 5 + anchors + classes, with one class count from '
                         f'1 to {MAX_CLASSES:,}')
     return found.pop()
-
-
-def choose_rows(target: TargetClasses | None, source_classes: str | Path | None, in_file: int) -> ClassRows:
-    """Where every class row that is written comes from."""
-    names = source_names(source_classes, in_file)
-    return all_rows(names, in_file) if target is None else class_rows(target, names)
 
 
 def check_fit(name: str, assignments: Sequence[Assignment], network: Network, in_file: int, redraw: bool) -> None:

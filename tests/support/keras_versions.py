@@ -20,13 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mgdet_plugin.weights.keras_model import (
-    LayerMaker,
-    NetworkShapes,
-    backbone,
-    load_keras,
-    neck_and_head,
-)
+from mgdet_plugin.weights.keras_model import LayerMaker, NetworkShapes, load_keras
+from mgdet_plugin.weights.mapping.architecture import Part
 from tests.support.keras_files import NORM_KINDS, numbers, tiny
 
 MANIFEST = 'manifest.json'
@@ -53,14 +48,13 @@ class Detector(LayerMaker):
         seed: Names the generated numbers that fill the weights.
     """
 
-    def __init__(self, part: str = 'model', automatic: str = 'no', seed: str = '') -> None:
-        self.keras, shapes = load_keras(), tiny_shapes()
-        super().__init__(self.keras, shapes)
+    def __init__(self, part: Part = 'model', automatic: str = 'no', seed: str = '') -> None:
+        self.keras = load_keras()
+        super().__init__(self.keras)
         self.part, self.automatic = part, automatic
         self.created: dict[str, list[Any]] = {}
         self.image = self.keras.Input((None, None, 3))
-        maps = backbone(self, self.image)
-        self.model = self.keras.Model(self.image, neck_and_head(self, maps) if part == 'model' else maps)
+        self.model = self.keras.Model(self.image, self.network(part, self.image, tiny_shapes()))
         for base, layers in self.created.items():
             for index, layer in enumerate(layers):
                 kinds = NORM_KINDS if base == 'batch_normalization' else ('kernel', 'bias')

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.keras_files import write_tiny
 
-CODE = '''
+CODE = """
 import sys
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.exporter import export_keras
@@ -20,7 +20,7 @@ try:
 except UserError as error:
     print(error)
 print([name for name in ('torch', 'mmdet', 'mmengine', 'mmcv', 'matplotlib', 'keras') if name in sys.modules])
-'''
+"""
 
 
 @pytest.mark.parametrize('call, cause', [

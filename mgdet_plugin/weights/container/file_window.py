@@ -20,15 +20,10 @@ class FileWindow(io.RawIOBase):
     """
 
     def __init__(self, stream: io.FileIO, offset: int, size: int) -> None:
-        self._stream = stream
+        self.stream = stream
         self._lock = Lock()
         self._position = 0
         self.offset, self.size = offset, size
-
-    @property
-    def stream(self) -> io.FileIO:
-        """The opened file this is a part of."""
-        return self._stream
 
     def readable(self) -> bool:
         """True."""
@@ -63,10 +58,10 @@ class FileWindow(io.RawIOBase):
 
     def _read_at(self, view: memoryview, offset: int) -> int:
         if hasattr(os, 'preadv'):
-            return os.preadv(self._stream.fileno(), [view], offset)
+            return os.preadv(self.stream.fileno(), [view], offset)
         with self._lock:
-            self._stream.seek(offset)
-            return self._stream.readinto(view) or 0
+            self.stream.seek(offset)
+            return self.stream.readinto(view) or 0
 
 
 class Digest:

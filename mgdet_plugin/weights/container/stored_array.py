@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,9 +26,9 @@ MAX_CHUNKS = 10_000
 MAX_CHUNK_BYTES = 64 * 2 ** 20
 MAX_EXPANSION = 20      # weights hardly compress
 
-# What h5py, its HDF5 library and zlib raise on damaged bytes; UserError, a ValueError, is let through.
+# What h5py, its HDF5 library, zlib and zipfile raise on damaged bytes; UserError, a ValueError, is let through.
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError,
-          OverflowError, MemoryError, zlib.error)
+          OverflowError, MemoryError, EOFError, zlib.error, zipfile.BadZipFile, struct.error)
 
 
 def quoted(text: str) -> str:
@@ -35,7 +37,7 @@ def quoted(text: str) -> str:
 
 
 @contextmanager
-def damage_refused(name: str) -> Iterator[None]:
+def damage_refused(name: str, what: str = 'damaged or truncated HDF5', again: str = 'the file') -> Iterator[None]:
     """Turn whatever is raised on damaged bytes into one :class:`UserError`."""
     try:
         yield
@@ -43,7 +45,7 @@ def damage_refused(name: str) -> Iterator[None]:
         raise
     except DAMAGE as error:
         cause = repr(' '.join(str(error).split())[:160])[1:-1] or type(error).__name__
-        raise UserError(f'{name}: damaged or truncated HDF5 ({cause}); copy or download the file again') from error
+        raise UserError(f'{name}: {what} ({cause}); copy or download {again} again') from error
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Block:
         inputs: Blocks whose outputs, joined along channels, it takes; none for the first one, which takes the image.
         added_to: Block whose outputs are added to its own, None where nothing is added.
         halves: Whether it gives half of the channels it takes.
+        stride: 2 where it halves height and width.
     """
 
     prefix: str
@@ -36,6 +37,7 @@ class Block:
     inputs: tuple[int, ...]
     added_to: int | None = None
     halves: bool = False
+    stride: int = 1
 
 
 @cache
@@ -61,7 +63,7 @@ def backbone_blocks() -> tuple[list[Block], list[int]]:
     chain, ends = [Block('backbone.conv1', 3, ())], []
     for stage, repeats in enumerate(RESIDUAL_BLOCKS, 1):
         name = f'backbone.conv_res_block{stage}'
-        chain.append(Block(f'{name}.conv', 3, (len(chain) - 1,)))
+        chain.append(Block(f'{name}.conv', 3, (len(chain) - 1,), stride=2))
         for index in range(repeats):
             start = len(chain) - 1
             chain.append(Block(f'{name}.res{index}.conv1', 1, (start,), halves=True))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.weights.mapping.class_names import ClassRows, match_classes, new_rows
+from mgdet_plugin.weights.mapping.class_names import ClassRows, all_rows, match_classes, new_rows
 
 MAX_CLASSES = 10_000
 MAX_NAMES_BYTES = 2 ** 20
@@ -94,13 +94,16 @@ def source_names(given: str | int | Path | None, in_file: int) -> tuple[str, ...
     return names
 
 
-def class_rows(target: TargetClasses, source: Sequence[str] | None) -> ClassRows:
-    """Where the row of every new class comes from: from the class of that name in the file, or drawn anew.
+def class_rows(target: TargetClasses | None, source: Sequence[str] | None, in_file: int) -> ClassRows:
+    """Where the row of every class comes from: from the class of that name in the file, or drawn anew.
 
     Args:
-        target: The new classes.
+        target: The new classes, None to keep those of the file.
         source: Names of the file's classes, None where they are not known.
+        in_file: How many classes the file has.
     """
+    if target is None:
+        return all_rows(source, in_file)
     if target.names is None:
         return new_rows((None,) * target.count, 'only the number of classes is known, so all class rows are new; name '
                         'them with --classes to keep the rows of classes the file knows')

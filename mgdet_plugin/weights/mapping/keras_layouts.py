@@ -6,7 +6,6 @@ built first in its process; the tests hold both against recorded files of Keras.
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +13,9 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from mgdet_plugin.weights.mapping.architecture import Part, block_prefixes, predict_prefixes
+from mgdet_plugin.weights.mapping.architecture import Part, blocks, predict_prefixes
 from mgdet_plugin.weights.mapping.layout import TORCH_NORM_NAMES
 
-STAGE_START = re.compile(r'backbone\.conv_res_block\d\.conv')
-RESIDUAL_END = re.compile(r'backbone\.conv_res_block\d\.res\d\.conv2')
 LEGACY_VERSION = '2.15.0'  # the Keras whose legacy layout this is; every later one reads it
 LEGACY_INPUT = 'input_1'
 TOP_LEVEL = 'top_level_model_weights'
@@ -48,20 +45,12 @@ def numbered(base: str, count: int) -> str:
     return f'{base}_{count}' if count else base
 
 
-def conv(index: int, prefix: str) -> Layer:
-    """The convolution of a block; ``index`` counts blocks in order of creation."""
-    return Layer(numbered('conv2d', index), 'conv2d', dict(kernel=f'{prefix}.conv.weight'))
-
-
-def norm(index: int, prefix: str) -> Layer:
-    """The normalisation of a block."""
-    tensors = {weight: f'{prefix}.bn.{name}' for weight, name in TORCH_NORM_NAMES.items()}
-    return Layer(numbered('batch_normalization', index), 'batch_normalization', tensors)
-
-
-def activation(index: int) -> Layer:
-    """The activation of a block."""
-    return Layer(numbered('leaky_re_lu', index), 'leaky_re_lu', {})
+def block_layers(index: int, prefix: str) -> tuple[Layer, Layer, Layer]:
+    """Convolution, normalisation and activation of a block; ``index`` counts blocks in order of creation."""
+    norm = {weight: f'{prefix}.bn.{name}' for weight, name in TORCH_NORM_NAMES.items()}
+    return (Layer(numbered('conv2d', index), 'conv2d', dict(kernel=f'{prefix}.conv.weight')),
+            Layer(numbered('batch_normalization', index), 'batch_normalization', norm),
+            Layer(numbered('leaky_re_lu', index), 'leaky_re_lu', {}))
 
 
 def model_layers(part: Part) -> list[Layer]:
@@ -78,20 +67,20 @@ def model_layers(part: Part) -> list[Layer]:
             layers.append(Layer(numbered(base, counts[base]), base, {}))
             counts[base] += 1
 
-    blocks = list(enumerate(block_prefixes(part)))
-    bridges = [(index, prefix) for index, prefix in blocks if prefix.startswith('bbox_head.')]
-    for index, prefix in blocks:
-        if (index, prefix) in bridges:
+    bridges = []
+    for index, block in enumerate(blocks(part)):
+        made = block_layers(index, block.prefix)
+        if block.prefix.startswith('bbox_head.'):
+            bridges.append(made)
             continue
-        if STAGE_START.fullmatch(prefix):
+        if block.stride == 2:
             unweighted('zero_padding2d')
-        layers += [conv(index, prefix), norm(index, prefix), activation(index)]
-        if RESIDUAL_END.fullmatch(prefix):
-            unweighted('add')
-        elif prefix.startswith('neck.up_convs.'):
+        if len(block.inputs) > 1:
             unweighted('up_sampling2d', 'concatenate')
-    layers += [conv(*bridge) for bridge in bridges] + [norm(*bridge) for bridge in bridges]
-    layers += [activation(index) for index, _ in bridges]
+        layers += made
+        if block.added_to is not None:
+            unweighted('add')
+    layers += [layer for kind in zip(*bridges, strict=True) for layer in kind]
     return layers + [Layer(f'predict_conv_{scale}', 'conv2d', dict(kernel=f'{prefix}.weight', bias=f'{prefix}.bias'))
                      for scale, prefix in enumerate(predict_prefixes(part), 1)]
 

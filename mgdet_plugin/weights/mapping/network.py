@@ -1,7 +1,7 @@
 """The network's side of an import: which tensors the model of a config has."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,12 +89,6 @@ def describe_network(config: Config, part: Part) -> Network:
     state = build_empty(config, part).state_dict()
     shapes = {prefix + key: tuple(tensor.shape) for key, tensor in state.items()}
     return Network(shapes, config.model.bbox_head.num_classes if part == 'model' else 0)
-
-
-def set_classes(config: Config, num_classes: int, bridge_channels: Sequence[int]) -> None:
-    """Make the config's head one for ``num_classes`` classes on bridges of the given widths."""
-    config.merge_from_dict({'model.bbox_head.num_classes': num_classes,
-                            'model.bbox_head.bridge_channels': tuple(bridge_channels)})
 
 
 class UndrawnOnMeta(TorchFunctionMode):
