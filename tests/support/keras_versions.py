@@ -139,9 +139,16 @@ def write_plain(writer: Writer) -> None:
     detector = Detector()
     writer.save('plain', detector.model, detector)
     for automatic in ('yes', 'all'):
-        Detector('backbone', automatic)  # moves the counters
+        move_counters(detector.keras)
         shifted = Detector(automatic=automatic)
         writer.save(f'automatic_names_{automatic}', shifted.model, shifted)
+
+
+def move_counters(keras: Any) -> None:
+    """Let Keras count layers as if another backbone had been built before."""
+    for _ in range(52):
+        keras.layers.Conv2D(1, 1)
+        keras.layers.BatchNormalization()
 
 
 def write_trained(writer: Writer) -> None:
@@ -204,6 +211,7 @@ def write_policies(writer: Writer) -> None:
     keras = load_keras()
     precision = keras.mixed_precision
     set_policy = getattr(precision, 'set_global_policy', None) or precision.set_dtype_policy
+    reference = Detector()
     for policy in ('float16', 'bfloat16', 'mixed_float16'):
         set_policy(policy)
         try:
@@ -212,7 +220,6 @@ def write_policies(writer: Writer) -> None:
             set_policy('float32')
         if policy.startswith('mixed'):
             detector.model.compile('adam', ['mse'] * 3)
-        reference = Detector()
         for base, layers in reference.created.items():
             for layer, half in zip(layers, detector.created[base], strict=True):
                 layer.set_weights([np.asarray(value).astype(np.float32) for value in half.get_weights()])
