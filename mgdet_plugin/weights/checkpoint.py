@@ -143,7 +143,7 @@ def checked(name: str, state: dict[str, Tensor], part: Part, size: int) -> dict[
     """
     wanted = weight_keys(part) + [f'{prefix}.bn.{COUNTER}' for prefix in block_prefixes(part)]
     groups = dict(missing=[key for key in wanted if key not in state], unexpected=sorted(set(state) - set(wanted)))
-    problems = [f'{len(keys)} {kind} ({some(keys)})' for kind, keys in groups.items() if keys]
+    problems = [f'{len(keys)} {kind} ({_some(keys)})' for kind, keys in groups.items() if keys]
     if problems:
         raise UserError(f"{name} does not hold the keys of MultiGridDet's {part}: {', '.join(problems)}; "
                         f'{OTHER_NETWORK}')
@@ -185,6 +185,6 @@ def check_shapes(name: str, state: Mapping[str, Tensor], part: Part) -> None:
             raise UserError(f'{name}: {kernel} gives {out} channels; a prediction has 5 + anchors + classes')
 
 
-def some(keys: Sequence[str], shown: int = 3) -> str:
+def _some(keys: Sequence[str], shown: int = 3) -> str:
     """The first of a list of keys, and how many more there are."""
     return ', '.join(keys[:shown]) + (f', and {len(keys) - shown} more' if len(keys) > shown else '')

@@ -31,7 +31,7 @@ from mgdet_plugin.weights.mapping.network import (
     to_torch,
     torch_shape,
 )
-from mgdet_plugin.weights.report import Report, make_report
+from mgdet_plugin.weights.report import Report, import_report
 
 __all__ = ['checkpoint_writer', 'convert', 'load_config']
 
@@ -78,7 +78,7 @@ def convert(weights: WeightsFile, layout: FileLayout, part: Part, config: Config
             state[keys[0]], state[keys[1]] = replace_class_rows(
                 state[keys[0]], state[keys[1]], BOX_ROWS + kept, rows.sources, generator)
     state = cover(state, network)
-    report = make_report(weights, layout, assignments, state, left_over(weights, layout, assignments))
+    report = import_report(weights, layout, assignments, state, left_over(weights, layout, assignments))
     if rows is not None:
         add_classes(report, rows, in_file, layout.bridge_channels if target is not None else None)
         report['anchors'] = [[list(size) for size in scale] for scale in config.model.bbox_head.anchors]

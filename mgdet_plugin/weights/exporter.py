@@ -69,7 +69,7 @@ def export_keras(ckpt: str | Path, out: str | Path, *, part: Part = 'model', dty
             return values
 
         write_together({out: content_writer(suffix, part, read, checkpoint)}, progress.update)
-    return make_report(checkpoint, out, suffix, part, dtype, rounding)
+    return export_report(checkpoint, out, suffix, part, dtype, rounding)
 
 
 def chosen_suffix(out: Path, part: Part, dtype: DType) -> str:
@@ -148,7 +148,7 @@ def network_shapes(checkpoint: Checkpoint, part: Part) -> NetworkShapes:
     return NetworkShapes(kernels, predictions)
 
 
-def make_report(checkpoint: Checkpoint, out: Path, suffix: str, part: Part, dtype: DType,
+def export_report(checkpoint: Checkpoint, out: Path, suffix: str, part: Part, dtype: DType,
                 rounding: tuple[float, int]) -> Report:
     """The account of an export, plain types only."""
     with out.open('rb') as stream:
@@ -167,7 +167,7 @@ def make_report(checkpoint: Checkpoint, out: Path, suffix: str, part: Part, dtyp
         bridge_channels=list(checkpoint.bridge_channels) if whole else [],
         class_names=checkpoint.class_names if whole else [],
         tensors=tensors,
-        notes=[*checkpoint.notes, *make_notes(checkpoint, suffix, part, dtype, rounding)])
+        notes=[*checkpoint.notes, *export_notes(checkpoint, suffix, part, dtype, rounding)])
 
 
 def other_decoding(config: str) -> str:
@@ -182,7 +182,7 @@ def other_decoding(config: str) -> str:
     return ', '.join(dict.fromkeys(found))
 
 
-def make_notes(checkpoint: Checkpoint, suffix: str, part: Part, dtype: DType,
+def export_notes(checkpoint: Checkpoint, suffix: str, part: Part, dtype: DType,
                rounding: tuple[float, int]) -> list[str]:
     """What the user should know or do."""
     notes = []

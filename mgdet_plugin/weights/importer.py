@@ -12,7 +12,7 @@ from mgdet_plugin.common.progress_bar import byte_progress
 from mgdet_plugin.weights.container.archive import open_weights
 from mgdet_plugin.weights.mapping.architecture import Part
 from mgdet_plugin.weights.mapping.classes import parse_classes
-from mgdet_plugin.weights.mapping.layout import resolve
+from mgdet_plugin.weights.mapping.layout import resolve_layers
 from mgdet_plugin.weights.report import Report
 
 
@@ -56,7 +56,7 @@ def import_keras(src: str | Path, out: str | Path, *, config: str | Path | None 
         raise UserError(f'--report {report_path} is OUT itself; give another path')
     with byte_progress(2 * src.stat().st_size if src.is_file() else 0, f'import {src.name}') as progress:
         with open_weights(src) as weights:
-            layout = resolve(weights)
+            layout = resolve_layers(weights)
             target = None if classes is None else parse_classes(classes)
             # It imports torch and mmdet, seconds that no refusal so far should take.
             from mgdet_plugin.weights import conversion

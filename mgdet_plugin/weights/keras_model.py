@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.weights.mapping.architecture import SCALES, Part, backbone_blocks, blocks, predictions
+from mgdet_plugin.weights.mapping.architecture import SCALES, Part, blocks, darknet_blocks, predictions
 from mgdet_plugin.weights.mapping.keras_layouts import MODEL_NAMES, numbered
 from mgdet_plugin.weights.mapping.layout import FileLayout
 
@@ -118,7 +118,7 @@ class LayerMaker:
             given = self.block(taken[0], kernel, block.stride)
             maps.append(given if block.added_to is None else self.make('Add', 'add')([maps[block.added_to], given]))
         if part == 'backbone':
-            return [maps[end] for end in backbone_blocks()[1][-SCALES:]]
+            return [maps[end] for end in darknet_blocks()[1][-SCALES:]]
         return [self.prediction(maps[block.inputs[0]], kernel)
                 for block, kernel in zip(predictions(part), shapes.predictions, strict=True)]
 

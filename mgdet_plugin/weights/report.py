@@ -26,7 +26,7 @@ HUGE = 1e4                 # far above trained weights, far below what another b
 INITIAL = dict(weight=1.0, bias=0.0, running_mean=0.0, running_var=1.0)
 
 
-def make_report(weights: WeightsFile, layout: FileLayout, assignments: Sequence[Assignment],
+def import_report(weights: WeightsFile, layout: FileLayout, assignments: Sequence[Assignment],
                 state: Mapping[str, Tensor], not_used: Mapping[str, str]) -> Report:
     """The account of an import, plain types only.
 

@@ -17,7 +17,7 @@ from mgdet_plugin.weights.container.archive import open_weights
 from mgdet_plugin.weights.container.weights_file import WeightsFile
 from mgdet_plugin.weights.mapping.architecture import BOX_ROWS
 from mgdet_plugin.weights.mapping.classes import MAX_CLASSES
-from mgdet_plugin.weights.mapping.layout import FileLayout, assign, resolve
+from mgdet_plugin.weights.mapping.layout import FileLayout, assign, resolve_layers
 from mgdet_plugin.weights.report import Report, decided_by, file_line, table
 
 SHOWN = 5
@@ -42,14 +42,14 @@ def verify_import(src: str | Path, ckpt: str | Path, *, report: str | Path | Non
         for path in (src, ckpt):
             check_destination(Path(report), Path(path))
     with open_weights(src) as weights:
-        layout = resolve(weights)
+        layout = resolve_layers(weights)
         checkpoint = read_checkpoint(ckpt)
         if layout.part == 'backbone' and checkpoint.part == 'model':
             raise UserError(f'{weights.name} is a backbone file, and the checkpoint holds a whole model; give the file '
                             'the checkpoint was imported from')
         picked = class_origins(checkpoint)
-        compared = list(compare(weights, layout, checkpoint, picked))
-    result = make_report(weights, layout, checkpoint, compared, picked)
+        compared = list(compare_tensors(weights, layout, checkpoint, picked))
+    result = verify_report(weights, layout, checkpoint, compared, picked)
     if report is not None:
         text = json.dumps(result, indent=1).encode() + b'\n'
         write_together({Path(report): lambda stream: stream.write(text)})
@@ -126,7 +126,7 @@ class Comparison:
     largest: float
 
 
-def compare(weights: WeightsFile, layout: FileLayout, checkpoint: Checkpoint,
+def compare_tensors(weights: WeightsFile, layout: FileLayout, checkpoint: Checkpoint,
             picked: ClassOrigins | None) -> Iterator[Comparison]:
     """Compare every tensor Keras knows; of predictions whose class rows were replaced, the rows kept."""
     assignments = assign(layout, checkpoint.part)
@@ -156,7 +156,7 @@ def describe_difference(expected: np.ndarray, found: np.ndarray) -> tuple[str | 
     return f'{int(differ.sum()):,} of {differ.size:,} numbers differ, by {largest:.3g} at most', largest
 
 
-def make_report(weights: WeightsFile, layout: FileLayout, checkpoint: Checkpoint, compared: Sequence[Comparison],
+def verify_report(weights: WeightsFile, layout: FileLayout, checkpoint: Checkpoint, compared: Sequence[Comparison],
                 picked: ClassOrigins | None) -> Report:
     """The account of a verification, plain types only."""
     parts: dict[str, dict[str, Any]] = {}

@@ -15,7 +15,7 @@ from mgdet_plugin.weights.checkpoint import Checkpoint, read_checkpoint, to_kera
 from mgdet_plugin.weights.container.archive import open_weights
 from mgdet_plugin.weights.keras_model import build_keras_model, load_keras, shapes_of
 from mgdet_plugin.weights.mapping.keras_layouts import model_layers
-from mgdet_plugin.weights.mapping.layout import resolve
+from mgdet_plugin.weights.mapping.layout import resolve_layers
 from mgdet_plugin.weights.mapping.network import build_empty, load_config
 from tests.support.keras_files import TINY_OPTIONS
 
@@ -35,7 +35,7 @@ def compare_with_keras(src: Path, ckpt: Path, pixels: np.ndarray) -> tuple[int, 
     """
     checkpoint, keras = read_checkpoint(ckpt), load_keras()
     with open_weights(src) as weights:
-        layout = resolve(weights)
+        layout = resolve_layers(weights)
     model = build_keras_model(shapes_of(layout))
     unset(model)
     suffix = '.keras' if weights.container != 'HDF5' else '.weights.h5' if '/layers' in weights.groups else '.h5'

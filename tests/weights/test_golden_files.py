@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mgdet_plugin.weights.container.archive import open_weights
 from mgdet_plugin.weights.conversion import convert
 from mgdet_plugin.weights.mapping.architecture import Part
-from mgdet_plugin.weights.mapping.layout import resolve
+from mgdet_plugin.weights.mapping.layout import resolve_layers
 from mgdet_plugin.weights.mapping.network import build_empty, load_config
 from tests.support.keras_files import BACKBONE_TREES, DATA, MODEL_TREES, numbers, tree, write
 
@@ -50,7 +50,7 @@ def imported(name: str, folder: Path, part: Part) -> dict[str, Tensor]:
     """State dict of a full-size file, which is removed again."""
     src = write(tree(name), folder / name)
     with open_weights(src) as weights:
-        state, _ = convert(weights, resolve(weights), part, load_config(None))
+        state, _ = convert(weights, resolve_layers(weights), part, load_config(None))
     src.unlink()
     return state
 

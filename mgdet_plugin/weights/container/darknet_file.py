@@ -20,7 +20,7 @@ import numpy as np
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.container.file_window import Digest, FileWindow
 from mgdet_plugin.weights.container.reader_process import Listing
-from mgdet_plugin.weights.container.stored_array import Block, Storage, StoredArray
+from mgdet_plugin.weights.container.stored_array import Piece, Storage, StoredArray
 from mgdet_plugin.weights.container.weights_file import WeightsFile
 from mgdet_plugin.weights.mapping.architecture import IMAGE_CHANNELS, RESIDUAL_BLOCKS
 
@@ -165,7 +165,7 @@ class DarknetFile(WeightsFile):
 
     def _list_array(self, path: str, shape: tuple[int, ...]) -> StoredArray:
         size = 4 * prod(shape)
-        self.arrays[path] = StoredArray(path, shape, 'float32', Storage('<', (Block(self._end, size),)))
+        self.arrays[path] = StoredArray(path, shape, 'float32', Storage('<', (Piece(self._end, size),)))
         self._end += size
         return self.arrays[path]
 

@@ -21,7 +21,7 @@ from typing import Any
 import mgdet_plugin
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.container.file_window import BLOCK_BYTES, FileWindow
-from mgdet_plugin.weights.container.stored_array import Block, Storage, StoredArray, damage_refused
+from mgdet_plugin.weights.container.stored_array import Piece, Storage, StoredArray, damage_refused
 
 TEXT_ATTRIBUTES = ('layer_names', 'weight_names', 'name', 'keras_version', 'backend')
 """Attributes of groups that are listed; all others are never read."""
@@ -148,7 +148,7 @@ def listing_from(answer: dict[str, Any]) -> Listing:
         raise UserError(answer['error'])
     arrays = {}
     for path, shape, dtype, order, blocks, chunk, filters in answer['arrays']:
-        stored = tuple(Block(address, size, tuple(start), mask) for address, size, start, mask in blocks)
+        stored = tuple(Piece(address, size, tuple(start), mask) for address, size, start, mask in blocks)
         storage = Storage(order, stored, None if chunk is None else tuple(chunk), tuple(filters))
         arrays[path] = StoredArray(path, tuple(shape), dtype, storage)
     return Listing(arrays, set(answer['groups']), answer['texts'])

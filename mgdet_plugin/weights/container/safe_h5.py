@@ -22,9 +22,7 @@ import numpy as np
 from h5py import h5d, h5g, h5l, h5o, h5s, h5t
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.weights.container.stored_array import ArrayReader, Block, Storage, StoredArray, damage_refused, quoted
-
-__all__ = ['SafeH5', 'StoredArray', 'quoted']
+from mgdet_plugin.weights.container.stored_array import ArrayReader, Piece, Storage, StoredArray, damage_refused, quoted
 
 MAX_DEPTH = 8
 MAX_OBJECTS = 10_000
@@ -178,17 +176,17 @@ class SafeH5(ArrayReader):
         layout, address = plist.get_layout(), dataset.get_offset()
         if layout != h5d.CHUNKED:  # a compact one, inside its header, is never read: Keras writes none
             size = dataset.get_storage_size()
-            return Storage(order, () if layout != h5d.CONTIGUOUS or address is None else (Block(address, size),))
+            return Storage(order, () if layout != h5d.CONTIGUOUS or address is None else (Piece(address, size),))
         count = dataset.get_num_chunks()
         self._chunks += count
         if self._chunks > MAX_ALL_CHUNKS:
             raise UserError(f'{self.name}: arrays cut into more than {MAX_ALL_CHUNKS:,} chunks')
-        blocks: list[Block] = []
+        blocks: list[Piece] = []
 
         def collect(info: h5d.StoreInfo) -> None:
             if len(blocks) > count:
                 raise ValueError('more chunks than counted')
-            blocks.append(Block(info.byte_offset, info.size, tuple(info.chunk_offset), info.filter_mask))
+            blocks.append(Piece(info.byte_offset, info.size, tuple(info.chunk_offset), info.filter_mask))
 
         dataset.chunk_iter(collect)
         filters = tuple(plist.get_filter(index)[0] for index in range(plist.get_nfilters()))

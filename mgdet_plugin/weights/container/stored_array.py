@@ -49,7 +49,7 @@ def damage_refused(name: str, what: str = 'damaged or truncated HDF5', again: st
 
 
 @dataclass(frozen=True)
-class Block:
+class Piece:
     """Bytes of an array, in one piece.
 
     Attributes:
@@ -77,7 +77,7 @@ class Storage:
     """
 
     order: str
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[Piece, ...] = ()
     chunk: tuple[int, ...] | None = None
     filters: tuple[int, ...] = ()
 

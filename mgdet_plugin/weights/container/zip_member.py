@@ -40,7 +40,8 @@ def member_window(whole: FileWindow, name: str) -> FileWindow:
         UserError: The archive is damaged, lacks the member, holds it twice, or the member breaks a cap.
     """
     check_directory(whole, name)
-    with damage_refused(name, 'damaged or encrypted .keras archive', 'it'), zipfile.ZipFile(whole) as archive:  # type: ignore[type-var, arg-type]
+    with (damage_refused(name, 'damaged or encrypted .keras archive', 'it'),
+          zipfile.ZipFile(whole) as archive):  # type: ignore[type-var, arg-type]
         info = find_member(archive, name)
         start = check_places(whole, archive, info)
         packed = FileWindow(whole.stream, whole.offset + start, info.compress_size)

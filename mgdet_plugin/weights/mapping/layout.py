@@ -90,7 +90,7 @@ class Assignment:
     layer: KerasLayer
 
 
-def resolve(weights: WeightsFile) -> FileLayout:
+def resolve_layers(weights: WeightsFile) -> FileLayout:
     """Find the network's layers in a file, by stored order, names and shapes together.
 
     Args:
