@@ -94,11 +94,11 @@ def keras_load(source: Path) -> Callable[[], object]:
     """Import Keras; what is left to do."""
     from mgdet_plugin.weights.container.archive import open_weights
     from mgdet_plugin.weights.keras_model import build_keras_model, load_keras, shapes_of
-    from mgdet_plugin.weights.mapping.layout import resolve
+    from mgdet_plugin.weights.mapping.layout import resolve_layers
 
     load_keras()
     with open_weights(source) as weights:
-        shapes = shapes_of(resolve(weights))
+        shapes = shapes_of(resolve_layers(weights))
 
     def load() -> None:
         model = build_keras_model(shapes)

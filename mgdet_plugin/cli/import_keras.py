@@ -21,8 +21,6 @@ def main(arguments: Sequence[str]) -> int:
                              'kept, the others drawn anew')
     parser.add_argument('--source-classes', metavar='NAMES',
                         help="names of the file's classes, given likewise (default: COCO's if it has 80)")
-    parser.add_argument('--anchors', metavar='FILE_OR_LIST',
-                        help='anchors the model will use in place of those it was trained with; says what that costs')
     parser.add_argument('--report', metavar='R.json', help='write what was done, tensor by tensor')
     parser.add_argument('--list-tensors', action='store_true',
                         help='print source, destination and statistics of every tensor')
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
                                for each in (args.classes, args.source_classes))
     from mgdet_plugin.weights.importer import import_keras
     report = import_keras(args.src, args.out, config=config, part=args.part, classes=classes,
-                          source_classes=source_classes, anchors=args.anchors, report=args.report,
+                          source_classes=source_classes, report=args.report,
                           cfg_options=cfg_options(args.cfg_options))
     from mgdet_plugin.weights.report import summary, tensor_table  # takes what the import does
     print(summary(report) + ('\n' + tensor_table(report) if args.list_tensors else ''))

@@ -11,12 +11,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(__name__, __doc__)
     parser.add_argument('src', metavar='SRC', help='Keras or Darknet weights the checkpoint was imported from')
     parser.add_argument('ckpt', metavar='CKPT', help='checkpoint that tools/import_keras.py wrote')
-    parser.add_argument('--with-keras', action='store_true',
-                        help='also load SRC with Keras and compare the outputs of both networks on an image')
-    parser.add_argument('--image', metavar='IMG', help='image for --with-keras (default: one that matplotlib ships)')
     parser.add_argument('--json', metavar='F', help='write the result as JSON')
     args = parser.parse_args(arguments)
     from mgdet_plugin.weights.verify import verify_import, verify_summary
-    report = verify_import(args.src, args.ckpt, with_keras=args.with_keras, image=args.image, report=args.json)
+    report = verify_import(args.src, args.ckpt, report=args.json)
     print(verify_summary(report))
     return 0 if report['agrees'] else 1

@@ -22,11 +22,10 @@ import torch
 from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import write_together
+from mgdet_plugin.common.files import WRITTEN_BY, write_together
 
 DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
           OSError, AssertionError, zipfile.BadZipFile)
-WRITTEN_BY = 'give a .pth file that tools/import_keras.py or a training run wrote'
 
 _PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, bytearray, torch.Size, torch.dtype, torch.device)
 _NOT_PLAIN = object()
@@ -57,7 +56,7 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> tuple[Mapping[str, 
                         f'({lines[0] if lines else type(error).__name__}); {WRITTEN_BY}') from None
     state = content.get('state_dict', content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(
-            isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+            isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
         raise UserError(f'{path} holds no state_dict of tensors; {WRITTEN_BY}')
     return state, content
 

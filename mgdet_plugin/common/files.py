@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 from mgdet_plugin.common.errors import UserError
 
 DELAY = 1.0  # seconds before a progress bar appears
+WRITTEN_BY = 'give a .pth file that tools/import_keras.py or a training run wrote'
 _TEMPORARY = '.tmp'
 
 

@@ -77,7 +77,7 @@ def first_losses(config: str, checkpoint: str,
     from mmengine.config import Config
 
     from mgdet_plugin.runs.held_out import HeldOut, prepare_data, random_rows
-    from mgdet_plugin.weights.mapping.fit import BOX_ROWS
+    from mgdet_plugin.weights.mapping.architecture import BOX_ROWS
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(dict(cfg_options or {}))
     prepare_data(cfg, 'val')

@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
 from mgdet_plugin.engine.checkpoint_check import compare, read_weights
 from mgdet_plugin.engine.loops.validation import measure
-from mgdet_plugin.weights.mapping.classes import SEED, replace_class_rows
+from mgdet_plugin.weights.conversion import replace_class_rows
+from mgdet_plugin.weights.mapping.classes import SEED
 
 
 class HeldOut:

@@ -5,22 +5,23 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from mgdet_plugin.common.checkpoints import WRITTEN_BY, load_checkpoint
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import WRITTEN_BY
 from mgdet_plugin.weights.mapping.architecture import Part, block_prefixes, predict_prefixes, shape_conflicts
+
+if TYPE_CHECKING:  # reading what is no checkpoint needs no torch, which takes seconds to import
+    from torch import Tensor
 
 COUNTER = 'num_batches_tracked'
 NORM_TENSORS = ('weight', 'bias', 'running_mean', 'running_var')
 MIN_OUTPUTS = 5 + 1 + 1  # box and objectness, one anchor, one class
 OTHER_NETWORK = "give a checkpoint of MultiGridDet's own network"
 WRAPPER = 'module.'
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+FLOATS = ('float32', 'float16', 'bfloat16', 'float64')
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f'the checkpoint {name} is not there; {WRITTEN_BY}')
     try:
         with Path(path).open('rb') as stream:
+            start = stream.read(2)
+            stream.seek(0)
             digest = hashlib.file_digest(stream, 'sha256').hexdigest()
             size = stream.seek(0, 2)
     except OSError as error:
         raise UserError(f'the checkpoint {name} cannot be read: {error.strerror}; {WRITTEN_BY}') from None
+    if start[:1] != b'\x80' and start != b'PK':  # a pickle, a zip archive
+        raise UserError(f'{name} is no checkpoint that torch can load safely (it begins with the bytes '
+                        f'{start.hex(" ")}); {WRITTEN_BY}')
+    from mgdet_plugin.common.checkpoints import load_checkpoint  # imports torch, which takes seconds
     state, content = load_checkpoint(path)
     notes = []
     if all(key.startswith(WRAPPER) for key in state):
@@ -137,16 +144,16 @@ def checked(name: str, state: dict[str, Tensor], part: Part, size: int) -> dict[
     """
     wanted = weight_keys(part) + [f'{prefix}.bn.{COUNTER}' for prefix in block_prefixes(part)]
     groups = dict(missing=[key for key in wanted if key not in state], unexpected=sorted(set(state) - set(wanted)))
-    problems = [f'{len(keys)} {kind} ({some(keys)})' for kind, keys in groups.items() if keys]
+    problems = [f'{len(keys)} {kind} ({_some(keys)})' for kind, keys in groups.items() if keys]
     if problems:
         raise UserError(f"{name} does not hold the keys of MultiGridDet's {part}: {', '.join(problems)}; "
                         f'{OTHER_NETWORK}')
     for key in wanted:
-        tensor, counts = state[key], key.endswith(COUNTER)
-        if tensor.layout != torch.strided or tensor.is_meta or (
-                tensor.dtype.is_floating_point or tensor.numel() != 1 if counts else tensor.dtype not in FLOATS):
-            raise UserError(f'{name}: {key} is a tensor of {str(tensor.dtype).removeprefix("torch.")} with the shape '
-                            f'{tuple(tensor.shape)}; {OTHER_NETWORK}')
+        tensor, dtype = state[key], str(state[key].dtype).removeprefix('torch.')
+        fits = (not tensor.is_floating_point() and tensor.numel() == 1) if key.endswith(COUNTER) else dtype in FLOATS
+        if str(tensor.layout) != 'torch.strided' or tensor.is_meta or not fits:
+            raise UserError(f'{name}: {key} is a tensor of {dtype} with the shape {tuple(tensor.shape)}; '
+                            f'{OTHER_NETWORK}')
     total = sum(state[key].numel() * state[key].element_size() for key in wanted)
     if total > size:
         raise UserError(f'{name}: {size:,} bytes cannot hold the {total:,} bytes of tensors declared')
@@ -179,6 +186,6 @@ def check_shapes(name: str, state: Mapping[str, Tensor], part: Part) -> None:
             raise UserError(f'{name}: {kernel} gives {out} channels; a prediction has 5 + anchors + classes')
 
 
-def some(keys: Sequence[str], shown: int = 3) -> str:
+def _some(keys: Sequence[str], shown: int = 3) -> str:
     """The first of a list of keys, and how many more there are."""
     return ', '.join(keys[:shown]) + (f', and {len(keys) - shown} more' if len(keys) > shown else '')

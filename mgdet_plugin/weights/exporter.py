@@ -4,13 +4,12 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import byte_progress, check_destination, write_together
@@ -23,10 +22,8 @@ from mgdet_plugin.weights.checkpoint import (
     weight_keys,
 )
 from mgdet_plugin.weights.keras_model import NetworkShapes, build_keras_model, load_keras
-from mgdet_plugin.weights.mapping.architecture import Part, block_prefixes, predict_prefixes
-from mgdet_plugin.weights.mapping.fit import BOX_ROWS
-from mgdet_plugin.weights.mapping.h5_layouts import Read, legacy_h5, weights_h5
-from mgdet_plugin.weights.mapping.keras_order import model_layers
+from mgdet_plugin.weights.mapping.architecture import BOX_ROWS, Part, block_prefixes, predict_prefixes
+from mgdet_plugin.weights.mapping.keras_layouts import Read, legacy_h5, model_layers, weights_h5
 from mgdet_plugin.weights.report import Report, file_line, table
 
 BRIDGE_FACTORS = (8, 4, 2)
@@ -62,17 +59,16 @@ def export_keras(ckpt: str | Path, out: str | Path, *, part: Part = 'model', dty
     if part == 'model' and checkpoint.part == 'backbone':
         raise UserError(f'{ckpt} holds a backbone alone; export it with --part backbone')
     keys = weight_keys(part)
-    check_values(checkpoint, keys, dtype)
-    rounding = Rounding(checkpoint.state, dtype)
+    rounding = check_values(checkpoint, keys, dtype)
     total = sum(checkpoint.state[key].numel() for key in keys) * np.dtype(dtype).itemsize
     with byte_progress(2 * total, 'export') as progress:
         def read(key: str) -> np.ndarray:
-            values = rounding(key)
+            values: np.ndarray = to_keras(checkpoint.state[key]).astype(dtype)
             progress.update(values.nbytes)
             return values
 
         write_together({out: content_writer(suffix, part, read, checkpoint)}, progress.update)
-    return make_report(checkpoint, out, suffix, part, dtype, rounding)
+    return export_report(checkpoint, out, suffix, part, dtype, rounding)
 
 
 def chosen_suffix(out: Path, part: Part, dtype: DType) -> str:
@@ -94,12 +90,16 @@ def chosen_suffix(out: Path, part: Part, dtype: DType) -> str:
     return suffix
 
 
-def check_values(checkpoint: Checkpoint, keys: Sequence[str], dtype: DType) -> None:
+def check_values(checkpoint: Checkpoint, keys: Sequence[str], dtype: DType) -> tuple[float, int]:
     """Refuse numbers no network can use, or that the stored type cannot hold.
+
+    Returns:
+        What storing does to the numbers: their largest change, and how many other than zero become zero.
 
     Raises:
         UserError: Naming the tensor.
     """
+    largest, zeroed = 0., 0
     for key in keys:
         values = to_keras(checkpoint.state[key])
         if not np.isfinite(values).all():
@@ -108,36 +108,14 @@ def check_values(checkpoint: Checkpoint, keys: Sequence[str], dtype: DType) -> N
         if key.endswith('.running_var') and values.min() < 0:
             raise UserError(f'{checkpoint.name}: {key} holds a negative variance ({values.min():.3g}); the checkpoint '
                             'is damaged')
-        if dtype == 'float16' and np.abs(values).max() > LARGEST_HALF:
-            raise UserError(f'{checkpoint.name}: {key} holds {np.abs(values).max():.6g}; float16 ends at '
-                            f'{LARGEST_HALF:,}, export it as float32')
-
-
-class Rounding:
-    """Gives tensors in the stored type, and keeps what rounding did to them.
-
-    Args:
-        state: The checkpoint's tensors.
-        dtype: Type to store.
-
-    Attributes:
-        largest: Largest change of a number.
-        zeroed: Numbers other than zero that became zero.
-    """
-
-    def __init__(self, state: Mapping[str, Tensor], dtype: DType) -> None:
-        self._state, self._dtype = state, np.dtype(dtype)
-        self.largest = 0.
-        self.zeroed = 0
-
-    def __call__(self, key: str) -> np.ndarray:
-        """The array of a tensor, in Keras' layout."""
-        values = to_keras(self._state[key])
-        stored: np.ndarray = values.astype(self._dtype)
-        if self._dtype != np.float32:
-            self.largest = max(self.largest, float(np.abs(stored - values).max()))
-            self.zeroed += int(((stored == 0) & (values != 0)).sum())
-        return stored
+        if dtype == 'float16':
+            if np.abs(values).max() > LARGEST_HALF:
+                raise UserError(f'{checkpoint.name}: {key} holds {np.abs(values).max():.6g}; float16 ends at '
+                                f'{LARGEST_HALF:,}, export it as float32')
+            stored = values.astype(np.float16)
+            largest = max(largest, float(np.abs(stored - values).max()))
+            zeroed += int(((stored == 0) & (values != 0)).sum())
+    return largest, zeroed
 
 
 def content_writer(suffix: str, part: Part, read: Read, checkpoint: Checkpoint) -> Callable[[BinaryIO], object]:
@@ -169,8 +147,8 @@ def network_shapes(checkpoint: Checkpoint, part: Part) -> NetworkShapes:
     return NetworkShapes(kernels, predictions)
 
 
-def make_report(checkpoint: Checkpoint, out: Path, suffix: str, part: Part, dtype: DType,
-                rounding: Rounding) -> Report:
+def export_report(checkpoint: Checkpoint, out: Path, suffix: str, part: Part, dtype: DType,
+                rounding: tuple[float, int]) -> Report:
     """The account of an export, plain types only."""
     with out.open('rb') as stream:
         digest = hashlib.file_digest(stream, 'sha256').hexdigest()
@@ -188,7 +166,7 @@ def make_report(checkpoint: Checkpoint, out: Path, suffix: str, part: Part, dtyp
         bridge_channels=list(checkpoint.bridge_channels) if whole else [],
         class_names=checkpoint.class_names if whole else [],
         tensors=tensors,
-        notes=[*checkpoint.notes, *make_notes(checkpoint, suffix, part, dtype, rounding)])
+        notes=[*checkpoint.notes, *export_notes(checkpoint, suffix, part, dtype, rounding)])
 
 
 def other_decoding(config: str) -> str:
@@ -203,7 +181,8 @@ def other_decoding(config: str) -> str:
     return ', '.join(dict.fromkeys(found))
 
 
-def make_notes(checkpoint: Checkpoint, suffix: str, part: Part, dtype: DType, rounding: Rounding) -> list[str]:
+def export_notes(checkpoint: Checkpoint, suffix: str, part: Part, dtype: DType,
+               rounding: tuple[float, int]) -> list[str]:
     """What the user should know or do."""
     notes = []
     stored = sorted({str(tensor.dtype).removeprefix('torch.') for tensor in checkpoint.state.values()
@@ -211,7 +190,7 @@ def make_notes(checkpoint: Checkpoint, suffix: str, part: Part, dtype: DType, ro
     if stored:
         notes.append(f'the checkpoint stores {" and ".join(stored)}; exported from its value in float32')
     if dtype == 'float16':
-        notes.append(f'float16 changed numbers by {rounding.largest:.2g} at most, and {rounding.zeroed:,} to zero; '
+        notes.append(f'float16 changed numbers by {rounding[0]:.2g} at most, and {rounding[1]:,} to zero; '
                      'for float32 outputs within 1e-4 export float32')
     if suffix == '.keras':
         notes.append(f'written by Keras {load_keras().__version__}: an older Keras may not open it as a model, but its '

@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mgdet_plugin.weights.container.darknet_file import DarknetFile, normalisation_note
 from mgdet_plugin.weights.container.weights_file import WeightsFile
 from mgdet_plugin.weights.mapping.layout import Assignment, FileLayout
-from mgdet_plugin.weights.statistics import find_warnings, tensor_statistics
+
+if TYPE_CHECKING:  # a table of a report needs no torch, which takes seconds to import
+    from torch import Tensor
 
 Report = dict[str, Any]
 
@@ -20,11 +20,13 @@ BY_NAMES = 'by stored order, and the layer names agree'
 BY_ORDER = 'by stored order alone: the file stores no layer names'
 BY_FORMAT = 'by the order Darknet writes, held by the exact size of the file'
 UNNAMED = ('a file without layer names (Keras 2.12 to 2.15 and early Keras 3 write such) cannot show that two layers '
-           'of equal shape were swapped; compare the outputs with those of Keras: python tools/verify_import.py SRC '
-           'OUT.pth --with-keras')
+           'of equal shape were swapped; compare its outputs with those of Keras')
+NEAR_ZERO_VARIANCE = 1e-6  # a thousandth of the epsilon beside it: the channel never changed in training
+HUGE = 1e4                 # far above trained weights, far below what another byte order makes of them
+INITIAL = dict(weight=1.0, bias=0.0, running_mean=0.0, running_var=1.0)
 
 
-def make_report(weights: WeightsFile, layout: FileLayout, assignments: Sequence[Assignment],
+def import_report(weights: WeightsFile, layout: FileLayout, assignments: Sequence[Assignment],
                 state: Mapping[str, Tensor], not_used: Mapping[str, str]) -> Report:
     """The account of an import, plain types only.
 
@@ -46,14 +48,54 @@ def make_report(weights: WeightsFile, layout: FileLayout, assignments: Sequence[
         source=dict(file=Path(weights.name).name, bytes=weights.size, sha256=weights.sha256,
                     container=weights.container),
         found=dict(layout=layout.layout, keras_version=layout.keras_version, part=layout.part,
-                   order=BY_NAMES if layout.named else BY_FORMAT if isinstance(weights, DarknetFile) else BY_ORDER,
+                   order=decided_by(weights, layout),
                    layers=f'{len(layout.convs)} convolutions, {len(layout.norms)} batch normalisations, '
                           f'{len(layout.predictions)} prediction convolutions'),
         classes=None,
         tensors=tensors,
         not_used=by_reason,
-        warnings=weights.warnings + find_warnings(state),
+        warnings=find_warnings(state),
         notes=order_notes(weights, layout, state))
+
+
+def tensor_statistics(tensor: Tensor) -> dict[str, float]:
+    """Mean, standard deviation (of the population) and share of zeros of a float tensor of any shape."""
+    spread = float(tensor.std(correction=0)) if tensor.numel() > 1 else 0.
+    zeros = 1 - int(tensor.count_nonzero()) / tensor.numel()
+    return dict(mean=float(tensor.double().mean()), std=spread, zeros=zeros)
+
+
+def find_warnings(state: Mapping[str, Tensor]) -> list[str]:
+    """What a person should look at before training from these tensors.
+
+    Args:
+        state: Float tensors by key of the network's state dict; batch normalisations end in ``.bn.<name>``.
+
+    Returns:
+        One line each: normalisations at their initial values, variances near zero, kernels of zeros alone, huge
+        values. Empty for what training leaves behind.
+    """
+    floats = {key: tensor for key, tensor in state.items() if tensor.is_floating_point()}
+    norms = {key: tensor for key, tensor in floats.items() if '.bn.' in key}
+    untouched = [key for key, tensor in norms.items() if bool((tensor == INITIAL[key.rpartition('.')[2]]).all())]
+    warnings = []
+    if norms and len(untouched) == len(norms):
+        warnings.append(f'all {len(norms) // len(INITIAL)} batch normalisations hold the values Keras starts with: the '
+                        'file seems to hold an untrained network; save it after training or after loading weights')
+    for key, tensor in norms.items():
+        if key.endswith('.running_var') and (flat := int((tensor < NEAR_ZERO_VARIANCE).sum())):
+            warnings.append(f'{key}: {flat} of {tensor.numel()} variances are below {NEAR_ZERO_VARIANCE:g} (the '
+                            f'smallest {float(tensor.min()):.3g}): these channels were constant in training')
+    warnings += [f'{key}: all {tensor.numel():,} numbers of the kernel are zero'
+                 for key, tensor in floats.items() if tensor.dim() == 4 and not tensor.any()]
+    warnings += [f'{key}: values up to {largest:.3g}, far above those of a trained network'
+                 for key, tensor in floats.items() if (largest := float(tensor.abs().max())) > HUGE]
+    return warnings
+
+
+def decided_by(weights: WeightsFile, layout: FileLayout) -> str:
+    """What told which layer is which."""
+    return BY_NAMES if layout.named else BY_FORMAT if isinstance(weights, DarknetFile) else BY_ORDER
 
 
 def order_notes(weights: WeightsFile, layout: FileLayout, state: Mapping[str, Tensor]) -> list[str]:

@@ -69,7 +69,7 @@ def test_verify_exits_with_its_verdict(tmp_path, source, checkpoint, monkeypatch
     (VERIFY, ['{src}', 'absent.pth', '--json', '{out}.json'], 'absent.pth is not there'),
     (VERIFY, ['{ckpt}', '{ckpt}', '--json', '{out}.json'], 'PyTorch checkpoint'),
     (VERIFY, ['{src}', '{src}', '--json', '{out}.json'], 'no checkpoint that torch can load safely'),
-    (VERIFY, ['{src}', '{ckpt}', '--image', 'photo.jpg'], '--image is for --with-keras'),
+    (VERIFY, ['{src}', '{ckpt}', '--with-keras'], 'unrecognized arguments: --with-keras'),
     (VERIFY, ['{src}'], 'required: CKPT'),
 ])
 def test_bad_input_is_one_line_and_exit_2(tmp_path, source, checkpoint, monkeypatch, capsys, tool, arguments, cause):

@@ -14,11 +14,10 @@ import h5py
 import numpy as np
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.weights.container.file_map import FileMap
 from mgdet_plugin.weights.container.file_window import FileWindow
 from mgdet_plugin.weights.container.safe_h5 import SafeH5
 from mgdet_plugin.weights.container.zip_member import MEMBER, member_window
-from mgdet_plugin.weights.mapping.layout import assign, resolve
+from mgdet_plugin.weights.mapping.layout import assign, resolve_layers
 from tests.support.keras_files import Tree, fill_groups, tree
 
 VALUES = [0, 1, 2, 3, 7, 8, 127, 128, 255, 256, 65535, 2 ** 31 - 1, 2 ** 32 - 1, 2 ** 40, 2 ** 63, 2 ** 64 - 1]
@@ -129,15 +128,9 @@ def base(kind: str) -> Base:
 
 
 def live_structure(content: bytes) -> list[int]:
-    """Positions of structure, apart from the free space between its pieces."""
-    positions: set[int] = set()
+    """Positions of all but the numbers of arrays: structure, and the free space between its pieces."""
+    positions = set(range(len(content)))
     with SafeH5(io.BytesIO(content), 'base') as h5:
-        file_map = FileMap(io.BytesIO(content))  # type: ignore[arg-type]
-        file_map.follow(h5._headers)
-        for start, end in file_map.spans:
-            positions.update(range(start, end))
-        if not file_map.complete or b'GCOL' in content:
-            positions.update(range(len(content)))
         for array in h5.arrays.values():
             for block in array.storage.blocks:
                 positions.difference_update(range(block.address, block.address + block.size))
@@ -145,7 +138,7 @@ def live_structure(content: bytes) -> list[int]:
 
 
 class InProcess(SafeH5):
-    """What ``resolve`` needs of a weights file."""
+    """What ``resolve_layers`` needs of a weights file."""
 
     container = 'HDF5'
 
@@ -171,11 +164,11 @@ def read(kind: str, content: bytes) -> Tensors:
 def tensors(kind: str, weights: Any) -> Tensors:
     """The tensors of an opened file."""
     if kind in WHOLE:
-        layout = resolve(weights)
+        layout = resolve_layers(weights)
         return {item.key: weights.read(item.source.path, item.source.shape).tobytes()
                 for item in assign(layout, layout.part)}
     source = few()
-    for group, attributes in source['groups'].items():  # as `resolve` does
+    for group, attributes in source['groups'].items():  # as `resolve_layers` does
         for attribute, value in attributes.items():
             if attribute != 'keras_version' and weights.texts(group, attribute) != value:
                 raise UserError('other names')

@@ -23,7 +23,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mgdet_plugin.weights.container.safe_h5 import StoredArray
+from mgdet_plugin.weights.container.stored_array import StoredArray
 
 DATA = Path(__file__).parents[1] / 'data' / 'keras'
 MODEL_TREES = ('keras2_model5_legacy.h5', 'keras2_model5_full.h5', 'keras2_model5.weights.h5', 'keras2_model5.keras',

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.weights.mapping.layout import FileLayout, assign, resolve
+from mgdet_plugin.weights.mapping.layout import FileLayout, assign, resolve_layers
 from tests.support.keras_files import MODEL_TREES, NAMED_TREES, Listing, Tree
 
 LEGACY_TREES = tuple(name for name in NAMED_TREES if name.endswith(('legacy.h5', 'full.h5')))
@@ -14,7 +14,7 @@ TENSORS = dict(weight='gamma', bias='beta', running_mean='moving_mean', running_
 
 
 def resolved(source: Tree) -> FileLayout:
-    return resolve(Listing(source))  # type: ignore[arg-type]
+    return resolve_layers(Listing(source))  # type: ignore[arg-type]
 
 
 def refusal(source: Tree) -> str:

@@ -20,13 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mgdet_plugin.weights.keras_model import (
-    LayerMaker,
-    NetworkShapes,
-    backbone,
-    load_keras,
-    neck_and_head,
-)
+from mgdet_plugin.weights.keras_model import LayerMaker, NetworkShapes, load_keras
+from mgdet_plugin.weights.mapping.architecture import Part
 from tests.support.keras_files import NORM_KINDS, numbers, tiny
 
 MANIFEST = 'manifest.json'
@@ -53,14 +48,13 @@ class Detector(LayerMaker):
         seed: Names the generated numbers that fill the weights.
     """
 
-    def __init__(self, part: str = 'model', automatic: str = 'no', seed: str = '') -> None:
-        self.keras, shapes = load_keras(), tiny_shapes()
-        super().__init__(self.keras, shapes)
+    def __init__(self, part: Part = 'model', automatic: str = 'no', seed: str = '') -> None:
+        self.keras = load_keras()
+        super().__init__(self.keras)
         self.part, self.automatic = part, automatic
         self.created: dict[str, list[Any]] = {}
         self.image = self.keras.Input((None, None, 3))
-        maps = backbone(self, self.image)
-        self.model = self.keras.Model(self.image, neck_and_head(self, maps) if part == 'model' else maps)
+        self.model = self.keras.Model(self.image, self.network(part, self.image, tiny_shapes()))
         for base, layers in self.created.items():
             for index, layer in enumerate(layers):
                 kinds = NORM_KINDS if base == 'batch_normalization' else ('kernel', 'bias')
@@ -145,9 +139,16 @@ def write_plain(writer: Writer) -> None:
     detector = Detector()
     writer.save('plain', detector.model, detector)
     for automatic in ('yes', 'all'):
-        Detector('backbone', automatic)  # moves the counters
+        move_counters(detector.keras)
         shifted = Detector(automatic=automatic)
         writer.save(f'automatic_names_{automatic}', shifted.model, shifted)
+
+
+def move_counters(keras: Any) -> None:
+    """Let Keras count layers as if another backbone had been built before."""
+    for _ in range(52):
+        keras.layers.Conv2D(1, 1)
+        keras.layers.BatchNormalization()
 
 
 def write_trained(writer: Writer) -> None:
@@ -210,6 +211,7 @@ def write_policies(writer: Writer) -> None:
     keras = load_keras()
     precision = keras.mixed_precision
     set_policy = getattr(precision, 'set_global_policy', None) or precision.set_dtype_policy
+    reference = Detector()
     for policy in ('float16', 'bfloat16', 'mixed_float16'):
         set_policy(policy)
         try:
@@ -218,7 +220,6 @@ def write_policies(writer: Writer) -> None:
             set_policy('float32')
         if policy.startswith('mixed'):
             detector.model.compile('adam', ['mse'] * 3)
-        reference = Detector()
         for base, layers in reference.created.items():
             for layer, half in zip(layers, detector.created[base], strict=True):
                 layer.set_weights([np.asarray(value).astype(np.float32) for value in half.get_weights()])

@@ -1,4 +1,4 @@
-"""Keras itself loads what is exported, and agrees with verification; at a sixteenth of every width."""
+"""Keras itself loads what is exported, and agrees with what is imported; at a sixteenth of every width."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
@@ -16,11 +15,10 @@ from mgdet_plugin.weights.exporter import export_keras, network_shapes
 from mgdet_plugin.weights.importer import import_keras
 from mgdet_plugin.weights.keras_model import build_keras_model, load_keras
 from mgdet_plugin.weights.mapping.architecture import Part
-from mgdet_plugin.weights.mapping.keras_order import model_layers
-from mgdet_plugin.weights.verify import verify_import, verify_summary
-from mgdet_plugin.weights.verify_keras import torch_maps
+from mgdet_plugin.weights.mapping.keras_layouts import model_layers
 from tests.support.checkpoints import listing, save, tiny_state
-from tests.support.keras_files import TINY_OPTIONS, shifted, tiny, with_optimizer, write, write_tiny
+from tests.support.keras_agreement import compare_with_keras, torch_maps, unset
+from tests.support.keras_files import TINY_OPTIONS, shifted, tiny, write, write_tiny
 
 LAYOUTS = ('a.h5', 'a.weights.h5', 'a.keras')
 TOLERANCE = 1e-4
@@ -40,11 +38,16 @@ def checkpoint(tmp_path: Path) -> Path:
     return save(tiny_state(), tmp_path / 'model.pth')
 
 
+@pytest.fixture(scope='module')
+def pixels() -> np.ndarray:
+    """(1, 96, 128, 3), an input of both networks."""
+    return np.random.RandomState(3).rand(1, 96, 128, 3).astype(np.float32)
+
+
 def unset_model(checkpoint: Path, part: Part = 'model') -> Any:
     """The network in Keras, every variable NaN."""
     model = build_keras_model(network_shapes(read_checkpoint(checkpoint), part))
-    for layer in model.layers:
-        layer.set_weights([np.full(values.shape, np.nan, np.float32) for values in layer.get_weights()])
+    unset(model)
     return model
 
 
@@ -60,12 +63,11 @@ def assert_variables(model: Any, state: dict[str, Tensor], part: Part = 'model')
 
 
 @pytest.mark.parametrize('name', LAYOUTS)
-def test_keras_loads_the_model_and_computes_the_same(tmp_path, keras, checkpoint, name):
+def test_keras_loads_the_model_and_computes_the_same(tmp_path, keras, checkpoint, pixels, name):
     export_keras(checkpoint, tmp_path / name)
     model = unset_model(checkpoint)
     model.load_weights(str(tmp_path / name))
     assert_variables(model, tiny_state())
-    pixels = np.random.RandomState(3).rand(1, 96, 128, 3).astype(np.float32)
     ours = torch_maps(read_checkpoint(checkpoint), pixels)
     for theirs, expected in zip(model.predict(pixels, verbose=0), ours, strict=True):
         assert theirs.shape == expected.shape and np.abs(theirs - expected).max() < TOLERANCE
@@ -139,59 +141,28 @@ def test_legacy_attributes_are_of_the_types_keras_writes(tmp_path, keras, checkp
 
 @pytest.mark.parametrize('name', ['keras2_model5_legacy.h5', 'keras3_model5_full.h5', 'keras3_model5.weights.h5',
                                   'keras3_model5.keras', 'keras2_darknet53.h5', 'keras3_darknet53.h5'])
-def test_verify_agrees_with_keras(tmp_path, keras, name):
+def test_keras_agrees_with_what_is_imported(tmp_path, keras, pixels, name):
     part: Part = 'backbone' if 'darknet' in name else 'model'
-    report = verify_import(write_tiny(name, tmp_path / name), save(tiny_state(part), tmp_path / 'a.pth'),
-                           with_keras=True, report=tmp_path / 'v.json')
-    counts = dict(model=336, backbone=260)[part]
-    assert report['agrees'] and report['keras']['loaded']
-    assert (report['keras']['variables'], report['keras']['variables_equal']) == (counts, counts)
-    assert max(report['keras']['max_error'].values()) < TOLERANCE
-    table = verify_summary(report)
-    assert f'Keras {keras.__version__}' in table and 'grace_hopper.jpg at 416 x 416' in table
+    src = write_tiny(name, tmp_path / name)
+    import_keras(src, tmp_path / 'a.pth', part=part, cfg_options=TINY_OPTIONS)
+    equal, errors = compare_with_keras(src, tmp_path / 'a.pth', pixels)
+    assert equal == dict(model=336, backbone=260)[part] and max(errors) < TOLERANCE
 
 
-def test_verify_of_a_backbone_out_of_a_model_file_under_another_suffix(tmp_path, keras):
+def test_keras_agrees_with_a_backbone_out_of_a_model_file(tmp_path, keras, pixels):
     src = write_tiny('keras3_model5.weights.h5', tmp_path / 'renamed.bin')
-    Image.fromarray(np.random.RandomState(1).randint(0, 256, (40, 70, 3), np.uint8)).save(tmp_path / 'photo.png')
-    report = verify_import(src, save(tiny_state('backbone'), tmp_path / 'a.pth'), with_keras=True,
-                           image=tmp_path / 'photo.png')
-    assert report['agrees'] and report['keras']['image'] == 'photo.png'
-    assert list(report['keras']['max_error']) == ['8', '16', '32']
+    import_keras(src, tmp_path / 'a.pth', part='backbone', cfg_options=TINY_OPTIONS)
+    equal, errors = compare_with_keras(src, tmp_path / 'a.pth', pixels)
+    assert equal == 260 and len(errors) == 3 and max(errors) < TOLERANCE
 
 
-def test_verify_compares_kept_rows_alone(tmp_path, keras):
-    state = tiny_state()
-    for scale in range(3):
-        for name in ('weight', 'bias'):
-            old = state[f'bbox_head.predict_convs.{scale}.{name}']
-            state[f'bbox_head.predict_convs.{scale}.{name}'] = torch.cat((old[:8], old[10:11], old[:1] * 0 + 9))
-    rows = [dict(name=None, source=None, source_row=row) for row in (2, None)]
-    meta = dict(keras_import=dict(classes=dict(file=4, written=2, rows=rows)))
-    src = write_tiny('keras2_model5_legacy.h5', tmp_path / 'a.h5')
-    report = verify_import(src, save(state, tmp_path / 'a.pth', meta=meta), with_keras=True)
-    assert report['agrees'] and report['keras']['variables_equal'] == 336
-    state['neck.blocks.0.conv1.conv.weight'] += 1
-    report = verify_import(src, save(state, tmp_path / 'a.pth', meta=meta), with_keras=True)
-    assert not report['agrees'] and report['keras']['variables_equal'] == 335
-    assert max(report['keras']['max_error'].values()) > TOLERANCE
-
-
-def test_verify_says_what_keras_cannot_load(tmp_path, keras):
-    """Shifted counters load, for Keras goes by order; a checkpoint of a training model does not."""
+def test_keras_agrees_where_counters_are_shifted(tmp_path, keras, pixels):
+    """Shifted counters load, for Keras goes by order; and a changed tensor is seen."""
     src = write(shifted(tiny('keras3_model5.weights.h5'), 66, 67), tmp_path / 'shifted.weights.h5')
-    ckpt = save(tiny_state(), tmp_path / 'a.pth')
-    assert verify_import(src, ckpt, with_keras=True)['agrees']
-    nested = with_optimizer(tiny('keras3_model5.weights.h5'))
-    nested = dict(groups={}, datasets={path.replace('/layers/', '/layers/functional/layers/'): spec
-                                       for path, spec in nested['datasets'].items()})
-    report = verify_import(write(nested, tmp_path / 'nested.weights.h5'), ckpt, with_keras=True)
-    assert report['differing'] == [] and not report['agrees'] and not report['keras']['loaded']
-    assert 'does not load the file' in verify_summary(report) and 'save_weights' in verify_summary(report)
-
-
-def test_verify_refuses_what_is_no_image(tmp_path, keras, checkpoint):
-    (tmp_path / 'photo.jpg').write_text('no image')
-    src = write_tiny('keras2_model5_legacy.h5', tmp_path / 'a.h5')
-    with pytest.raises(UserError, match=r'photo\.jpg cannot be read as an image'):
-        verify_import(src, checkpoint, with_keras=True, image=tmp_path / 'photo.jpg')
+    import_keras(src, tmp_path / 'a.pth', cfg_options=TINY_OPTIONS)
+    equal, errors = compare_with_keras(src, tmp_path / 'a.pth', pixels)
+    assert equal == 336 and max(errors) < TOLERANCE
+    state = tiny_state()
+    state['neck.blocks.0.conv1.conv.weight'] += 1
+    equal, errors = compare_with_keras(src, save(state, tmp_path / 'b.pth'), pixels)
+    assert equal == 335 and max(errors) > TOLERANCE

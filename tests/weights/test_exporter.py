@@ -15,8 +15,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights import exporter
 from mgdet_plugin.weights.exporter import export_keras, export_summary
 from mgdet_plugin.weights.importer import import_keras
-from mgdet_plugin.weights.mapping.h5_layouts import LEGACY_INPUT
-from mgdet_plugin.weights.mapping.keras_order import model_layers
+from mgdet_plugin.weights.mapping.keras_layouts import LEGACY_INPUT, model_layers
 from tests.support.checkpoints import listing, save, tiny_state
 from tests.support.keras_files import TINY_OPTIONS, tree, write_tiny
 

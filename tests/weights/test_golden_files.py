@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mgdet_plugin.weights.importer import convert
-from mgdet_plugin.weights.mapping.layout import Part
+from mgdet_plugin.weights.container.archive import open_weights
+from mgdet_plugin.weights.conversion import convert
+from mgdet_plugin.weights.mapping.architecture import Part
+from mgdet_plugin.weights.mapping.layout import resolve_layers
 from mgdet_plugin.weights.mapping.network import build_empty, load_config
 from tests.support.keras_files import BACKBONE_TREES, DATA, MODEL_TREES, numbers, tree, write
 
@@ -47,7 +49,8 @@ def first_state() -> Iterator[dict[str, Tensor]]:
 def imported(name: str, folder: Path, part: Part) -> dict[str, Tensor]:
     """State dict of a full-size file, which is removed again."""
     src = write(tree(name), folder / name)
-    state, _ = convert(src, part, None, None, None)
+    with open_weights(src) as weights:
+        state, _ = convert(weights, resolve_layers(weights), part, load_config(None))
     src.unlink()
     return state
 

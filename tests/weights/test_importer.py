@@ -15,10 +15,9 @@ import torch
 from mmdet.registry import MODELS
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.weights import importer
+from mgdet_plugin.weights import conversion
 from mgdet_plugin.weights.importer import import_keras
-from mgdet_plugin.weights.mapping import fit
-from mgdet_plugin.weights.mapping.layout import block_prefixes, predict_prefixes
+from mgdet_plugin.weights.mapping.architecture import block_prefixes, predict_prefixes
 from mgdet_plugin.weights.mapping.network import describe_network, load_config
 from mgdet_plugin.weights.report import BY_ORDER, summary, tensor_table
 from tests.support.keras_files import (
@@ -209,15 +208,6 @@ def test_source_classes_alone_name_the_checkpoints_classes(tmp_path, source):
         source, tmp_path / 'other.pth', source_classes=tmp_path / 'old.txt')
 
 
-def test_other_anchors_change_no_tensor_and_say_what_they_cost(tmp_path, source):
-    anchors = '[[(120, 80), (149, 190), (370, 328)], [(28, 17), (56, 112), (57, 35)], [(9, 10), (13, 28), (28, 55)]]'
-    report = run(source, tmp_path / 'out.pth', anchors=anchors)
-    assert_same(torch.load(tmp_path / 'out.pth')['state_dict'], expected_state())
-    assert report['anchors'][0][0] == [120, 80] and report['warnings']
-    assert any('112' in line and '120' in line for line in report['warnings'])
-    assert 'train it with model.bbox_head.anchors=[[[120.0, 80.0], [149.0, 190.0]' in summary(report)
-
-
 def test_warns_of_layers_that_look_wrong(tmp_path, source):
     def change(h5: h5py.File) -> None:
         h5['model_weights/batch_normalization_9/batch_normalization_9/moving_variance'][-1] = 1e-9
@@ -289,7 +279,7 @@ def test_refuses_outputs_that_fit_no_class_count(tmp_path, source):
 
 
 def test_refuses_a_count_beyond_the_limit_in_the_file(tmp_path, monkeypatch, source):
-    monkeypatch.setattr(fit, 'MAX_CLASSES', 3)
+    monkeypatch.setattr(conversion, 'MAX_CLASSES', 3)
     assert 'class count from 1 to 3' in refusal(source, tmp_path / 'out.pth', classes=2)
 
 
@@ -336,15 +326,15 @@ def test_refuses_numbers_no_network_has(tmp_path, source, change, cause):
 
 
 def test_refuses_a_small_file_that_declares_much(tmp_path, monkeypatch, source):
-    monkeypatch.setattr(importer, 'MAX_EXPANSION', 0.1)
+    monkeypatch.setattr(conversion, 'MAX_EXPANSION', 0.1)
     assert 'bytes cannot hold the' in refusal(source, tmp_path / 'out.pth')
 
 
 def test_refuses_a_model_with_tensors_no_layer_fills(tmp_path, source, monkeypatch):
     """The other side of the cover: all of the model is set, or nothing is written."""
-    full = importer.describe_network(load_config(None, TINY_OPTIONS), 'model')
+    full = conversion.describe_network(load_config(None, TINY_OPTIONS), 'model')
     full.shapes['bbox_head.scale'] = (3,)
-    monkeypatch.setattr(importer, 'describe_network', lambda *_: full)
+    monkeypatch.setattr(conversion, 'describe_network', lambda *_: full)
     assert 'nothing in the file fills bbox_head.scale of the model' in refusal(source, tmp_path / 'out.pth')
     del full.shapes['bbox_head.scale'], full.shapes['neck.blocks.0.conv1.conv.weight']
     assert 'no tensor neck.blocks.0.conv1.conv.weight' in refusal(source, tmp_path / 'out.pth')

@@ -12,7 +12,7 @@ import pytest
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.keras_model import NetworkShapes, build_keras_model, load_keras, shapes_of
-from mgdet_plugin.weights.mapping.layout import resolve
+from mgdet_plugin.weights.mapping.layout import resolve_layers
 from tests.support.keras_files import Listing, root_of, tiny
 from tests.support.keras_versions import tiny_shapes
 
@@ -27,8 +27,8 @@ def recorded(kind: str) -> str:
 
 def test_shapes_come_out_of_a_file():
     for name in ('keras3_model5.weights.h5', 'keras2_model5_legacy.h5'):
-        assert shapes_of(resolve(Listing(tiny(name)))) == tiny_shapes()  # type: ignore[arg-type]
-    backbone = shapes_of(resolve(Listing(tiny('keras2_darknet53.h5'))))  # type: ignore[arg-type]
+        assert shapes_of(resolve_layers(Listing(tiny(name)))) == tiny_shapes()  # type: ignore[arg-type]
+    backbone = shapes_of(resolve_layers(Listing(tiny('keras2_darknet53.h5'))))  # type: ignore[arg-type]
     assert backbone == NetworkShapes(tiny_shapes().kernels[:52], ())
 
 

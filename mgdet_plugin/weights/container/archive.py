@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from io import FileIO
 from pathlib import Path
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.weights.container.darknet_file import looks_like_darknet, open_darknet
+from mgdet_plugin.weights.container.darknet_file import DarknetFile, looks_like_darknet
 from mgdet_plugin.weights.container.file_window import Digest, FileWindow
-from mgdet_plugin.weights.container.foreign import foreign_content, foreign_path
 from mgdet_plugin.weights.container.reader_process import ListingProcess
 from mgdet_plugin.weights.container.stored_array import quoted
 from mgdet_plugin.weights.container.weights_file import WeightsFile
@@ -23,6 +22,19 @@ from mgdet_plugin.weights.container.zip_member import HDF5_MAGIC, member_window
 
 ZIP_MAGIC = b'PK\x03\x04'
 GIVE_PATH = 'give the path of a Keras weights file (.h5, .weights.h5 or .keras) or of Darknet weights'
+
+
+# Formats that are often given in place of a Keras weights file: what they are, and what to save instead.
+SAVE_WEIGHTS = "load it in Keras and save one file with model.save_weights('NAME.weights.h5')"
+
+SAVED_MODEL = f'a TensorFlow SavedModel; {SAVE_WEIGHTS}'
+CHECKPOINT = f'a TensorFlow checkpoint (.index and .data files); {SAVE_WEIGHTS}'
+SHARDS = f'the list of a sharded Keras save (.weights.json), its weights lie in other files; {SAVE_WEIGHTS}'
+ONNX = 'an ONNX model, whose layers have other names and another order; give the Keras file it was made from'
+TFLITE = 'a TensorFlow Lite model, which does not keep all weights of training; give the Keras file it was made from'
+TORCH = 'a pickle, as old PyTorch files are, and is never read; a checkpoint of this package needs no import'
+SAFETENSORS = f'a safetensors file; {SAVE_WEIGHTS}'
+PACKED = 'a packed file (gzip); unpack it first'
 
 
 @contextmanager
@@ -40,28 +52,20 @@ def open_weights(path: str | Path) -> Iterator[WeightsFile]:
         size = os.fstat(stream.fileno()).st_size
         whole = FileWindow(stream, 0, size)
         start = whole.read(40) or b''
-        window, container = whole, 'HDF5'
-        if start.startswith(ZIP_MAGIC):
-            window, container = member_window(whole, name), '.keras archive'
-        elif not start.startswith(HDF5_MAGIC):
+        if not start.startswith((ZIP_MAGIC, HDF5_MAGIC)):
             if not looks_like_darknet(start, size):
                 what = foreign_content(Path(path).name, start)
                 raise UserError(f'{name} is {what}' if what else
                                 f'{name} is not a Keras weights file: {describe_content(start, size)}')
-            with open_darknet(whole, name) as weights:
-                yield weights
+            with Digest(FileWindow(stream, 0, size)) as digest:
+                yield DarknetFile(whole, name, digest)
             return
+        window, container = whole, 'HDF5'
+        if start.startswith(ZIP_MAGIC):
+            window, container = member_window(whole, name), '.keras archive'
         check_length(window, name)
-        process = ListingProcess(window, name)
-        digest = Digest(FileWindow(stream, 0, size))
-        try:
+        with closing(ListingProcess(window, name)) as process, Digest(FileWindow(stream, 0, size)) as digest:
             yield WeightsFile(window, name, container, size, process.result(), digest)
-        except BaseException:
-            digest.stop()
-            raise
-        finally:
-            process.close()
-        digest.hex()  # while the file is open
 
 
 def check_length(window: FileWindow, name: str) -> None:
@@ -106,3 +110,45 @@ def describe_content(start: bytes, size: int) -> str:
         text = start.decode(errors='replace').split('\n', maxsplit=1)[0]
         return f'it is text beginning {quoted(text)} (an error page or a pointer saved in place of the file?)'
     return f'it begins with the bytes {start[:8].hex(" ")}; expected HDF5 (.h5, .weights.h5), .keras or Darknet weights'
+
+
+def foreign_path(path: Path) -> str | None:
+    """What a path that is no regular file is, by what lies at it or beside it.
+
+    Args:
+        path: A directory, or a path at which nothing lies.
+
+    Returns:
+        What it is and what to give instead, None where nothing is known.
+    """
+    if path.is_dir():
+        return SAVED_MODEL if any((path / name).is_file() for name in ('saved_model.pb', 'keras_metadata.pb')) else None
+    return CHECKPOINT if path.with_name(f'{path.name}.index').is_file() else None
+
+
+def foreign_content(name: str, start: bytes) -> str | None:
+    """What a file is that is neither HDF5 nor an archive.
+
+    Args:
+        name: Name of the file.
+        start: Its first bytes, at least 40 where it has so many.
+
+    Returns:
+        What it is and what to give instead, None where nothing is known.
+    """
+    lower = name.lower()
+    if lower.endswith(('saved_model.pb', 'keras_metadata.pb')):
+        return SAVED_MODEL
+    if lower.endswith('.index') or '.data-0' in lower or start.startswith(b'model_checkpoint_path:'):
+        return CHECKPOINT
+    if lower.endswith('.json') and (b'"weight_map"' in start or lower.endswith('.weights.json')):
+        return SHARDS
+    if start[4:8] == b'TFL3':
+        return TFLITE
+    if lower.endswith('.onnx') or (start[:1] == b'\x08' and start[2:3] == b'\x12'):  # version, then the producer
+        return ONNX
+    if start.startswith(b'\x80') and start[1:2] in (b'\x02', b'\x03', b'\x04', b'\x05'):  # pickle, of old torch files
+        return TORCH
+    if start[8:10] in (b'{"', b'{ ') and int.from_bytes(start[:8], 'little') < 2 ** 32:
+        return SAFETENSORS
+    return PACKED if start.startswith(b'\x1f\x8b') else None

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from math import prod
 
 import numpy as np
@@ -21,7 +20,7 @@ import numpy as np
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.container.file_window import Digest, FileWindow
 from mgdet_plugin.weights.container.reader_process import Listing
-from mgdet_plugin.weights.container.stored_array import StoredArray, quoted
+from mgdet_plugin.weights.container.stored_array import Piece, Storage, StoredArray
 from mgdet_plugin.weights.container.weights_file import WeightsFile
 from mgdet_plugin.weights.mapping.architecture import IMAGE_CHANNELS, RESIDUAL_BLOCKS
 
@@ -112,26 +111,6 @@ def tell_network(floats: int) -> tuple[int, str | None] | None:
     return None
 
 
-@contextmanager
-def open_darknet(window: FileWindow, name: str) -> Iterator[DarknetFile]:
-    """Open a Darknet weights file.
-
-    Args:
-        window: The opened file, whole.
-        name: What to call the file in messages.
-
-    Raises:
-        UserError: As :class:`DarknetFile`.
-    """
-    digest = Digest(FileWindow(window.stream, 0, window.size))
-    try:
-        yield DarknetFile(window, name, digest)
-    except BaseException:
-        digest.stop()
-        raise
-    digest.hex()  # while the file is open
-
-
 class DarknetFile(WeightsFile):
     """A Darknet weights file, listed by its size alone.
 
@@ -170,7 +149,6 @@ class DarknetFile(WeightsFile):
             f' before a {rest}' if rest else '')
         self.layers: list[tuple[str, dict[str, StoredArray]]] = []
         self.extras: dict[str, str] = {}
-        self._offsets: dict[str, int] = {}
         self._list_backbone(width)
         if rest is not None:
             path = '/after_the_backbone'
@@ -186,9 +164,9 @@ class DarknetFile(WeightsFile):
             self.layers += [(place, {'kernel': kernel}), (place, norm)]
 
     def _list_array(self, path: str, shape: tuple[int, ...]) -> StoredArray:
-        self.arrays[path] = StoredArray(path, shape, 'float32')
-        self._offsets[path] = self._end
-        self._end += 4 * prod(shape)
+        size = 4 * prod(shape)
+        self.arrays[path] = StoredArray(path, shape, 'float32', Storage('<', (Piece(self._end, size),)))
+        self._end += size
         return self.arrays[path]
 
     def read(self, path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -204,16 +182,16 @@ class DarknetFile(WeightsFile):
         Raises:
             UserError: Another shape, or the file has become shorter.
         """
-        stored = self.arrays[path]
-        if stored.shape != shape:
-            raise UserError(f'{self.name}: {quoted(path)} has the shape {stored.shape}, needed is {shape}')
-        as_stored = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
-        values = np.empty(as_stored, '<f4')
-        self._stream.seek(self._offsets[path])
-        if self._stream.readinto(values.data) != values.nbytes:
-            raise UserError(f'{self.name}: {quoted(path)} ends early; the file changed while it was read')
-        values = values.astype(np.float32, copy=False)
-        return values.transpose(2, 3, 1, 0) if len(shape) == 4 else values
+        values = super().read(path, shape)
+        if len(shape) != 4:
+            return values
+        return values.reshape(shape[3], shape[2], *shape[:2]).transpose(2, 3, 1, 0)
+
+    def _read_into(self, address: int, out: memoryview) -> None:
+        try:
+            super()._read_into(address, out)
+        except ValueError:
+            raise UserError(f'{self.name}: the file changed while it was read; it ends early') from None
 
 
 def expected_sizes(size: int, offset: int) -> str:

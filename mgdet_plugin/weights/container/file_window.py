@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, Self
 
 BLOCK_BYTES = 2 ** 20
 
@@ -20,15 +20,10 @@ class FileWindow(io.RawIOBase):
     """
 
     def __init__(self, stream: io.FileIO, offset: int, size: int) -> None:
-        self._stream = stream
+        self.stream = stream
         self._lock = Lock()
         self._position = 0
         self.offset, self.size = offset, size
-
-    @property
-    def stream(self) -> io.FileIO:
-        """The opened file this is a part of."""
-        return self._stream
 
     def readable(self) -> bool:
         """True."""
@@ -63,14 +58,14 @@ class FileWindow(io.RawIOBase):
 
     def _read_at(self, view: memoryview, offset: int) -> int:
         if hasattr(os, 'preadv'):
-            return os.preadv(self._stream.fileno(), [view], offset)
+            return os.preadv(self.stream.fileno(), [view], offset)
         with self._lock:
-            self._stream.seek(offset)
-            return self._stream.readinto(view) or 0
+            self.stream.seek(offset)
+            return self.stream.readinto(view) or 0
 
 
 class Digest:
-    """SHA-256 of a file, computed in a thread of its own from the moment it is made.
+    """SHA-256 of a file, computed in a thread of its own from the moment it is made. Use as a context manager.
 
     Args:
         source: The file; this window must be read by nobody else.
@@ -93,8 +88,13 @@ class Digest:
             self._error = error
         self._hex = digest.hexdigest()
 
-    def stop(self) -> None:
-        """End early; :meth:`hex` must not be called after this."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait until it is whole, while the file is open; end early where the block was left by an error."""
+        if kind is None:
+            self.hex()
         self._stop.set()
         self._thread.join()
 

@@ -21,7 +21,7 @@ from typing import Any
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import PACKAGE
 from mgdet_plugin.weights.container.file_window import BLOCK_BYTES, FileWindow
-from mgdet_plugin.weights.container.stored_array import Block, Storage, StoredArray, damage_refused
+from mgdet_plugin.weights.container.stored_array import Piece, Storage, StoredArray, damage_refused
 
 TEXT_ATTRIBUTES = ('layer_names', 'weight_names', 'name', 'keras_version', 'backend')
 """Attributes of groups that are listed; all others are never read."""
@@ -54,13 +54,11 @@ class Listing:
         groups: Every group by its absolute path.
         texts: Group -> attribute -> its texts, or in their place the line that says why they are refused; attributes
             that are absent are not listed.
-        warnings: What a person should know about the file.
     """
 
     arrays: dict[str, StoredArray]
     groups: set[str]
     texts: Texts
-    warnings: tuple[str, ...] = ()
 
 
 class ListingProcess:
@@ -149,10 +147,10 @@ def listing_from(answer: dict[str, Any]) -> Listing:
         raise UserError(answer['error'])
     arrays = {}
     for path, shape, dtype, order, blocks, chunk, filters in answer['arrays']:
-        stored = tuple(Block(address, size, tuple(start), mask) for address, size, start, mask in blocks)
+        stored = tuple(Piece(address, size, tuple(start), mask) for address, size, start, mask in blocks)
         storage = Storage(order, stored, None if chunk is None else tuple(chunk), tuple(filters))
         arrays[path] = StoredArray(path, tuple(shape), dtype, storage)
-    return Listing(arrays, set(answer['groups']), answer['texts'], tuple(answer['warnings']))
+    return Listing(arrays, set(answer['groups']), answer['texts'])
 
 
 def cpu_seconds(size: int) -> float:
@@ -223,4 +221,4 @@ def answer_for(file: Any) -> dict[str, Any]:
                 found = str(error)
             if found is not None:
                 texts.setdefault(group, {})[attribute] = found
-    return dict(arrays=arrays, groups=sorted(file.groups), texts=texts, warnings=file.warnings)
+    return dict(arrays=arrays, groups=sorted(file.groups), texts=texts)

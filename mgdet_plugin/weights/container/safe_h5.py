@@ -11,19 +11,18 @@ own.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
+from itertools import pairwise
 from math import prod
-from typing import BinaryIO, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 import h5py
 import numpy as np
 from h5py import h5d, h5g, h5l, h5o, h5s, h5t
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.weights.container.file_map import check_file_map
-from mgdet_plugin.weights.container.stored_array import ArrayReader, Block, Storage, StoredArray, damage_refused, quoted
-
-__all__ = ['SafeH5', 'StoredArray', 'quoted']
+from mgdet_plugin.weights.container.stored_array import ArrayReader, Piece, Storage, StoredArray, damage_refused, quoted
 
 MAX_DEPTH = 8
 MAX_OBJECTS = 10_000
@@ -32,6 +31,7 @@ MAX_NAMES = 10_000
 MAX_NAME_BYTES = 1_024
 MAX_ALL_NAMES = 4 * 2 ** 20   # characters of all paths; 330 KB in a training file
 MAX_ALL_CHUNKS = 100_000
+MIN_HEADER_BYTES = 16  # of an object; 16 is the prefix of the older form
 
 FLOATS = {
     'float16': (h5t.IEEE_F16LE, h5t.IEEE_F16BE),
@@ -56,14 +56,13 @@ class SafeH5(ArrayReader):
 
     def __init__(self, stream: BinaryIO | io.RawIOBase, name: str) -> None:
         super().__init__(cast(io.RawIOBase, stream), name)
-        self._headers: list[int] = []  # addresses of all objects
+        self._headers: list[tuple[int, int]] = []  # first byte and end, of all objects
         self._chunks = self._characters = 0
         with damage_refused(name):
             self._file = h5py.File(stream, 'r')
             try:
                 self._list_arrays()
-                blocks = [block for array in self.arrays.values() for block in array.storage.blocks]
-                self.warnings = check_file_map(self._stream, self._headers, blocks, name)
+                self._check_places()
             except BaseException:
                 self._file.close()
                 raise
@@ -77,8 +76,7 @@ class SafeH5(ArrayReader):
     def _list_arrays(self) -> None:
         """Fill ``arrays`` by a walk over hard links; each object may be reached once."""
         root = h5g.open(self._file.id, b'/')
-        self._headers.append(h5o.get_info(root).addr)
-        seen = set(self._headers)
+        seen = {self._note_header(h5o.get_info(root))}
         stack = [(root, '', 1)]
         count = 0
         while stack:
@@ -90,8 +88,7 @@ class SafeH5(ArrayReader):
                 info = h5o.get_info(group, link)
                 if info.addr in seen:
                     raise UserError(f'{self.name}: {quoted(path)} leads to an object already reached by another name')
-                seen.add(info.addr)
-                self._headers.append(info.addr)
+                seen.add(self._note_header(info))
                 if depth > MAX_DEPTH:
                     raise UserError(f'{self.name}: {quoted(path)} lies deeper than {MAX_DEPTH} levels')
                 child = h5o.open(group, link)
@@ -102,6 +99,29 @@ class SafeH5(ArrayReader):
                     self.arrays[path] = self._describe(child, path)
                 else:
                     raise UserError(f'{self.name}: {quoted(path)} is neither a group nor an array')
+
+    def _note_header(self, info: Any) -> int:
+        """Remember where the header of an object lies, as far as it is in one piece; its address."""
+        size = info.hdr.space.total if info.hdr.nchunks == 1 else MIN_HEADER_BYTES
+        self._headers.append((info.addr, info.addr + size))
+        return int(info.addr)
+
+    def _check_places(self) -> None:
+        """Refuse arrays that reach beyond the file, or that overlap each other or the header of an object.
+
+        The older format has no checksums, so that an array whose address is damaged would read other bytes as numbers.
+        """
+        size = self._stream.seek(0, os.SEEK_END)
+        blocks = [(block.address, block.address + block.size) for array in self.arrays.values()
+                  for block in array.storage.blocks if block.size]
+        for start, end in blocks:
+            if end > size:
+                raise UserError(f'{self.name}: damaged or truncated HDF5 (an array at the bytes {start:,} to {end:,} '
+                                f'of a file of {size:,}); copy or download the file again')
+        for (_, end), (start, _) in pairwise(sorted([*self._headers, *blocks])):
+            if start < end:
+                raise UserError(f'{self.name}: damaged HDF5 (two parts of it overlap at byte {start:,}); copy or '
+                                'download the file again')
 
     def _links(self, group: h5g.GroupID, prefix: str) -> Iterator[tuple[str, bytes]]:
         """Yield (path, link name) of a group's members, having refused all but hard links."""
@@ -156,17 +176,17 @@ class SafeH5(ArrayReader):
         layout, address = plist.get_layout(), dataset.get_offset()
         if layout != h5d.CHUNKED:  # a compact one, inside its header, is never read: Keras writes none
             size = dataset.get_storage_size()
-            return Storage(order, () if layout != h5d.CONTIGUOUS or address is None else (Block(address, size),))
+            return Storage(order, () if layout != h5d.CONTIGUOUS or address is None else (Piece(address, size),))
         count = dataset.get_num_chunks()
         self._chunks += count
         if self._chunks > MAX_ALL_CHUNKS:
             raise UserError(f'{self.name}: arrays cut into more than {MAX_ALL_CHUNKS:,} chunks')
-        blocks: list[Block] = []
+        blocks: list[Piece] = []
 
         def collect(info: h5d.StoreInfo) -> None:
             if len(blocks) > count:
                 raise ValueError('more chunks than counted')
-            blocks.append(Block(info.byte_offset, info.size, tuple(info.chunk_offset), info.filter_mask))
+            blocks.append(Piece(info.byte_offset, info.size, tuple(info.chunk_offset), info.filter_mask))
 
         dataset.chunk_iter(collect)
         filters = tuple(plist.get_filter(index)[0] for index in range(plist.get_nfilters()))

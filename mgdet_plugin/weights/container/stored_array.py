@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,9 +26,9 @@ MAX_CHUNKS = 10_000
 MAX_CHUNK_BYTES = 64 * 2 ** 20
 MAX_EXPANSION = 20      # weights hardly compress
 
-# What h5py, its HDF5 library and zlib raise on damaged bytes; UserError, a ValueError, is let through.
+# What h5py, its HDF5 library, zlib and zipfile raise on damaged bytes; UserError, a ValueError, is let through.
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError,
-          OverflowError, MemoryError, zlib.error)
+          OverflowError, MemoryError, EOFError, zlib.error, zipfile.BadZipFile, struct.error)
 
 
 def quoted(text: str) -> str:
@@ -35,7 +37,7 @@ def quoted(text: str) -> str:
 
 
 @contextmanager
-def damage_refused(name: str) -> Iterator[None]:
+def damage_refused(name: str, what: str = 'damaged or truncated HDF5', again: str = 'the file') -> Iterator[None]:
     """Turn whatever is raised on damaged bytes into one :class:`UserError`."""
     try:
         yield
@@ -43,11 +45,11 @@ def damage_refused(name: str) -> Iterator[None]:
         raise
     except DAMAGE as error:
         cause = repr(' '.join(str(error).split())[:160])[1:-1] or type(error).__name__
-        raise UserError(f'{name}: damaged or truncated HDF5 ({cause}); copy or download the file again') from error
+        raise UserError(f'{name}: {what} ({cause}); copy or download {again} again') from error
 
 
 @dataclass(frozen=True)
-class Block:
+class Piece:
     """Bytes of an array, in one piece.
 
     Attributes:
@@ -75,7 +77,7 @@ class Storage:
     """
 
     order: str
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[Piece, ...] = ()
     chunk: tuple[int, ...] | None = None
     filters: tuple[int, ...] = ()
 
@@ -104,14 +106,12 @@ class ArrayReader:
         name: What to call the file in messages.
         arrays (dict[str, StoredArray]): Every array by its absolute path.
         groups (set[str]): Every group by its absolute path, the root being ``/``.
-        warnings (list[str]): What a person should know about the file.
     """
 
     def __init__(self, stream: io.RawIOBase, name: str) -> None:
         self.name = name
         self.arrays: dict[str, StoredArray] = {}
         self.groups = {'/'}
-        self.warnings: list[str] = []
         self._stream = stream
         self._order: tuple[str, str] | None = None  # of the first array read, with its path
         self._budget = MAX_EXPANSION * stream.seek(0, os.SEEK_END) + 2 ** 20  # bytes that may still be read

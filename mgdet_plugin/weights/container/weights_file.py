@@ -20,8 +20,7 @@ class WeightsFile(ArrayReader):
         super().__init__(window, name)
         self.container = container
         self.size = size
-        self.arrays, self.groups, self.warnings = listing.arrays, listing.groups, list(listing.warnings)
-        self._texts = listing.texts
+        self.arrays, self.groups, self._texts = listing.arrays, listing.groups, listing.texts
         self._digest = digest
 
     @property

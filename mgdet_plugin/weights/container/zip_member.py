@@ -10,12 +10,10 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.container.file_window import BLOCK_BYTES, FileWindow
-from mgdet_plugin.weights.container.stored_array import MAX_EXPANSION
+from mgdet_plugin.weights.container.stored_array import MAX_EXPANSION, damage_refused
 
 HDF5_MAGIC = b'\x89HDF\r\n\x1a\n'
 MEMBER = 'model.weights.h5'
@@ -25,20 +23,6 @@ MAX_MEMBERS = 1_000             # a .keras file has three, and more where layers
 END_BYTES = 22                  # of the end record, without a comment
 TORCH_HINT = '; it looks like a PyTorch checkpoint, which needs no import'
 LOCAL_HEADER = struct.Struct('<4s5H3I2H')
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError,
-          struct.error, UnicodeDecodeError)
-
-
-@contextmanager
-def archive_damage_refused(name: str) -> Iterator[None]:
-    """Turn whatever is raised on a damaged archive into one :class:`UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except DAMAGE as error:
-        cause = repr(' '.join(str(error).split())[:160])[1:-1]
-        raise UserError(f'{name}: damaged or encrypted .keras archive ({cause}); copy or download it again') from error
 
 
 def member_window(whole: FileWindow, name: str) -> FileWindow:
@@ -56,7 +40,8 @@ def member_window(whole: FileWindow, name: str) -> FileWindow:
         UserError: The archive is damaged, lacks the member, holds it twice, or the member breaks a cap.
     """
     check_directory(whole, name)
-    with archive_damage_refused(name), zipfile.ZipFile(whole) as archive:  # type: ignore[type-var, arg-type]
+    with (damage_refused(name, 'damaged or encrypted .keras archive', 'it'),
+          zipfile.ZipFile(whole) as archive):  # type: ignore[type-var, arg-type]
         info = find_member(archive, name)
         start = check_places(whole, archive, info)
         packed = FileWindow(whole.stream, whole.offset + start, info.compress_size)

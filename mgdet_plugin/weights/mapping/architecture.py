@@ -16,18 +16,20 @@ Part = Literal['model', 'backbone']
 RESIDUAL_BLOCKS = (1, 2, 8, 8, 4)  # of Darknet53, per stage
 SCALES = 3
 IMAGE_CHANNELS = 3
+BOX_ROWS = 5  # of a prediction: tx, ty, tw, th, objectness
 
 
 @dataclass(frozen=True)
-class Block:
+class ConvBlock:
     """A convolution of the network and where its channels come from.
 
     Attributes:
         prefix: Prefix of its keys in the state dict.
         size: Height and width of its kernel.
         inputs: Blocks whose outputs, joined along channels, it takes; none for the first one, which takes the image.
-        added_to: Block whose outputs are added to its own, None where nothing is added.
+        added_to: ConvBlock whose outputs are added to its own, None where nothing is added.
         halves: Whether it gives half of the channels it takes.
+        stride: 2 where it halves height and width.
     """
 
     prefix: str
@@ -35,44 +37,45 @@ class Block:
     inputs: tuple[int, ...]
     added_to: int | None = None
     halves: bool = False
+    stride: int = 1
 
 
 @cache
-def blocks(part: Part) -> tuple[Block, ...]:
+def blocks(part: Part) -> tuple[ConvBlock, ...]:
     """All blocks in order of creation: 66 of the model, 52 of the backbone."""
-    chain, stage_ends = backbone_blocks()
+    chain, stage_ends = darknet_blocks()
     if part == 'model':
         lateral: tuple[int, ...] = ()
         for scale in range(SCALES):
             for index, size in enumerate((1, 3, 1), 1):
                 inputs = (len(chain) - 1, *lateral) if index == 1 else (len(chain) - 1,)
-                chain.append(Block(f'neck.blocks.{scale}.conv{index}', size, inputs))
+                chain.append(ConvBlock(f'neck.blocks.{scale}.conv{index}', size, inputs))
             last = len(chain) - 1
-            chain.append(Block(f'bbox_head.bridges.{scale}', 3, (last,)))
+            chain.append(ConvBlock(f'bbox_head.bridges.{scale}', 3, (last,)))
             if scale < SCALES - 1:
-                chain.append(Block(f'neck.up_convs.{scale}', 1, (last,)))
+                chain.append(ConvBlock(f'neck.up_convs.{scale}', 1, (last,)))
                 lateral = (stage_ends[-2 - scale],)
     return tuple(chain)
 
 
-def backbone_blocks() -> tuple[list[Block], list[int]]:
+def darknet_blocks() -> tuple[list[ConvBlock], list[int]]:
     """The 52 blocks of Darknet53, and the last block of every stage."""
-    chain, ends = [Block('backbone.conv1', 3, ())], []
+    chain, ends = [ConvBlock('backbone.conv1', 3, ())], []
     for stage, repeats in enumerate(RESIDUAL_BLOCKS, 1):
         name = f'backbone.conv_res_block{stage}'
-        chain.append(Block(f'{name}.conv', 3, (len(chain) - 1,)))
+        chain.append(ConvBlock(f'{name}.conv', 3, (len(chain) - 1,), stride=2))
         for index in range(repeats):
             start = len(chain) - 1
-            chain.append(Block(f'{name}.res{index}.conv1', 1, (start,), halves=True))
-            chain.append(Block(f'{name}.res{index}.conv2', 3, (start + 1,), added_to=start))
+            chain.append(ConvBlock(f'{name}.res{index}.conv1', 1, (start,), halves=True))
+            chain.append(ConvBlock(f'{name}.res{index}.conv2', 3, (start + 1,), added_to=start))
         ends.append(len(chain) - 1)
     return chain, ends
 
 
-def predictions(part: Part) -> tuple[Block, ...]:
+def predictions(part: Part) -> tuple[ConvBlock, ...]:
     """The prediction convolutions, coarse scale first, each on its bridge; none in the backbone."""
     bridges = [index for index, block in enumerate(blocks(part)) if 'bridges' in block.prefix]
-    return tuple(Block(f'bbox_head.predict_convs.{scale}', 1, (bridge,)) for scale, bridge in enumerate(bridges))
+    return tuple(ConvBlock(f'bbox_head.predict_convs.{scale}', 1, (bridge,)) for scale, bridge in enumerate(bridges))
 
 
 def block_prefixes(part: Part) -> list[str]:

@@ -63,12 +63,7 @@ def canonical(name: str) -> str:
     return CANONICAL.get(normalised(name), normalised(name))
 
 
-def exact(name: str) -> str:
-    """The name as it is written."""
-    return name
-
-
-MATCHERS: tuple[Callable[[str], str], ...] = (exact, normalised, canonical)
+MATCHERS: tuple[Callable[[str], str], ...] = (str, normalised, canonical)  # str: as it is written
 
 
 @dataclass(frozen=True)

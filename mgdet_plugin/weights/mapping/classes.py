@@ -1,6 +1,6 @@
-"""New classes for an imported model: who they are, and their rows in the prediction convolutions.
+"""New classes for an imported model: who they are, and which class of the file each one is.
 
-Shapes: D = 5 + A + C channels of a prediction map, K channels of its bridge.
+A number and files of names and of annotations are read without mmdet, whose import takes seconds.
 """
 from __future__ import annotations
 
@@ -12,13 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmdet.registry import DATASETS
-from mmengine.config import Config
-from torch import Tensor
-
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.weights.mapping.class_names import ClassRows, match_classes, new_rows
+from mgdet_plugin.weights.mapping.class_names import ClassRows, all_rows, match_classes, new_rows
 
 MAX_CLASSES = 10_000
 MAX_NAMES_BYTES = 2 ** 20
@@ -99,13 +94,16 @@ def source_names(given: str | int | Path | None, in_file: int) -> tuple[str, ...
     return names
 
 
-def class_rows(target: TargetClasses, source: Sequence[str] | None) -> ClassRows:
-    """Where the row of every new class comes from: from the class of that name in the file, or drawn anew.
+def class_rows(target: TargetClasses | None, source: Sequence[str] | None, in_file: int) -> ClassRows:
+    """Where the row of every class comes from: from the class of that name in the file, or drawn anew.
 
     Args:
-        target: The new classes.
+        target: The new classes, None to keep those of the file.
         source: Names of the file's classes, None where they are not known.
+        in_file: How many classes the file has.
     """
+    if target is None:
+        return all_rows(source, in_file)
     if target.names is None:
         return new_rows((None,) * target.count, 'only the number of classes is known, so all class rows are new; name '
                         'them with --classes to keep the rows of classes the file knows')
@@ -143,7 +141,8 @@ def coco_names(path: Path, origin: str) -> tuple[str, ...]:
 
 def config_names(path: Path, origin: str) -> tuple[str, ...]:
     """Classes a config trains on: of its train dataset, looked for inside wrappers, or its top-level ``metainfo``."""
-    # It imports all of mmdet.datasets, seconds that only a config needs.
+    from mmengine.config import Config
+
     from mgdet_plugin.datasets.formats.annotation_check import iter_dataset_cfgs
     try:
         config = Config.fromfile(path)
@@ -188,7 +187,11 @@ def metainfo_names(metainfo: Any, origin: str) -> tuple[str, ...] | None:
 
 def registered_names(name: str, origin: str) -> tuple[str, ...]:
     """Classes of a dataset class in mmdet's registry."""
-    dataset = DATASETS.get(name) if re.fullmatch(r'(mmdet\.)?[A-Za-z_]\w*', name) else None
+    dataset = None
+    if re.fullmatch(r'(mmdet\.)?[A-Za-z_]\w*', name):
+        from mmdet.registry import DATASETS
+
+        dataset = DATASETS.get(name)
     if dataset is None:
         raise UserError(f'{origin}: neither a number of classes, a file nor a registered dataset; give {FORMS}')
     return class_metainfo(dataset, name, origin)
@@ -216,27 +219,3 @@ def checked_names(names: Any, origin: str) -> tuple[str, ...]:
     if twice:
         raise UserError(f'{origin}: it names a class twice: {", ".join(twice[:5])}')
     return tuple(names)
-
-
-def replace_class_rows(weight: Tensor, bias: Tensor, kept: int, sources: Sequence[int | None],
-                       generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Give a prediction convolution rows for other classes.
-
-    Args:
-        weight: (D, K, 1, 1), rows of boxes, objectness and anchors first.
-        bias: (D,).
-        kept: How many first rows stay as they are, 5 + A.
-        sources: For each new class, the old class whose row it takes, None for a row drawn from N(0, 0.01) with
-            zero bias.
-        generator: Where new rows are drawn from.
-
-    Returns:
-        weight (kept + len(sources), K, 1, 1) and bias (kept + len(sources),).
-    """
-    rows = torch.randn(len(sources), *weight.shape[1:], generator=generator) * ROW_STD
-    shifts = torch.zeros(len(sources))
-    known = [(new, old) for new, old in enumerate(sources) if old is not None]
-    if known:
-        new, old = (torch.tensor(indices) for indices in zip(*known, strict=True))
-        rows[new], shifts[new] = weight[kept + old], bias[kept + old]
-    return torch.cat((weight[:kept], rows)), torch.cat((bias[:kept], shifts))

@@ -15,7 +15,7 @@ from typing import Literal
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.container.darknet_file import DarknetFile
-from mgdet_plugin.weights.container.safe_h5 import StoredArray, quoted
+from mgdet_plugin.weights.container.stored_array import StoredArray, quoted
 from mgdet_plugin.weights.container.weights_file import WeightsFile
 
 LayerKind = Literal['conv', 'biased conv', 'norm', 'dense', 'other']

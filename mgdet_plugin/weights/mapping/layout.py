@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.container.darknet_file import DarknetFile
-from mgdet_plugin.weights.container.safe_h5 import StoredArray
+from mgdet_plugin.weights.container.stored_array import StoredArray, quoted
 from mgdet_plugin.weights.container.weights_file import WeightsFile
 from mgdet_plugin.weights.mapping.architecture import (
     SCALES,
@@ -18,19 +18,24 @@ from mgdet_plugin.weights.mapping.architecture import (
     shape_conflicts,
     topological_order,
 )
-from mgdet_plugin.weights.mapping.extras import OTHER_PART, known_extras
 from mgdet_plugin.weights.mapping.keras_layers import (
     NORM_WEIGHTS,
     KerasLayer,
     LayerKind,
     check_numbers,
     counted,
+    is_state,
+    state_kind,
     stored_layers,
 )
 
 TORCH_NORM_NAMES = dict(zip(NORM_WEIGHTS, ('weight', 'bias', 'running_mean', 'running_var'), strict=True))
 SAVE_AGAIN = 'names, order and shapes must agree; save the file again from Keras'
 PARTS: tuple[Part, ...] = ('model', 'backbone')
+CLASSIFIER = 'classifier on top'
+OTHER_PART = 'neck and head, not part of the backbone'
+SIDE_STATE = 'state of a loss, a metric or a counter'
+OUTSIDE_LAYERS = re.compile(r'(/model_weights)?/top_level_model_weights/.+|/vars/\d+')
 SHARD = re.compile(r'.*_\d{5}\.weights\.h5', re.DOTALL)
 
 
@@ -85,7 +90,7 @@ class Assignment:
     layer: KerasLayer
 
 
-def resolve(weights: WeightsFile) -> FileLayout:
+def resolve_layers(weights: WeightsFile) -> FileLayout:
     """Find the network's layers in a file, by stored order, names and shapes together.
 
     Args:
@@ -215,6 +220,49 @@ def check_nothing_between(file_name: str, layers: Sequence[KerasLayer], used: Se
         if layer.kind in ('dense', 'other') and any(array.dtype != 'integer' for array in layer.arrays.values()):
             raise UserError(f'{file_name}: {layer.label}, a layer with weights that the network does not have, lies '
                             'among its layers; this is another network')
+
+
+def known_extras(weights: WeightsFile, used: Sequence[KerasLayer], classifier: Sequence[KerasLayer],
+                 others: Sequence[KerasLayer]) -> dict[str, str]:
+    """Account for every array that no layer of the network uses.
+
+    Args:
+        weights: The file.
+        used: Layers of the network.
+        classifier: Layers on top of a backbone.
+        others: Layers of other kinds, such as a loss.
+
+    Returns:
+        Path -> what it is.
+
+    Raises:
+        UserError: An array is neither used nor of a known kind.
+    """
+    used_paths = {array.path for layer in used for array in layer.arrays.values()}
+    known = {array.path: CLASSIFIER for layer in classifier for array in layer.arrays.values()}
+    known |= {array.path: SIDE_STATE for layer in others if is_state(layer) for array in layer.arrays.values()}
+    if isinstance(weights, DarknetFile):
+        known |= weights.extras
+    extras: dict[str, str] = {}
+    unknown = []
+    for path, array in weights.arrays.items():
+        if path in used_paths:
+            continue
+        reason = known.get(path) or state_kind(path) or state_outside_layers(array)
+        if reason is None:
+            unknown.append(quoted(path))
+        else:
+            extras[path] = reason
+    if unknown:
+        raise UserError(f'{weights.name}: {len(unknown)} arrays belong to no layer of the network '
+                        f'({", ".join(unknown[:3])}); save the detector alone from Keras')
+    return extras
+
+
+def state_outside_layers(array: StoredArray) -> str | None:
+    """What an array is that a model keeps beside its layers: a scalar or a whole number is state, all else unknown."""
+    harmless = not array.shape or array.dtype == 'integer'
+    return SIDE_STATE if harmless and OUTSIDE_LAYERS.fullmatch(array.path) else None
 
 
 def assign(layout: FileLayout, part: Part) -> list[Assignment]:

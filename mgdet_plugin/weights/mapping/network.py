@@ -1,7 +1,7 @@
 """The network's side of an import: which tensors the model of a config has."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import CONFIGS
-from mgdet_plugin.weights.mapping.layout import Part
+from mgdet_plugin.weights.mapping.architecture import Part
 
 DEFAULT_CONFIG = CONFIGS / 'mgdet_model5_stage1.py'
 
@@ -41,11 +41,9 @@ def load_config(path: str | Path | None, cfg_options: Mapping[str, Any] | None =
         cfg_options: Dotted keys to set, as ``--cfg-options`` takes them.
 
     Raises:
-        UserError: The file is missing, cannot be read as a config, or has no ``model.backbone``.
+        UserError: The file cannot be read as a config, or has no ``model.backbone``.
     """
     path = Path(path or DEFAULT_CONFIG)
-    if not path.is_file():
-        raise UserError(f'config {path} does not exist; give one with --config')
     try:
         config = Config.fromfile(path)
         config.merge_from_dict(dict(cfg_options or {}))
@@ -92,12 +90,6 @@ def describe_network(config: Config, part: Part) -> Network:
     state = build_empty(config, part).state_dict()
     shapes = {prefix + key: tuple(tensor.shape) for key, tensor in state.items()}
     return Network(shapes, config.model.bbox_head.num_classes if part == 'model' else 0)
-
-
-def set_classes(config: Config, num_classes: int, bridge_channels: Sequence[int]) -> None:
-    """Make the config's head one for ``num_classes`` classes on bridges of the given widths."""
-    config.merge_from_dict({'model.bbox_head.num_classes': num_classes,
-                            'model.bbox_head.bridge_channels': tuple(bridge_channels)})
 
 
 class UndrawnOnMeta(TorchFunctionMode):

@@ -21,9 +21,8 @@ from mgdet_plugin.weights.container.darknet_file import (
     head_kernels,
     looks_like_darknet,
     normalisation_note,
-    open_darknet,
 )
-from mgdet_plugin.weights.container.file_window import FileWindow
+from mgdet_plugin.weights.container.file_window import Digest, FileWindow
 from mgdet_plugin.weights.importer import import_keras
 from tests.support.keras_files import TINY_OPTIONS
 
@@ -37,8 +36,9 @@ def opened(content: bytes, size: int | None = None) -> Iterator[DarknetFile]:
     """A file of that content, which claims to be of ``size`` bytes where that is given."""
     with TemporaryFile(buffering=0) as stream:
         stream.write(content)
-        with open_darknet(FileWindow(stream, 0, len(content) if size is None else size), 'a.weights') as file:
-            yield file
+        window = FileWindow(stream, 0, len(content) if size is None else size)
+        with Digest(FileWindow(stream, 0, window.size)) as digest:
+            yield DarknetFile(window, 'a.weights', digest)
 
 
 def refusal(content: bytes, size: int | None = None) -> str:

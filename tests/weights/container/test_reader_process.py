@@ -22,7 +22,7 @@ from mgdet_plugin.weights.container.zip_member import MEMBER
 from tests.support.keras_files import BACKBONE_TREES, MODEL_TREES, tiny, tiny_bytes, with_optimizer, write, write_tiny
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='the limits are those of Linux')
-LIMITED = 'import sys, json; sys.path[:] = json.loads(sys.argv[1]); from mgdet_plugin.weights ' \
+LIMITED = 'import sys, json; sys.path[:] = json.loads(sys.argv[1]); from mgdet_plugin.weights.container ' \
           'import reader_process\nreader_process.limit_this_process({cpu})\n{then}'
 
 
@@ -122,10 +122,10 @@ def test_nothing_in_the_current_folder_is_imported(source, tmp_path, monkeypatch
 
 
 def test_the_child_imports_nothing_heavy():
-    code = 'import sys; from mgdet_plugin.weights import reader_process; ' \
+    code = 'import sys; from mgdet_plugin.weights.container import reader_process; ' \
            '[__import__(name) for name in reader_process.CHILD_IMPORTS]; ' \
            'print([name for name in ("torch", "mmdet", "mmengine", "mmcv", "cv2", "keras") if name in sys.modules])'
-    environment = {**os.environ, 'PYTHONPATH': str(reader_process.ROOT)}
+    environment = {**os.environ, 'PYTHONPATH': str(reader_process.PACKAGE.parent)}
     assert subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True,
                           check=True).stdout == '[]\n'
 
@@ -135,7 +135,7 @@ def test_the_child_can_open_no_file_and_write_to_none(tmp_path):
     then = 'try: open("/dev/null")\nexcept OSError as error: print(error.errno)\n' \
            'import os, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n' \
            'try: os.write(2, b"x")\nexcept OSError as error: print(error.errno)'
-    path = json.dumps([str(reader_process.ROOT), *sys.path])
+    path = json.dumps([str(reader_process.PACKAGE.parent), *sys.path])
     with (tmp_path / 'written').open('wb') as written:
         answer = subprocess.run([sys.executable, '-c', LIMITED.format(cpu=5, then=then), path], stdout=subprocess.PIPE,
                                 stderr=written, text=True, check=True).stdout
@@ -148,7 +148,7 @@ def test_works_under_limits_that_are_there_already(source):
            f'from mgdet_plugin.weights.container.archive import open_weights\n' \
            f'with open_weights({str(source)!r}) as weights: ' \
            f'print(len(weights.arrays))'
-    environment = {**os.environ, 'PYTHONPATH': str(reader_process.ROOT)}
+    environment = {**os.environ, 'PYTHONPATH': str(reader_process.PACKAGE.parent)}
     assert subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True,
                           check=True).stdout == '336\n'
 

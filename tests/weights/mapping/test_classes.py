@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.weights.conversion import replace_class_rows
 from mgdet_plugin.weights.mapping.classes import (
     TargetClasses,
     class_rows,
     parse_classes,
-    replace_class_rows,
     source_names,
 )
 
@@ -140,11 +140,11 @@ def test_source_names():
 
 def test_class_rows_by_what_is_known():
     voc = parse_classes('VOCDataset')
-    assert class_rows(voc, source_names(None, 80)).kept == 20
-    assert class_rows(TargetClasses(2, ('dog', 'cell')), ('cell', 'x')).sources == (None, 0)
-    rows = class_rows(TargetClasses(80), source_names(None, 80))
+    assert class_rows(voc, source_names(None, 80), 80).kept == 20
+    assert class_rows(TargetClasses(2, ('dog', 'cell')), ('cell', 'x'), 2).sources == (None, 0)
+    rows = class_rows(TargetClasses(80), source_names(None, 80), 80)
     assert rows.names == rows.sources == (None,) * 80 and 'only the number of classes is known' in rows.notes[0]
-    rows = class_rows(voc, None)
+    rows = class_rows(voc, None, 80)
     assert rows.names == voc.names and rows.kept == 0 and '--source-classes' in rows.notes[0]
 
 

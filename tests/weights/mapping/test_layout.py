@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from mgdet_plugin.weights.container.archive import open_weights
-from mgdet_plugin.weights.mapping.extras import OTHER_PART
 from mgdet_plugin.weights.mapping.keras_layers import counted
-from mgdet_plugin.weights.mapping.layout import FileLayout, assign, left_over, resolve
+from mgdet_plugin.weights.mapping.layout import OTHER_PART, FileLayout, assign, left_over, resolve_layers
 from tests.support.keras_files import (
     BACKBONE_TREES,
     MODEL_TREES,
@@ -35,7 +34,7 @@ TWIN_NORMS = ('batch_normalization_10', 'batch_normalization_12')
 def from_file(source: Tree, path: Path, as_text: bool = False) -> FileLayout:
     """Resolve a tree written to a file, and hold the first number of every array it assigns against the layer's."""
     with open_weights(write(source, path, as_text)) as weights:
-        layout = resolve(weights)
+        layout = resolve_layers(weights)
         for item in assign(layout, layout.part):
             spec = source['datasets'][item.source.path]
             assert item.source.shape == tuple(spec['shape'])
@@ -213,7 +212,7 @@ def test_refuses_a_normalisation_of_other_width_than_its_convolution():
 
 def test_assigns_every_tensor_once_and_leaves_the_rest():
     weights = Listing(with_optimizer(tiny('keras3_model5.weights.h5')))
-    layout = resolve(weights)  # type: ignore[arg-type]
+    layout = resolve_layers(weights)  # type: ignore[arg-type]
     whole, backbone = assign(layout, 'model'), assign(layout, 'backbone')
     rest = left_over(weights, layout, backbone)  # type: ignore[arg-type]
     assert len({item.key for item in whole}) == len({item.source.path for item in whole}) == len(whole) == 336

@@ -11,7 +11,7 @@ import pytest
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.mapping.keras_layers import counted
-from mgdet_plugin.weights.mapping.layout import FileLayout, resolve
+from mgdet_plugin.weights.mapping.layout import FileLayout, resolve_layers
 from tests.support.keras_files import NAMED_TREES, Listing, Tree, root_of, swapped_names, tree
 from tests.support.keras_resolving import refusal, resolved
 from tests.support.keras_variants import nested
@@ -34,7 +34,7 @@ def test_refuses_every_exchange_of_equal_layers(name):
     """
     source = tree(name)
     weights = Listing(source)
-    pairs = equal_shape_pairs(resolve(weights))  # type: ignore[arg-type]
+    pairs = equal_shape_pairs(resolve_layers(weights))  # type: ignore[arg-type]
     assert len(pairs) == 618
     if name not in ('keras2_model5_legacy.h5', 'keras3_model5.weights.h5'):
         pairs = random.Random(0).sample(pairs, 62)
@@ -42,10 +42,10 @@ def test_refuses_every_exchange_of_equal_layers(name):
     for pair in pairs:
         restore = exchange_in_list(names, *pair) if names else exchange_in_attributes(source, *pair)
         with pytest.raises(UserError, match='names and stored order disagree about 2 layers') as caught:
-            resolve(weights)  # type: ignore[arg-type]
+            resolve_layers(weights)  # type: ignore[arg-type]
         assert all(repr(layer) in str(caught.value) for layer in pair)
         restore()
-    resolve(weights)  # type: ignore[arg-type]
+    resolve_layers(weights)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize('frozen', [0, 52, 66])
@@ -79,7 +79,7 @@ def test_refuses_exchanges_of_unequal_layers_without_names(kind):
     """Shapes alone tell them apart: a seeded 200 of all pairs, in the layout that stores no names."""
     source = tree('keras2_model5.weights.h5')
     weights = Listing(source)
-    layout = resolve(weights)  # type: ignore[arg-type]
+    layout = resolve_layers(weights)  # type: ignore[arg-type]
     layers = layout.convs if kind == 'conv2d' else layout.norms
     pairs = [(one, other) for one, other in combinations(layers, 2)
              if [array.shape for array in one.arrays.values()] != [array.shape for array in other.arrays.values()]]
@@ -87,11 +87,11 @@ def test_refuses_exchanges_of_unequal_layers_without_names(kind):
         for weight in pair[0].arrays:
             exchange_shapes(weights, *(layer.arrays[weight].path for layer in pair))
         with pytest.raises(UserError, match='shapes disagree with the order of the layers') as caught:
-            resolve(weights)  # type: ignore[arg-type]
+            resolve_layers(weights)  # type: ignore[arg-type]
         assert any(layer.label in str(caught.value) for layer in pair)
         for weight in pair[0].arrays:
             exchange_shapes(weights, *(layer.arrays[weight].path for layer in pair))
-    resolve(weights)  # type: ignore[arg-type]
+    resolve_layers(weights)  # type: ignore[arg-type]
 
 
 def exchange_shapes(weights: Listing, one: str, other: str) -> None:

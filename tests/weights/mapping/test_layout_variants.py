@@ -9,9 +9,8 @@ import pytest
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.container.archive import open_weights
-from mgdet_plugin.weights.mapping.extras import CLASSIFIER, SIDE_STATE
 from mgdet_plugin.weights.mapping.keras_layers import STATE_GROUPS, counted
-from mgdet_plugin.weights.mapping.layout import assign, resolve
+from mgdet_plugin.weights.mapping.layout import CLASSIFIER, SIDE_STATE, assign, resolve_layers
 from tests.support.keras_files import (
     BACKBONE_TREES,
     BFLOAT16,
@@ -58,7 +57,7 @@ def test_entries_of_training_state_are_never_read(tmp_path, name):
     """Their types are none that is read as a weight."""
     path = write(training(tiny(name)), tmp_path / name)
     with open_weights(path) as weights:
-        layout = resolve(weights)
+        layout = resolve_layers(weights)
         kinds = {weights.arrays[extra].dtype for extra in layout.extras}
     assert 'integer' in kinds and {item.source.dtype for item in assign(layout, 'model')} == {'float32'}
 
@@ -161,7 +160,7 @@ def test_refuses_a_convolution_that_is_no_classifier():
 def test_reads_every_storage_type(tmp_path: Path, name, dtypes):
     source = stored_as(tiny(name), dtypes)
     with open_weights(write(source, tmp_path / name)) as weights:
-        layout = resolve(weights)
+        layout = resolve_layers(weights)
         for item in assign(layout, layout.part):
             stored = stored_numbers(source['datasets'][item.source.path])
             if stored.dtype == BFLOAT16:
@@ -175,7 +174,7 @@ def test_resolves_lists_of_names_cut_into_attributes(tmp_path: Path, name):
     for index, source in enumerate((chunked_names(tiny(name), 50), chunked_names(nested(tiny(name)), 100),
                                     chunked_names(tiny(name), 1))):
         with open_weights(write(source, tmp_path / f'{index}.h5')) as weights:
-            layout = resolve(weights)
+            layout = resolve_layers(weights)
         whole = resolved(nested(tiny(name)) if index == 1 else tiny(name))
         assert [item.source.path for item in assign(layout, 'model')] \
             == [item.source.path for item in assign(whole, 'model')]
@@ -235,5 +234,5 @@ def test_names_a_part_of_a_sharded_save():
     source = tiny('keras3_model5.weights.h5')
     source['datasets'] = {path: spec for path, spec in source['datasets'].items() if '_5' not in path}
     with pytest.raises(UserError, match='one part of a sharded save'):
-        resolve(Listing(source, 'model_00001.weights.h5'))  # type: ignore[arg-type]
+        resolve_layers(Listing(source, 'model_00001.weights.h5'))  # type: ignore[arg-type]
     assert 'sharded' not in refusal(source)
