@@ -137,9 +137,8 @@ def blend_weights(pretrained: str, finetuned: str, alphas: Sequence[float] = ALP
     for alpha in points:
         rows.append(blender.row(alpha))
         progress(f'alpha {alpha:g} is measured ({len(rows)} of {len(points)})')
-    first = rows[0]
-    if by == 'new' and first.alpha and 'old' in blender.domains:
-        first = blender.row(0.0, ['old'])
+    compared = by == 'new' and points[0] > 0 and 'old' in blender.domains
+    first = blender.row(0.0, ['old']) if compared else rows[0]
     metrics = tuple(main_metric([row.domain(name) for row in rows]) for name in blender.domains)
     picked, said = pick(rows, metrics, by, keep, first)
     return Blend(blender.pair, tuple(rows), metrics, picked, by, keep, blender.statistics, (*blender.notes, *said))

@@ -10,9 +10,7 @@ from typing import Any
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import check_there
 
-AS_GIVEN = 'as given'
-RANDOM_CLASSES = 'class rows random'
-RANDOM_ROWS = 'all prediction rows random'
+AS_GIVEN, RANDOM_CLASSES, RANDOM_ROWS = 'as given', 'class rows random', 'all prediction rows random'
 METRICS = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50'}
 
 

@@ -101,8 +101,6 @@ def _training(folder: Path) -> dict[str, np.ndarray]:
             each.get('step'), int) and any(key == 'lr' or key.endswith('_lr') for key in each)}
         first = min(found, default=math.inf)
         lines = {step: each for step, each in lines.items() if step < first} | found
-    if not lines:
-        return {}
     steps = sorted(lines)
     keys = {key: None for step in steps for key, value in lines[step].items() if isinstance(value, (int, float))}
     return {key: np.array([float(lines[step].get(key, math.nan)) for step in steps]) for key in keys}
