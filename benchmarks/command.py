@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.only and learning != ['accuracy']:
         raise UserError(f'--only is for accuracy alone and comes after it, got --only {" ".join(args.only)} '
                         f'and the suites {" ".join(args.suites) or "of speed"}')
-    jobs = default_jobs() if args.jobs is None else args.jobs
+    jobs = args.jobs if args.jobs is not None else default_jobs() if learning else 1
     options = LearningOptions(Path(args.out), jobs, tuple(args.seeds), tuple(args.only))
     timed = [name for name in args.suites if name not in LEARNING]
     if args.json and learning and not timed:

@@ -37,6 +37,7 @@ MESSAGE_BYTES = 4_096
 CHILD_IMPORTS = ('mgdet_plugin.weights.container.safe_h5', 'encodings.ascii', 'encodings.latin_1')
 """All the child needs, loaded while it may still open files."""
 
+ROOT = PACKAGE.parent
 START = ('import sys, json; sys.path[:] = json.loads(sys.argv[1]); '
          'from mgdet_plugin.weights.container import reader_process; reader_process.main(*sys.argv[2:])')
 ENVIRONMENT = dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MKL_NUM_THREADS='1', HDF5_PLUGIN_PRELOAD='::',
@@ -74,7 +75,7 @@ class ListingProcess:
         inherits = os.name == 'posix'
         descriptor = window.stream.fileno()
         source = str(descriptor) if inherits else str(window.stream.name)
-        path = json.dumps([str(PACKAGE.parent), *filter(None, sys.path)])
+        path = json.dumps([str(ROOT), *filter(None, sys.path)])
         # Isolated (-I) and without site (-S): nothing from the current folder or a person's start-up files is run.
         command = [sys.executable, '-I', '-S', '-c', START, path, source, str(window.offset), str(window.size), name]
         self._process = subprocess.Popen(
