@@ -8,14 +8,12 @@ from pathlib import Path
 
 from mgdet_plugin.cli.parser import Parser, cfg_options
 from mgdet_plugin.common.files import check_destination
-from mgdet_plugin.common.resources import config_path
-from mgdet_plugin.common.weights_path import check_weights_path
 from mgdet_plugin.keep.blending import ALPHAS
 from mgdet_plugin.runs.blends import IMAGES, PICKS, STATISTICS, blend_weights
 
 
 def blend_options(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line, and refuse files that are not there."""
+    """Read the command line."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('pretrained', metavar='PRETRAINED', help="weights before it, such as a run's start.pth")
     parser.add_argument('finetuned', metavar='FINETUNED', help='fine-tuned weights')
@@ -36,22 +34,18 @@ def blend_options(arguments: Sequence[str]) -> argparse.Namespace:
                         'old domain, or blended like weights (default: both where there is an old domain, else new)')
     parser.add_argument('--device', metavar='D', help='torch device (default: a GPU if there is one)')
     parser.add_cfg_options()
-    args = parser.parse_args(arguments)
-    args.config = args.config and str(config_path(args.config))
-    for path in (args.pretrained, args.finetuned):
-        check_weights_path(path, args.config or 'CFG')
-    for path in filter(None, (args.out, args.plot, args.json)):
-        check_destination(Path(path), Path(args.pretrained), Path(args.finetuned))
-    return args
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print a table and write what is asked for."""
     args = blend_options(arguments)
-    from mgdet_plugin.runs.blend_report import blend_table, write_outputs
+    for path in filter(None, (args.out, args.plot, args.json)):
+        check_destination(Path(path), Path(args.pretrained), Path(args.finetuned))
     blend = blend_weights(args.pretrained, args.finetuned, args.alphas, args.config, args.images, args.pick, args.keep,
                           args.statistics, args.device, cfg_options(args.cfg_options),
                           lambda line: print(line, file=sys.stderr))
+    from mgdet_plugin.runs.blend_report import blend_table, write_outputs
     for note in blend.notes:
         print(f'note: {note}')
     print(blend_table(blend))

@@ -5,8 +5,6 @@ import json
 from collections.abc import Sequence
 
 from mgdet_plugin.cli.parser import Parser
-from mgdet_plugin.common.resources import config_path
-from mgdet_plugin.common.weights_path import check_weights_path
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,10 +17,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--json', action='store_true', help='print all metrics as JSON')
     args = parser.parse_args(arguments)
     configs = {'new domain': args.config, **({'old domain': args.old} if args.old else {})}
-    paths = {name: str(config_path(config)) for name, config in configs.items()}
-    for path in (args.before, args.after):
-        check_weights_path(path, paths['new domain'])
     from mgdet_plugin.runs.evaluation import before_after, rows_text
-    rows = before_after(paths, args.before, args.after)
+    rows = before_after(configs, args.before, args.after)
     print(json.dumps(rows, indent=1) if args.json else rows_text(rows))
     return 0

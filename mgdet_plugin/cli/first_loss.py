@@ -4,8 +4,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mgdet_plugin.cli.parser import Parser, cfg_options
-from mgdet_plugin.common.resources import config_path
-from mgdet_plugin.common.weights_path import check_weights_path
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -15,10 +13,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('checkpoint', metavar='CKPT')
     parser.add_cfg_options()
     args = parser.parse_args(arguments)
-    config = str(config_path(args.config))
-    check_weights_path(args.checkpoint, config)
     from mgdet_plugin.runs.evaluation import first_losses
-    losses = first_losses(config, args.checkpoint, cfg_options(args.cfg_options))
+    losses = first_losses(args.config, args.checkpoint, cfg_options(args.cfg_options))
     print(f'{"loss per image":<16}' + ''.join(f'{name:>28}' for name in losses))
     for term in next(iter(losses.values())):
         print(f'{term:<16}' + ''.join(f'{terms[term]:>28.3f}' for terms in losses.values()))

@@ -13,8 +13,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('work_dir', metavar='WORK_DIR', help='folder of a finished or running run')
     parser.add_argument('--out', metavar='DIR', help='folder to write to (default: WORK_DIR/report)')
     args = parser.parse_args(arguments)
-    from mgdet_plugin.runs.run import read_run
-    read_run(args.work_dir)  # refuses a foreign folder before matplotlib is imported
     from mgdet_plugin.runs.run_page import write_report
     for path in write_report(args.work_dir, Path(args.out) if args.out else None):
         print(path)

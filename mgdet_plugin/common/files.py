@@ -5,7 +5,7 @@ import errno
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -41,21 +41,6 @@ class CountedStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def check_there(configs: Iterable[str], weights: Iterable[str],
-                hint: str = 'give what tools/import_keras.py or a training run wrote') -> None:
-    """Refuse paths of configs and weights where no file is, before anything slow is imported to read one.
-
-    Raises:
-        UserError: With the first such path.
-    """
-    for path in weights:
-        if not os.path.isfile(path):
-            raise UserError(f'the weights {path} are not there; {hint}')
-    for path in configs:
-        if not os.path.isfile(path):
-            raise UserError(f'the config {path} is not there; configs lie in configs/ and in the folders of runs')
 
 
 def check_destination(path: Path, *sources: Path) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import check_there
+from mgdet_plugin.common.resources import config_path
+from mgdet_plugin.common.weights_path import check_weights_path
 from mgdet_plugin.keep.blending import ALPHAS, blend_states, check_alphas
 
 if TYPE_CHECKING:
@@ -160,7 +161,9 @@ def check_choices(by: str, keep: float, statistics: str | None) -> None:
 
 def _config_of(config: str | None, pretrained: str, finetuned: str) -> str:
     """The config given, or the only one in the fine-tuned file's folder; weights and config are there."""
-    check_there([], [pretrained, finetuned], 'give the files before and after fine-tuning')
+    config = config and str(config_path(config))
+    for path in (pretrained, finetuned):
+        check_weights_path(path, config or 'CFG')
     if config is None:
         folder = Path(finetuned).parent
         found = sorted(map(str, folder.glob('*.py')))
@@ -168,7 +171,6 @@ def _config_of(config: str | None, pretrained: str, finetuned: str) -> str:
             raise UserError(f'{folder} holds {len(found)} configs, so it does not say which model and data '
                             f'{finetuned} is of; name it: --config CFG')
         config, = found
-    check_there([config], [])
     return config
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import check_there
+from mgdet_plugin.common.resources import config_path
+from mgdet_plugin.common.weights_path import check_weights_path
 
 AS_GIVEN, RANDOM_CLASSES, RANDOM_ROWS = 'as given', 'class rows random', 'all prediction rows random'
 METRICS = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50'}
@@ -31,11 +32,13 @@ def before_after(configs: Mapping[str, str], before: str, after: str,
     Raises:
         UserError: A config, dataset or checkpoint is missing or does not fit.
     """
-    check_there(configs.values(), (before, after))
+    paths = {name: str(config_path(config)) for name, config in configs.items()}
+    for path in (before, after):
+        check_weights_path(path, next(iter(paths.values())))
     from mmengine.config import Config
 
     from mgdet_plugin.runs.held_out import HeldOut
-    tests = HeldOut.of_tests({name: Config.fromfile(path) for name, path in configs.items()}, device)
+    tests = HeldOut.of_tests({name: Config.fromfile(path) for name, path in paths.items()}, device)
     states = [tests.read(path) for path in (before, after)]
     first, last = (tests.measure(state) for state in states)
     return [dict(test_set=name, images=len(loader.dataset),  # type: ignore[arg-type]
@@ -71,7 +74,8 @@ def first_losses(config: str, checkpoint: str,
     Raises:
         UserError: Config, dataset or weights are missing or do not fit.
     """
-    check_there([config], [checkpoint])
+    config = str(config_path(config))
+    check_weights_path(checkpoint, config)
     from mmengine.config import Config
 
     from mgdet_plugin.runs.held_out import HeldOut, prepare_data, random_rows

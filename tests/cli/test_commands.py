@@ -9,7 +9,6 @@ import pytest
 
 import mgdet_plugin
 from mgdet_plugin.cli import COMMANDS
-from mgdet_plugin.cli.blend_weights import blend_options
 from mgdet_plugin.cli.parser import cfg_options
 from mgdet_plugin.cli.test import test_parser as parser_of_test
 from mgdet_plugin.cli.train import train_parser
@@ -110,14 +109,6 @@ def test_what_is_handed_on_is_parsed_to_the_same():
 
 
 def test_the_literals_of_the_parser_are_the_package_s():
-    blending, data, pick = (import_module(f'mgdet_plugin.runs.{name}')
-                            for name in ('blending', 'blend_data', 'blend_pick'))
-    weights = str(ROOT / 'setup.py')  # any file
-    args = blend_options([weights, weights])
-    assert (args.alphas, args.images) == (blending.ALPHAS, blending.IMAGES)
-    for option, values in (('--pick', pick.PICKS), ('--statistics', data.STATISTICS)):
-        taken = [getattr(blend_options([weights, weights, option, value]), option[2:]) for value in values]
-        assert taken == list(values)
     said = import_module('benchmarks.benchmark')
     help_text = mgdet('benchmark', '--help', code=CONSOLE).stdout
     assert all(name in help_text for name in (*said.SUITES, *said.ROWS, *said.LEARNING))

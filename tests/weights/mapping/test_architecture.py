@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from mgdet_plugin.weights.mapping.architecture import (
-    Block,
+    ConvBlock,
     Part,
     block_prefixes,
     blocks,
@@ -48,11 +48,11 @@ def test_topological_order_is_that_of_keras():
 def test_blocks_know_where_their_channels_come_from():
     """Stages of Darknet53 end at the convolutions 3, 8, 25, 42 and 51."""
     chain = blocks('model')
-    assert chain[0] == Block('backbone.conv1', 3, ())
-    assert chain[2] == Block('backbone.conv_res_block1.res0.conv1', 1, (1,), halves=True)
-    assert chain[3] == Block('backbone.conv_res_block1.res0.conv2', 3, (2,), added_to=1)
+    assert chain[0] == ConvBlock('backbone.conv1', 3, ())
+    assert chain[2] == ConvBlock('backbone.conv_res_block1.res0.conv1', 1, (1,), halves=True)
+    assert chain[3] == ConvBlock('backbone.conv_res_block1.res0.conv2', 3, (2,), added_to=1)
     assert chain[9].inputs == (8,) and chain[26].inputs == (25,) and chain[43].inputs == (42,)
-    assert chain[55] == Block('bbox_head.bridges.0', 3, (54,)) and chain[56] == Block('neck.up_convs.0', 1, (54,))
+    assert chain[55] == ConvBlock('bbox_head.bridges.0', 3, (54,)) and chain[56] == ConvBlock('neck.up_convs.0', 1, (54,))
     assert chain[57].inputs == (56, 42) and chain[62].inputs == (61, 25)
     assert [block.inputs for block in predictions('model')] == [(55,), (60,), (65,)]
 
