@@ -52,7 +52,8 @@ def test_blocks_know_where_their_channels_come_from():
     assert chain[2] == ConvBlock('backbone.conv_res_block1.res0.conv1', 1, (1,), halves=True)
     assert chain[3] == ConvBlock('backbone.conv_res_block1.res0.conv2', 3, (2,), added_to=1)
     assert chain[9].inputs == (8,) and chain[26].inputs == (25,) and chain[43].inputs == (42,)
-    assert chain[55] == ConvBlock('bbox_head.bridges.0', 3, (54,)) and chain[56] == ConvBlock('neck.up_convs.0', 1, (54,))
+    assert chain[55] == ConvBlock('bbox_head.bridges.0', 3, (54,))
+    assert chain[56] == ConvBlock('neck.up_convs.0', 1, (54,))
     assert chain[57].inputs == (56, 42) and chain[62].inputs == (61, 25)
     assert [block.inputs for block in predictions('model')] == [(55,), (60,), (65,)]
 
