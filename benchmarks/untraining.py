@@ -29,10 +29,10 @@ from benchmarks.untraining_report import (
     comparison_json,
     comparison_text,
 )
+from mgdet_plugin.cli.training.demo import DEMO_FLAG, SOURCE_CONFIG, use_demo
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.records import ratio
 from mgdet_plugin.datasets import ensure_embedded_data
-from mgdet_plugin.engine.demo import DEMO_FLAG, SOURCE_CONFIG, use_demo
 from mgdet_plugin.runs.blends import blend_weights
 from mgdet_plugin.runs.held_out import HeldOut
 from mgdet_plugin.runs.run import OLD, Run, read_run

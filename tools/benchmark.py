@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What `mgdet benchmark` is, see mgdet_plugin/cli/benchmark.py."""
+"""What `mgdet benchmark` is, see mgdet_plugin/cli/results/benchmark.py."""
 from mgdet_plugin.cli import run
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What `mgdet blend_weights` is, see mgdet_plugin/cli/blend_weights.py."""
+"""What `mgdet blend_weights` is, see mgdet_plugin/cli/results/blend_weights.py."""
 from mgdet_plugin.cli import run
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What `mgdet compare` is, see mgdet_plugin/cli/compare.py."""
+"""What `mgdet compare` is, see mgdet_plugin/cli/results/compare.py."""
 from mgdet_plugin.cli import run
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What `mgdet first_loss` is, see mgdet_plugin/cli/first_loss.py."""
+"""What `mgdet first_loss` is, see mgdet_plugin/cli/training/first_loss.py."""
 from mgdet_plugin.cli import run
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What `mgdet import_keras` is, see mgdet_plugin/cli/import_keras.py."""
+"""What `mgdet import_keras` is, see mgdet_plugin/cli/weights/import_keras.py."""
 from mgdet_plugin.cli import run
 
 if __name__ == '__main__':

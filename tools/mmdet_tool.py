@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What `mgdet mmdet_tool` is, see mgdet_plugin/cli/mmdet_tool.py."""
+"""What `mgdet mmdet_tool` is, see mgdet_plugin/cli/results/mmdet_tool.py."""
 from mgdet_plugin.cli import run
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What `mgdet verify_import` is, see mgdet_plugin/cli/verify_import.py."""
+"""What `mgdet verify_import` is, see mgdet_plugin/cli/weights/verify_import.py."""
 from mgdet_plugin.cli import run
 
 if __name__ == '__main__':

@@ -3,20 +3,24 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from types import ModuleType
 from typing import NoReturn
 
 from mgdet_plugin.common.errors import UserError, user_errors_to_exit
 from mgdet_plugin.common.resources import TOOLS, nearest
 
-COMMANDS = ('import_keras', 'verify_import', 'first_loss', 'plan', 'train', 'test', 'check_run', 'plot_run', 'compare',
-            'draw', 'blend_weights', 'export_keras', 'mmdet_tool', 'benchmark')
-"""All commands, about in the order they are used in: modules of this package with ``main(arguments) -> exit code``."""
+COMMANDS = dict(
+    import_keras='weights', verify_import='weights', first_loss='training', plan='training', train='training',
+    test='training', check_run='results', plot_run='results', compare='results', draw='results',
+    blend_weights='results', export_keras='weights', mmdet_tool='results', benchmark='results')
+"""All commands, about in the order they are used in -> the room of their file, which has
+``<command>_command(arguments) -> exit code``."""
 
 
 def run(command: str) -> NoReturn:
     """Run a command on the program's arguments and end the process with its exit code."""
     with user_errors_to_exit():
-        sys.exit(import_module(f'{__name__}.{command}').main(sys.argv[1:]))
+        sys.exit(getattr(_module(command), f'{command}_command')(sys.argv[1:]))
 
 
 def main() -> NoReturn:
@@ -36,6 +40,10 @@ def overview() -> str:
     """Every command on a line, by the first line of what its module says."""
     lines = ['usage: mgdet COMMAND ...; mgdet COMMAND --help for its options', '']
     for command in COMMANDS:
-        said = import_module(f'{__name__}.{command}').__doc__ or ''
+        said = _module(command).__doc__ or ''
         lines.append(f'  {command:<14} {said.splitlines()[0]}')
     return '\n'.join(lines)
+
+
+def _module(command: str) -> ModuleType:
+    return import_module(f'{__name__}.{COMMANDS[command]}.{command}')

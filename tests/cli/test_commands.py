@@ -10,8 +10,8 @@ import pytest
 import mgdet_plugin
 from mgdet_plugin.cli import COMMANDS
 from mgdet_plugin.cli.parser import cfg_options
-from mgdet_plugin.cli.test import test_parser as parser_of_test
-from mgdet_plugin.cli.train import train_parser
+from mgdet_plugin.cli.training.test import test_parser as parser_of_test
+from mgdet_plugin.cli.training.train import train_parser
 from mgdet_plugin.common.resources import mmdet_script
 from tests.conftest import ROOT
 from tests.support.small_run import environment
@@ -32,7 +32,7 @@ def mgdet(*arguments, code=LIGHT, cwd=None):
 
 
 def test_every_command_has_both_doors():
-    modules = {path.stem for path in (ROOT / 'mgdet_plugin/cli').glob('*.py')} - {'__init__', 'parser'}
+    modules = {path.stem for path in (ROOT / 'mgdet_plugin/cli').glob('*/*.py')} - {'__init__', 'demo'}
     assert modules == {path.stem for path in (ROOT / 'tools').glob('*.py')} == set(COMMANDS)
     for command in COMMANDS:
         assert f"run('{command}')" in (ROOT / f'tools/{command}.py').read_text()

@@ -4,9 +4,9 @@ import json
 import pytest
 import torch
 
+from mgdet_plugin.cli.training.demo import SOURCE_CONFIG
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import DEMO_WEIGHTS
-from mgdet_plugin.engine.demo import SOURCE_CONFIG
 from mgdet_plugin.runs.evaluation import before_after, rows_text
 from mgdet_plugin.weights.importer import import_keras
 from tests.conftest import ROOT

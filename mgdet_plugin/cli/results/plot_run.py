@@ -7,7 +7,7 @@ from pathlib import Path
 from mgdet_plugin.cli.parser import Parser
 
 
-def main(arguments: Sequence[str]) -> int:
+def plot_run_command(arguments: Sequence[str]) -> int:
     """Write the report and print the paths of its files."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('work_dir', metavar='WORK_DIR', help='folder of a finished or running run')

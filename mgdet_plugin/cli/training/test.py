@@ -23,14 +23,14 @@ def test_parser() -> Parser:
     return parser
 
 
-def main(arguments: Sequence[str]) -> int:
+def test_command(arguments: Sequence[str]) -> int:
     """Check, then test."""
     parser = test_parser()
     args = parser.parse_args(arguments)
     args.config = config_path(args.config)
     if '://' not in args.checkpoint:  # a remote address is left to mmengine
         check_weights_path(args.checkpoint, str(args.config))
-    from mgdet_plugin.engine.demo import use_demo
+    from mgdet_plugin.cli.training.demo import use_demo
     from mgdet_plugin.engine.preflight import prepare_test, run_mmdet_script
     words = use_demo(parser.command_line(args), train=False)
     prepare_test(words)

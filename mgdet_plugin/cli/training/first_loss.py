@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mgdet_plugin.cli.parser import Parser, cfg_options
 
 
-def main(arguments: Sequence[str]) -> int:
+def first_loss_command(arguments: Sequence[str]) -> int:
     """Measure and print a table, one loss term a row."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('config', metavar='CFG')

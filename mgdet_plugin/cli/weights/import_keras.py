@@ -7,7 +7,7 @@ from mgdet_plugin.cli.parser import Parser, cfg_options
 from mgdet_plugin.common.resources import config_path
 
 
-def main(arguments: Sequence[str]) -> int:
+def import_keras_command(arguments: Sequence[str]) -> int:
     """Import and print what was done."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('src', metavar='SRC', help='weights of the model or of Darknet53')

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mgdet_plugin.cli.parser import Parser
 
 
-def main(arguments: Sequence[str]) -> int:
+def compare_command(arguments: Sequence[str]) -> int:
     """Print the metrics of both checkpoints, one line a test set."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('config', metavar='CFG', help='config of the fine-tuned model; its test set is the new domain')

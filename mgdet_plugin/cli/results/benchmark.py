@@ -9,7 +9,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import ROOT
 
 
-def main(arguments: Sequence[str]) -> int:
+def benchmark_command(arguments: Sequence[str]) -> int:
     """Run the suites named."""
     if not (ROOT / 'benchmarks').is_dir():
         raise UserError('the benchmarks are not installed with the package; run tools/benchmark.py of a checkout')

@@ -9,7 +9,7 @@ from mgdet_plugin.runs.run import read_run
 from mgdet_plugin.runs.run_checks import check_run, checks_json, checks_text, verdict
 
 
-def main(arguments: Sequence[str]) -> int:
+def check_run_command(arguments: Sequence[str]) -> int:
     """Print the checks and the verdict; 0 if all pass, 1 if one fails."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('work_dir', metavar='WORK_DIR', help='folder of a finished or running run')

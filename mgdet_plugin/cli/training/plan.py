@@ -9,7 +9,7 @@ from mgdet_plugin.cli.parser import Parser, cfg_options
 from mgdet_plugin.common.resources import config_path
 
 
-def main(arguments: Sequence[str]) -> int:
+def plan_command(arguments: Sequence[str]) -> int:
     """Print the plan and the rules it breaks; 2 if one of them is an error."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('config', metavar='CFG', help='its path, or the name of a config of the package')

@@ -37,7 +37,7 @@ def blend_options(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str]) -> int:
+def blend_weights_command(arguments: Sequence[str]) -> int:
     """Measure, print a table and write what is asked for."""
     args = blend_options(arguments)
     for path in filter(None, (args.out, args.plot, args.json)):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mgdet_plugin.cli.training.demo import use_demo
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import DEMO_WEIGHTS
 from mgdet_plugin.engine.checkpoint_check import check_weights
-from mgdet_plugin.engine.demo import use_demo
 from mgdet_plugin.weights.verify import verify_import
 from tests.conftest import ROOT
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mgdet_plugin.cli.parser import Parser
 
 
-def main(arguments: Sequence[str]) -> int:
+def verify_import_command(arguments: Sequence[str]) -> int:
     """Verify and print what was found; 1 where something differs."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('src', metavar='SRC', help='Keras or Darknet weights the checkpoint was imported from')

@@ -8,7 +8,7 @@ from mgdet_plugin.cli.parser import Parser
 from mgdet_plugin.common.resources import mmdet_script
 
 
-def main(arguments: Sequence[str]) -> int:
+def mmdet_tool_command(arguments: Sequence[str]) -> int:
     """Run the tool named first on the other arguments."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('name', metavar='NAME', help='its place in mmdet, for example analysis_tools/confusion_matrix')

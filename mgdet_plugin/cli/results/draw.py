@@ -8,7 +8,7 @@ from mgdet_plugin.common.resources import config_path
 from mgdet_plugin.common.weights_path import check_weights_path
 
 
-def main(arguments: Sequence[str]) -> int:
+def draw_command(arguments: Sequence[str]) -> int:
     """Draw and say how many detections there are."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('config', metavar='CFG')

@@ -21,12 +21,12 @@ def train_parser() -> Parser:
     return parser
 
 
-def main(arguments: Sequence[str]) -> int:
+def train_command(arguments: Sequence[str]) -> int:
     """Check, then train."""
     parser = train_parser()
     args = parser.parse_args(arguments)
     args.config = config_path(args.config)
-    from mgdet_plugin.engine.demo import use_demo
+    from mgdet_plugin.cli.training.demo import use_demo
     from mgdet_plugin.engine.preflight import prepare_train, run_mmdet_script
     run_mmdet_script('train', prepare_train(use_demo(parser.command_line(args), train=True)))
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mgdet_plugin.cli.parser import Parser
 
 
-def main(arguments: Sequence[str]) -> int:
+def export_keras_command(arguments: Sequence[str]) -> int:
     """Export and print what was written."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('ckpt', metavar='CKPT', help='checkpoint of an import or a training run')
