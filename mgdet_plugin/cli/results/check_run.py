@@ -5,8 +5,6 @@ import json
 from collections.abc import Sequence
 
 from mgdet_plugin.cli.parser import Parser
-from mgdet_plugin.runs.run import read_run
-from mgdet_plugin.runs.run_checks import check_run, checks_json, checks_text, verdict
 
 
 def check_run_command(arguments: Sequence[str]) -> int:
@@ -15,6 +13,8 @@ def check_run_command(arguments: Sequence[str]) -> int:
     parser.add_argument('work_dir', metavar='WORK_DIR', help='folder of a finished or running run')
     parser.add_argument('--json', action='store_true', help='print the checks as JSON')
     args = parser.parse_args(arguments)
+    from mgdet_plugin.runs.run import read_run
+    from mgdet_plugin.runs.run_checks import check_run, checks_json, checks_text, verdict
     record = read_run(args.work_dir)
     checks = check_run(record)
     print(json.dumps(checks_json(record, checks), indent=1, allow_nan=False) if args.json else

@@ -39,7 +39,7 @@ CHILD_IMPORTS = ('mgdet_plugin.weights.container.safe_h5', 'encodings.ascii', 'e
 
 ROOT = PACKAGE.parent
 START = ('import sys, json; sys.path[:] = json.loads(sys.argv[1]); '
-         'from mgdet_plugin.weights.container import reader_process; reader_process.main(*sys.argv[2:])')
+         'from mgdet_plugin.weights.container import reader_process; reader_process.serve(*sys.argv[2:])')
 ENVIRONMENT = dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MKL_NUM_THREADS='1', HDF5_PLUGIN_PRELOAD='::',
                    HDF5_USE_FILE_LOCKING='FALSE')
 
@@ -159,7 +159,7 @@ def cpu_seconds(size: int) -> float:
     return min(CPU_SECONDS + CPU_SECONDS_PER_BYTE * size, MAX_CPU_SECONDS)
 
 
-def main(source: str, offset: str, size: str, name: str) -> None:
+def serve(source: str, offset: str, size: str, name: str) -> None:
     """What the child runs: list one file, answer, end.
 
     Args:
