@@ -64,7 +64,7 @@ class PeakOfChildren(threading.Thread):
             for children in Path('/proc/self/task').glob('*/children'):
                 try:
                     for child in children.read_text().split():
-                        if b'reader_process.main' not in Path(f'/proc/{child}/cmdline').read_bytes():
+                        if b'reader_process.serve' not in Path(f'/proc/{child}/cmdline').read_bytes():
                             continue  # until it has begun its own program, it shows this process's memory
                         self.peaks[child] = max(self.peaks.get(child, 0), status(child, 'VmHWM'))
                 except OSError:
