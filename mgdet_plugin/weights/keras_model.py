@@ -10,8 +10,7 @@ import importlib.util
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.mapping.architecture import SCALES, Part, blocks, darknet_blocks, predictions
@@ -25,18 +24,11 @@ LEAKY_SLOPE = 0.1
 CHANNELS_LAST = 'channels_last'
 
 
-@dataclass(frozen=True)
-class NetworkShapes:
-    """What must be known of a network to build it.
+class NetworkShapes(NamedTuple):
+    """What must be known of a network to build it: (kh, kw, in, out) of its kernels."""
 
-    Attributes:
-        kernels: (kh, kw, in, out) of every convolution without bias in order of creation: 66 of the model, 52 of the
-            backbone.
-        predictions: The 3 prediction kernels, coarse scale first; () for a backbone.
-    """
-
-    kernels: tuple[Kernel, ...]
-    predictions: tuple[Kernel, ...]
+    kernels: tuple[Kernel, ...]  # without bias, in order of creation: 66 of the model, 52 of the backbone
+    predictions: tuple[Kernel, ...]  # 3, coarse scale first; () for a backbone
 
 
 def shapes_of(layout: FileLayout) -> NetworkShapes:

@@ -26,15 +26,10 @@ FORMS = ('a file of names (one a line), a COCO annotation .json, a config .py or
 
 @dataclass(frozen=True)
 class TargetClasses:
-    """The classes to import for.
-
-    Attributes:
-        count: C.
-        names: Their names, None where only their number was given.
-    """
+    """The C classes to import for."""
 
     count: int
-    names: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None  # None where only their number was given
 
 
 def parse_classes(given: str | int | Path, option: str = '--classes') -> TargetClasses:
@@ -58,14 +53,10 @@ def parse_classes(given: str | int | Path, option: str = '--classes') -> TargetC
             raise UserError(f'{origin}: the number of classes must be from 1 to {MAX_CLASSES:,}')
         return TargetClasses(count)
     path = Path(text)
-    if not path.is_file():
-        names = registered_names(text, origin)
-    elif path.suffix.lower() == '.json':
-        names = coco_names(path, origin)
-    elif path.suffix.lower() == '.py':
-        names = config_names(path, origin)
+    if path.is_file():
+        names = dict(json=coco_names, py=config_names).get(path.suffix.lower()[1:], text_names)(path, origin)
     else:
-        names = text_names(path, origin)
+        names = registered_names(text, origin)
     return TargetClasses(len(names), names)
 
 
@@ -97,10 +88,7 @@ def source_names(given: str | int | Path | None, in_file: int) -> tuple[str, ...
 def class_rows(target: TargetClasses | None, source: Sequence[str] | None, in_file: int) -> ClassRows:
     """Where the row of every class comes from: from the class of that name in the file, or drawn anew.
 
-    Args:
-        target: The new classes, None to keep those of the file.
-        source: Names of the file's classes, None where they are not known.
-        in_file: How many classes the file has.
+    ``target`` None keeps all classes of the file; ``source`` is None where their names are not known.
     """
     if target is None:
         return all_rows(source, in_file)

@@ -22,15 +22,10 @@ DEFAULT_CONFIG = CONFIGS / 'mgdet_model5_stage1.py'
 
 @dataclass(frozen=True)
 class Network:
-    """What the model of a config looks like.
+    """What the model of a config looks like."""
 
-    Attributes:
-        shapes: Shape of every tensor of the state dict, in its order.
-        num_classes: Classes of the head, 0 for a backbone alone.
-    """
-
-    shapes: dict[str, tuple[int, ...]]
-    num_classes: int
+    shapes: dict[str, tuple[int, ...]]  # of every tensor of the state dict, in its order
+    num_classes: int  # of the head, 0 for a backbone alone
 
 
 def load_config(path: str | Path | None, cfg_options: Mapping[str, Any] | None = None) -> Config:

@@ -1,11 +1,13 @@
 """What an import did, for a person and for a machine."""
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mgdet_plugin.weights.container.darknet_file import DarknetFile, normalisation_note
 from mgdet_plugin.weights.container.weights_file import WeightsFile
@@ -41,9 +43,9 @@ def import_report(weights: WeightsFile, layout: FileLayout, assignments: Sequenc
     tensors = [dict(destination=key, shape=list(tensor.shape), **describe_source(sources.get(key)),
                     **(tensor_statistics(tensor) if tensor.is_floating_point() else {}))
                for key, tensor in state.items()]
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[str, list[str]] = defaultdict(list)
     for path, reason in not_used.items():
-        by_reason.setdefault(reason, []).append(path)
+        by_reason[reason].append(path)
     return dict(
         source=dict(file=Path(weights.name).name, bytes=weights.size, sha256=weights.sha256,
                     container=weights.container),
@@ -53,7 +55,7 @@ def import_report(weights: WeightsFile, layout: FileLayout, assignments: Sequenc
                           f'{len(layout.predictions)} prediction convolutions'),
         classes=None,
         tensors=tensors,
-        not_used=by_reason,
+        not_used=dict(by_reason),
         warnings=find_warnings(state),
         notes=order_notes(weights, layout, state))
 
@@ -112,6 +114,11 @@ def describe_source(item: Assignment | None) -> dict[str, str | None]:
     return dict(source=item.source.path, layer=item.layer.name, dtype=item.source.dtype)
 
 
+def as_json(report: Report) -> Callable[[BinaryIO], object]:
+    """What writes a report as JSON to an opened file."""
+    return methodcaller('write', json.dumps(report, indent=1).encode() + b'\n')
+
+
 def file_line(entry: Mapping[str, Any]) -> str:
     """A file of a report on one line: name, size and sha256."""
     return f'{entry["file"]}, {entry["bytes"] / 1e6:.1f} MB, sha256 {entry["sha256"]}'
@@ -145,17 +152,16 @@ def summary(report: Report) -> str:
 
 def module_rows(tensors: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """One row for each module of the network: its tensors, their numbers and the spread of its kernels."""
-    numbers: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    spreads: dict[str, list[float]] = {}
+    modules: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for tensor in tensors:
-        module = tensor['destination'].partition('.')[0]
-        numbers[module] += prod(tensor['shape'])
-        counts[module] += 1
-        if len(tensor['shape']) == 4:
-            spreads.setdefault(module, []).append(tensor['std'])
-    return [(module, f'{counts[module]} tensors, {numbers[module]:,} numbers; standard deviation of the kernels '
-                     f'{min(spreads[module]):.3g} to {max(spreads[module]):.3g}') for module in counts]
+        modules[tensor['destination'].partition('.')[0]].append(tensor)
+    rows = []
+    for module, members in modules.items():
+        spreads = [tensor['std'] for tensor in members if len(tensor['shape']) == 4]
+        numbers = sum(prod(tensor['shape']) for tensor in members)
+        rows.append((module, f'{len(members)} tensors, {numbers:,} numbers; standard deviation of the kernels '
+                             f'{min(spreads):.3g} to {max(spreads):.3g}'))
+    return rows
 
 
 def tensor_table(report: Report) -> str:
