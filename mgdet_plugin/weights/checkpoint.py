@@ -79,17 +79,7 @@ def to_keras(tensor: Tensor) -> np.ndarray:
 
 
 def refuse_unusable(values: np.ndarray, key: str, place: str, kind: str) -> None:
-    """Refuse numbers no network can use.
-
-    Args:
-        values: The numbers of one tensor.
-        key: Its key in the state dict.
-        place: What to call it in messages.
-        kind: What kind of file it is from.
-
-    Raises:
-        UserError: NaN or infinite values, or a negative variance.
-    """
+    """Refuse NaN, infinities and negative variances, naming the ``place`` in a ``kind`` of file."""
     if not np.isfinite(values).all():
         raise UserError(f'{place} holds NaN or infinite values; the training that wrote it diverged, take an earlier '
                         f'{kind}')

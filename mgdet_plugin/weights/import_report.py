@@ -30,22 +30,20 @@ INITIAL = dict(weight=1.0, bias=0.0, running_mean=0.0, running_var=1.0)
 
 def import_report(weights: WeightsFile, layout: FileLayout, assignments: Sequence[Assignment],
                 state: Mapping[str, Tensor], not_used: Mapping[str, str]) -> Report:
-    """The account of an import, plain types only.
-
-    Args:
-        weights: The file; it may be closed.
-        layout: The resolved file.
-        assignments: What filled what.
-        state: The whole state dict that is written.
-        not_used: Arrays of the file that were not used, path -> what they are.
-    """
+    """The account of an import, plain types only; ``not_used`` says of every array left over what it is."""
     sources = {item.key: item for item in assignments}
-    tensors = [dict(destination=key, shape=list(tensor.shape), **describe_source(sources.get(key)),
-                    **(tensor_statistics(tensor) if tensor.is_floating_point() else {}))
-               for key, tensor in state.items()]
+    tensors = []
+    for key, tensor in state.items():
+        item = sources.get(key)  # None for the counters Keras does not have
+        tensors.append(dict(destination=key, shape=list(tensor.shape), source=item and item.source.path,
+                            layer=item and item.layer.name, dtype=item and item.source.dtype,
+                            **(tensor_statistics(tensor) if tensor.is_floating_point() else {})))
     by_reason: dict[str, list[str]] = defaultdict(list)
     for path, reason in not_used.items():
         by_reason[reason].append(path)
+    notes = [] if layout.named else [UNNAMED]
+    if isinstance(weights, DarknetFile):
+        notes = [normalisation_note(tensor.numpy() for key, tensor in state.items() if key.endswith('.running_var'))]
     return dict(
         source=dict(file=Path(weights.name).name, bytes=weights.size, sha256=weights.sha256,
                     container=weights.container),
@@ -57,7 +55,7 @@ def import_report(weights: WeightsFile, layout: FileLayout, assignments: Sequenc
         tensors=tensors,
         not_used=dict(by_reason),
         warnings=find_warnings(state),
-        notes=order_notes(weights, layout, state))
+        notes=notes)
 
 
 def tensor_statistics(tensor: Tensor) -> dict[str, float]:
@@ -68,14 +66,10 @@ def tensor_statistics(tensor: Tensor) -> dict[str, float]:
 
 
 def find_warnings(state: Mapping[str, Tensor]) -> list[str]:
-    """What a person should look at before training from these tensors.
+    """What a person should look at before training from these tensors, one line each.
 
-    Args:
-        state: Float tensors by key of the network's state dict; batch normalisations end in ``.bn.<name>``.
-
-    Returns:
-        One line each: normalisations at their initial values, variances near zero, kernels of zeros alone, huge
-        values. Empty for what training leaves behind.
+    That is normalisations at their initial values, variances near zero, kernels of zeros alone and huge values; nothing
+    of the sort is what training leaves behind.
     """
     floats = {key: tensor for key, tensor in state.items() if tensor.is_floating_point()}
     norms = {key: tensor for key, tensor in floats.items() if '.bn.' in key}
@@ -98,20 +92,6 @@ def find_warnings(state: Mapping[str, Tensor]) -> list[str]:
 def decided_by(weights: WeightsFile, layout: FileLayout) -> str:
     """What told which layer is which."""
     return BY_NAMES if layout.named else BY_FORMAT if isinstance(weights, DarknetFile) else BY_ORDER
-
-
-def order_notes(weights: WeightsFile, layout: FileLayout, state: Mapping[str, Tensor]) -> list[str]:
-    """What a person should know about a file that stores no layer names."""
-    if isinstance(weights, DarknetFile):
-        return [normalisation_note(tensor.numpy() for key, tensor in state.items() if key.endswith('.running_var'))]
-    return [] if layout.named else [UNNAMED]
-
-
-def describe_source(item: Assignment | None) -> dict[str, str | None]:
-    """Where a tensor came from; all None for the counters Keras does not have."""
-    if item is None:
-        return dict(source=None, layer=None, dtype=None)
-    return dict(source=item.source.path, layer=item.layer.name, dtype=item.source.dtype)
 
 
 def as_json(report: Report) -> Callable[[BinaryIO], object]:

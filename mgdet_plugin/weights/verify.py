@@ -69,13 +69,8 @@ class ClassOrigins(NamedTuple):
 def class_origins(checkpoint: Checkpoint) -> ClassOrigins | None:
     """Where class rows came from by the checkpoint's own account, ``meta.keras_import.classes.rows``.
 
-    Imports before rows were recorded kept all class rows or, with ``--classes``, none.
-
-    Returns:
-        None where all rows must be in their own places, as without an account.
-
-    Raises:
-        UserError: The account is no account of these files.
+    Imports before rows were recorded kept all class rows or, with ``--classes``, none. None where all rows must be in
+    their own places, as without an account; one that does not fit these files is refused.
     """
     imported = checkpoint.meta.get('keras_import')
     classes = imported.get('classes') if isinstance(imported, dict) else None

@@ -37,7 +37,6 @@ MESSAGE_BYTES = 4_096
 CHILD_IMPORTS = ('mgdet_plugin.weights.container.safe_h5', 'encodings.ascii', 'encodings.latin_1')
 """All the child needs, loaded while it may still open files."""
 
-ROOT = PACKAGE.parent
 START = ('import sys, json; sys.path[:] = json.loads(sys.argv[1]); '
          'from mgdet_plugin.weights.container import reader_process; reader_process.serve(*sys.argv[2:])')
 ENVIRONMENT = dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MKL_NUM_THREADS='1', HDF5_PLUGIN_PRELOAD='::',
@@ -69,7 +68,7 @@ class ListingProcess:
         inherits = os.name == 'posix'
         descriptor = window.stream.fileno()
         source = str(descriptor) if inherits else str(window.stream.name)
-        path = json.dumps([str(ROOT), *filter(None, sys.path)])
+        path = json.dumps([str(PACKAGE.parent), *filter(None, sys.path)])
         # Isolated (-I) and without site (-S): nothing from the current folder or a person's start-up files is run.
         command = [sys.executable, '-I', '-S', '-c', START, path, source, str(window.offset), str(window.size), name]
         self._process = subprocess.Popen(
@@ -152,11 +151,8 @@ def cpu_seconds(size: int) -> float:
 def serve(source: str, offset: str, size: str, name: str) -> None:
     """What the child runs: list one file, answer, end.
 
-    Args:
-        source: Number of the inherited file descriptor, or where files are not inherited a path.
-        offset: First byte of the HDF5 content.
-        size: Bytes of the HDF5 content.
-        name: What to call the file in messages.
+    ``source`` is the number of the inherited file descriptor, or a path where files are not inherited; ``offset`` and
+    ``size`` are those of the HDF5 content.
     """
     safe_h5, *_ = map(import_module, CHILD_IMPORTS)
     window = FileWindow(FileIO(int(source) if source.isdigit() else source, closefd=False), int(offset), int(size))

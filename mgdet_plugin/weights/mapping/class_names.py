@@ -96,7 +96,7 @@ class ClassRows:
         entries = list(zip(map(str, self.names), self.sources, strict=True))
         kept = [f'{name} <- {self.source_name(row)} ({row})' for name, row in entries if row is not None]
         new = [name for name, row in entries if row is None]
-        lines = [f'{len(entries):,} classes: {len(kept):,} rows kept by name, {len(new):,} new']
+        lines = [f'{len(entries):,} classes: {self.kept:,} rows kept by name, {len(new):,} new']
         if self.source_names is None:
             return lines
         if len(entries) <= EVERY_CLASS:
@@ -123,9 +123,6 @@ def match_classes(target: Sequence[str], source: Sequence[str]) -> ClassRows:
     Args:
         target: Names of the new classes, each once.
         source: Names of the file's classes in the order of their rows.
-
-    Returns:
-        One entry for each target class.
     """
     sources: list[int | None] = [None] * len(target)
     owners: dict[int, int] = {}

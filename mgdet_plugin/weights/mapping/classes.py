@@ -65,11 +65,8 @@ def source_names(given: str | int | Path | None, in_file: int) -> tuple[str, ...
 
     Args:
         given: What ``--source-classes`` takes, the forms of ``--classes`` but a number. Default: COCO's names for a
-            file of 80 classes.
+            file of 80 classes, and None for another.
         in_file: Classes of the file.
-
-    Returns:
-        The names, None where nothing was given and the file has not 80 classes.
 
     Raises:
         UserError: As :func:`parse_classes`; a number was given, or another number of names than the file has classes.
@@ -138,16 +135,13 @@ def config_names(path: Path, origin: str) -> tuple[str, ...]:
         datasets = list(iter_dataset_cfgs(loader.get('dataset')))
     except Exception as error:  # a config is a Python program and may raise anything
         raise UserError(f'{origin}: the config cannot be read: {type(error).__name__}: {error}') from error
-    if datasets:
-        found = [dataset_names(dataset, origin) for dataset in datasets]
-    else:
-        found = [names for names in [metainfo_names(config.get('metainfo'), origin)] if names is not None]
+    found = list(dict.fromkeys(dataset_names(dataset, origin) for dataset in datasets))
+    found += filter(None, [] if datasets else [metainfo_names(config.get('metainfo'), origin)])
     if not found:
         raise UserError(f'{origin}: the config names no classes; it needs train_dataloader.dataset or metainfo.classes')
-    other = next((names for names in found if names != found[0]), None)
-    if other is not None:
+    if len(found) > 1:
         raise UserError(f'{origin}: the datasets of train_dataloader have different classes ({len(found[0])} beginning '
-                        f'{found[0][0]!r} and {len(other)} beginning {other[0]!r}); give a file of names')
+                        f'{found[0][0]!r} and {len(found[1])} beginning {found[1][0]!r}); give a file of names')
     return found[0]
 
 

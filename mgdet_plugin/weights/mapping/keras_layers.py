@@ -97,10 +97,7 @@ def is_state(layer: KerasLayer) -> bool:
 
 
 def stored_layers(weights: WeightsFile) -> StoredLayers:
-    """Find a file's layers.
-
-    Args:
-        weights: The opened file.
+    """Find the layers of an opened file.
 
     Raises:
         UserError: No Keras layers in the file, or a list of names that does not fit its arrays.

@@ -74,10 +74,7 @@ class Assignment:
 
 
 def resolve_layers(weights: WeightsFile) -> FileLayout:
-    """Find the network's layers in a file, by stored order, names and shapes together.
-
-    Args:
-        weights: The opened file; only its structure is looked at.
+    """Find the network's layers in an opened file, of which only the structure is looked at.
 
     Raises:
         UserError: The file holds another network; names, stored order and shapes disagree; an array is of unknown use.
@@ -222,12 +219,7 @@ def state_outside_layers(array: StoredArray) -> str | None:
 
 
 def assign(layout: FileLayout, part: Part) -> list[Assignment]:
-    """Pair the network's tensors with arrays of the file, in order of creation.
-
-    Args:
-        layout: The resolved file.
-        part: What to import; the backbone comes out of a model file too.
-    """
+    """Pair the network's tensors with arrays of the file, in order of creation; a backbone comes out of a model too."""
     blocks = zip(block_prefixes(part), zip(layout.convs, layout.norms, strict=True), strict=False)  # the model has more
     predictions = zip(predict_prefixes(part), zip(layout.predictions, strict=True), strict=False)
     return [Assignment(key, layer.arrays[weight], layer) for prefix, layers in (*blocks, *predictions)
