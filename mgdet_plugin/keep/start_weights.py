@@ -1,28 +1,22 @@
 """The weights a run starts from: kept in one file of its folder, so that a resumed run knows them too."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from weakref import WeakSet
 
 import torch
-from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.processes import on_first_rank
 from mgdet_plugin.compat.checkpoint_patches import save_whole, to_plain
 from mgdet_plugin.plan.freezing import unwrap
 
 START = 'start.pth'
 _SAVED: WeakSet[Runner] = WeakSet()  # runs of this process whose file is written
-
-
-def is_started(runner: Runner) -> bool:
-    """Whether a run was trained before: its weights are no longer those it started from."""
-    return runner.iter > 0
 
 
 def save_start(runner: Runner) -> None:
@@ -37,18 +31,13 @@ def save_start(runner: Runner) -> None:
     Raises:
         UserError: In every process, if the file cannot be written.
     """
-    if runner in _SAVED or is_started(runner):
+    if runner in _SAVED or runner.iter > 0:
         return
-    _on_first_rank(lambda: save_whole(start_content(runner), start_path(runner)))
-    _SAVED.add(runner)
-
-
-def start_content(runner: Runner) -> dict[str, Any]:
-    """The content of the file: weights, class names, and which run they are of."""
     metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
     meta = dict(run=run_name(runner), **(dict(dataset_meta=metainfo) if metainfo else {}))
     state = {key: value.detach().cpu() for key, value in unwrap(runner.model).state_dict().items()}
-    return dict(meta=to_plain(meta), state_dict=state)
+    on_first_rank(lambda: save_whole(dict(meta=to_plain(meta), state_dict=state), Path(runner.work_dir) / START))
+    _SAVED.add(runner)
 
 
 def load_start(runner: Runner) -> dict[str, Tensor]:
@@ -63,7 +52,7 @@ def load_start(runner: Runner) -> dict[str, Tensor]:
     Raises:
         UserError: In every process, if the file is missing, damaged, of another run or of another model.
     """
-    state: dict[str, Tensor] = _on_first_rank(lambda: _read(runner))
+    state: dict[str, Tensor] = on_first_rank(lambda: _read(runner))
     return state
 
 
@@ -73,14 +62,9 @@ def start_state(runner: Runner) -> dict[str, Tensor]:
     Raises:
         UserError: As :func:`load_start`, for a run that was trained before.
     """
-    if is_started(runner):
+    if runner.iter > 0:
         return load_start(runner)
     return {key: value.detach().cpu().clone() for key, value in unwrap(runner.model).state_dict().items()}
-
-
-def start_path(runner: Runner) -> Path:
-    """Where a run's start weights lie."""
-    return Path(runner.work_dir) / START
 
 
 def run_name(runner: Runner) -> str | None:
@@ -118,7 +102,8 @@ def _norm(tensors: Sequence[Tensor]) -> float:
 
 def _read(runner: Runner) -> dict[str, Tensor]:
     """Read and check the file."""
-    path, way_out = start_path(runner), 'copy it from the folder the run began in, or start a new run without --resume'
+    path = Path(runner.work_dir) / START
+    way_out = 'copy it from the folder the run began in, or start a new run without --resume'
     if not path.is_file():
         raise UserError(f'{path} is not there: it holds the weights this resumed run started from; {way_out}')
     state, content = load_checkpoint(path)
@@ -132,17 +117,3 @@ def _read(runner: Runner) -> dict[str, Tensor]:
     if other:
         raise UserError(f'{path} is of another model: {len(other)} tensors differ ({", ".join(other[:3])}); {way_out}')
     return dict(state)
-
-
-def _on_first_rank(action: Callable[[], Any]) -> Any:
-    """What an action gives in the first process, in every process; its UserError likewise."""
-    outcome: list[Any] = [None, None]
-    if get_rank() == 0:
-        try:
-            outcome[0] = action()
-        except UserError as error:
-            outcome[1] = str(error)
-    broadcast_object_list(outcome, 0)
-    if outcome[1] is not None:
-        raise UserError(outcome[1])
-    return outcome[0]

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import ensure_embedded_data
-from mgdet_plugin.engine.checkpoint_check import compare, compare_anchors, compare_classes, read_weights
+from mgdet_plugin.engine.checkpoint_check import check_fit, compare_anchors, compare_classes, read_weights
 from mgdet_plugin.engine.loops.validation import measure
 from mgdet_plugin.keep.batch_statistics import estimate_statistics, norm_layers
 from mgdet_plugin.runs.blend_data import (
@@ -119,7 +119,7 @@ def blend_weights(pretrained: str, finetuned: str, alphas: Sequence[float] = ALP
     inner = any(0 < alpha < 1 for alpha in points)
     with quiet():
         model = MODELS.build(cfg.model).to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        compare(finetuned, pair.states[1], model.state_dict(), cfg)
+        check_fit(finetuned, pair.states[1], model.state_dict(), cfg)
         batches = statistics_batches(cfg, domains, statistics, images) if inner else []
         built = {name: build_domain(**each) for name, each in domains.items()}
     if 'old' not in domains:

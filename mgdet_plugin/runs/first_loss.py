@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
-from mgdet_plugin.engine.checkpoint_check import compare, read_weights
+from mgdet_plugin.engine.checkpoint_check import check_fit, read_weights
 from mgdet_plugin.weights.mapping.classes import ROW_STD, SEED
 from mgdet_plugin.weights.mapping.fit import BOX_ROWS
 
@@ -53,7 +53,7 @@ def first_losses(config: str, checkpoint: str, cfg_options: Mapping[str, Any] | 
     if 'loss' in cfg.model.get('bbox_head', {}):
         cfg.model.bbox_head.loss.class_weights = None
     model = MODELS.build(cfg.model)
-    compare(checkpoint, state, model.state_dict(), cfg)
+    check_fit(checkpoint, state, model.state_dict(), cfg)
     anchors = [len(scale) for scale in cfg.model.bbox_head.anchors]
     batches = Runner.build_dataloader(cfg.val_dataloader, seed=0)
     states = {AS_GIVEN: state, RANDOM_CLASSES: random_rows(state, [BOX_ROWS + count for count in anchors]),

@@ -11,7 +11,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
-from mgdet_plugin.engine.checkpoint_check import compare, read_weights
+from mgdet_plugin.engine.checkpoint_check import check_fit, read_weights
 from mgdet_plugin.engine.loops.validation import measure
 from mgdet_plugin.runs.blend_data import build_domain, quiet
 
@@ -54,7 +54,7 @@ class HeldOut:
             UserError: It is missing or does not fit.
         """
         state = read_weights(path, self.cfg)[0]
-        compare(path, state, self.model.state_dict(), self.cfg)
+        check_fit(path, state, self.model.state_dict(), self.cfg)
         return state
 
     def measure(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:

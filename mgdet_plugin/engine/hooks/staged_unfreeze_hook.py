@@ -7,22 +7,24 @@ from typing import Any
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
 from mgdet_plugin.engine.optim.accumulation import PendingGradients
-from mgdet_plugin.engine.optim.moving_average import FrozenAverage, restart_ema
+from mgdet_plugin.engine.optim.moving_average import frozen_averages, restart_ema
 from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import check_groups
 from mgdet_plugin.engine.staged_run import StagedRun, staged_run
 from mgdet_plugin.engine.transitions import (
+    best_name,
     log_stage,
     prove,
     restore_best,
+    save_as,
     save_last,
-    save_stage_best,
     share_statistics,
 )
-from mgdet_plugin.plan.freezing import Frozen, built_frozen, digests, freeze, hold
+from mgdet_plugin.plan.freezing import Frozen, digests, freeze, hold, unwrap
 from mgdet_plugin.plan.progress import RECORD, Progress, stages_before
 
 
@@ -53,7 +55,7 @@ class StagedUnfreezeHook(Hook):
         self._gradients = PendingGradients()
         self._applied = -1
         self._built: frozenset[str] = frozenset()
-        self._average: FrozenAverage | None = None
+        self._averages: list[tuple[Tensor, Tensor]] = []
 
     @property
     def run(self) -> StagedRun:
@@ -68,7 +70,9 @@ class StagedUnfreezeHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Look at what the detector was built with frozen."""
-        self._applied, self._built = -1, built_frozen(runner.model)
+        self._applied = -1
+        self._built = frozenset(name for name, each in unwrap(runner.model).named_parameters()
+                                if not each.requires_grad)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Take the record of a checkpoint to resume from, or what loaded weights went through before."""
@@ -81,11 +85,7 @@ class StagedUnfreezeHook(Hook):
             self._history = [dict(entry) for entry in stages_before(checkpoint)]
 
     def before_train(self, runner: Runner) -> None:
-        """Find where the run is and freeze accordingly.
-
-        Raises:
-            UserError: The plan does not fit the run, or its loop cannot carry it out.
-        """
+        """Find where the run is and freeze accordingly."""
         self._run = staged_run(runner)
         if self._run is None:
             raise UserError(f'StagedUnfreezeHook needs the loop that follows a plan, and this run has a '
@@ -104,7 +104,7 @@ class StagedUnfreezeHook(Hook):
         self._gradients.restore(runner.model)
         if not run.progress.digests:
             self.take_weights_as_start(runner)
-        self._average = FrozenAverage.of(runner, self.frozen)
+        self._averages = frozen_averages(runner, self.frozen)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
         """Hold the frozen statistics: the loop calls ``model.train()`` after ``before_train_epoch``."""
@@ -128,7 +128,7 @@ class StagedUnfreezeHook(Hook):
         if self._run is None:  # a validation without training
             return
         if self._run.take_validation(metrics or {}) and self._run.stage.restore_best:
-            save_stage_best(runner, self._run.progress.stage)
+            save_as(runner, best_name(self._run.progress.stage))
 
     def after_train(self, runner: Runner) -> None:
         """Prove the last stage, too, and leave a checkpoint that says the run is over."""
@@ -147,13 +147,12 @@ class StagedUnfreezeHook(Hook):
     def take_weights_as_start(self, runner: Runner) -> None:
         """Prove frozen tensors against what they are now: the stage begins, or earlier weights were put back."""
         self.run.progress.digests = digests(runner.model) if self.verify else {}
-        self._average = FrozenAverage.of(runner, self.frozen)
+        self._averages = frozen_averages(runner, self.frozen)
 
     def _pass_edge(self, runner: Runner) -> None:
         """From the current stage to the next."""
-        run = self.run
+        run, restores = self.run, self.run.stage.restore_best
         self._prove(runner)
-        restores = run.stage.restore_best
         if restores:
             restore_best(runner, run.progress)
         run.progress.advance(runner.epoch, runner.iter, run.entry(self.frozen, runner.epoch))
@@ -179,8 +178,8 @@ class StagedUnfreezeHook(Hook):
     def _make_exact(self, runner: Runner) -> None:
         """Before a checkpoint or validation: one set of statistics, averages of frozen weights without rounding."""
         share_statistics(runner)
-        if self._average is not None:
-            self._average.put_back()
+        for average, tensor in self._averages:
+            average.copy_(tensor)
 
     def _log_rates(self, runner: Runner) -> None:
         """One scalar a group, where there are several: its rate, 0 if nothing of it trains."""

@@ -17,12 +17,8 @@ def start_counting(optim_wrapper: OptimWrapper, done: int, steps: int) -> None:
     """Count iterations from the start of an epoch; its last, shorter group of iterations steps with its own mean.
 
     mmengine counts over the whole run and lets a group of iterations reach over an edge
-    (``OptimWrapper.initialize_count_status``, which also warns anew at each call).
-
-    Args:
-        optim_wrapper: The wrapper.
-        done: Iterations of this epoch that are done.
-        steps: Iterations of this epoch.
+    (``OptimWrapper.initialize_count_status``, which also warns anew at each call). Of this epoch's ``steps`` iterations
+    ``done`` are done.
     """
     optim_wrapper._inner_count = done
     optim_wrapper._max_counts = steps

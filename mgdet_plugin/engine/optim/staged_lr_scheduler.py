@@ -53,8 +53,8 @@ class StagedLR(_ParamScheduler):
             accumulated: Iterations a step, where rates are scaled by the batch: mmengine leaves them out.
             batch_size: The dataloader's, where rates are scaled: a stage may have another.
         """
-        self.planned = PlannedRates.of(plan, self.optimizer.param_groups, limit=limit,
-                                       scale=self.batch_ratio * accumulated, batch_size=batch_size)
+        scale = self.batch_ratio * accumulated
+        self.planned = PlannedRates(plan, self.optimizer.param_groups, limit, scale, batch_size)
 
     def enter(self, stage: int, first_iter: int, steps: int, iteration: int, damping: float = 1.0) -> None:
         """Say where the run is; sets the rates of the next iteration.
@@ -81,9 +81,9 @@ class StagedLR(_ParamScheduler):
 
     def apply(self) -> None:
         """Set the rates of the next iteration."""
-        for group, rate in zip(self.optimizer.param_groups, self._get_value()):
+        self._last_value = self._get_value()
+        for group, rate in zip(self.optimizer.param_groups, self._last_value):
             group['lr'] = rate
-        self._last_value = [group['lr'] for group in self.optimizer.param_groups]
 
     def rates(self, iteration: int) -> list[float]:
         """The rate of each group at an iteration of the current stage."""

@@ -48,14 +48,7 @@ class StepGuard:
         self.kept = [buffer.clone() for buffer in self.buffers]
 
     def step(self, batch: Any) -> tuple[dict[str, Any], Fault | None]:
-        """One training step.
-
-        Args:
-            batch: What the dataloader gives.
-
-        Returns:
-            What ``train_step`` returns, empty after a fault; and the fault, if there was one.
-        """
+        """One training step: what ``train_step`` returns, empty after a fault; and the fault, if there was one."""
         fault = self.optim.agree(bad_input(batch))
         if fault is not None:
             self.optim.skip()
@@ -123,11 +116,11 @@ class CheckedOptim:
         """The fault of any process: its own, or one of the same kind without names."""
         if not is_distributed():
             return fault
-        kinds = (IMAGE, LABEL, LOSS, GRADIENT)
-        seen = torch.tensor(0 if fault is None else kinds.index(fault.kind) + 1, device=self.device)
+        kinds = (None, IMAGE, LABEL, LOSS, GRADIENT)
+        seen = torch.tensor(kinds.index(fault and fault.kind), device=self.device)
         all_reduce(seen, 'max')
-        worst = int(seen)
-        return fault if not worst or fault is not None else Fault(kinds[worst - 1])
+        worst = kinds[int(seen)]
+        return fault if fault is not None or worst is None else Fault(worst)
 
     def _close_group(self, zero_kwargs: dict | None) -> None:
         self.inner.zero_grad(**(zero_kwargs or {}))
