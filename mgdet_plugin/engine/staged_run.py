@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 
 
 class StagedRun:
-    """A plan being carried out. ``StagedTrainLoop`` makes it; ``StagedUnfreezeHook`` begins it.
-
-    Args:
-        runner: The runner.
-        loop: Its training loop.
-        plan: The plan.
+    """A plan being carried out by a runner's loop. ``StagedTrainLoop`` makes it; ``StagedUnfreezeHook`` begins it.
 
     Attributes:
         plan: The plan; on resume with the start its first run had.
@@ -50,9 +45,8 @@ class StagedRun:
     def begin(self, record: Mapping[str, Any], history: list[dict[str, Any]]) -> None:
         """Find where the run is, hold its plan against the guide and give sampler and scheduler the plan.
 
-        Args:
-            record: Of the checkpoint to resume from; empty for a new run.
-            history: Stages that loaded weights went through before.
+        ``record`` is that of the checkpoint to resume from, empty for a new run; ``history`` are the stages that loaded
+        weights went through before.
 
         Raises:
             UserError: The plan breaks a rule, or does not fit the checkpoint or the run.
@@ -118,8 +112,7 @@ class StagedRun:
         """Tell sampler, schedulers and gradient accumulation which epoch, or what is left of one, comes next."""
         runner, progress = self.runner, self.progress
         steps = self.loop.steps(progress.stage)
-        skip = max(0, self._batches_done())
-        self.loop.skip = skip
+        self.loop.skip = skip = max(0, self._batches_done())
         if self.loop.batch_sampler is not None:
             self.loop.batch_sampler.set_progress(runner.epoch, progress.stage, skip)
         if not skip:  # within an epoch the schedule goes on

@@ -21,11 +21,7 @@ from mgdet_plugin.plan.progress import RECORD, Progress
 def prove(runner: Runner, name: str, frozen: Frozen, start: Mapping[str, str]) -> None:
     """Hold a model against the start of the stage ``name``, by hash, and its processes against each other.
 
-    Args:
-        runner: The runner; its log says what changed.
-        name: Of the stage.
-        frozen: What it froze.
-        start: Name -> hash of every tensor when it began.
+    ``frozen`` is what the stage froze, ``start`` name -> hash of every tensor when it began; the log says what changed.
 
     Raises:
         UserError: In every process, if a frozen tensor changed in one, or the processes' weights differ.

@@ -17,14 +17,7 @@ _EVENTS_KEPT = 1000
 
 
 class GuardActions:
-    """Takes the actions of a run, the same in every process, and keeps its record.
-
-    Args:
-        runner: The runner.
-        run: The plan it carries out.
-        record: Takes what was seen and done.
-        options: The guard's.
-    """
+    """Takes the actions of a run, the same in every process, and keeps its record of what was seen and done."""
 
     def __init__(self, runner: Runner, run: StagedRun, record: GuardRecord, options: GuardOptions) -> None:
         self.runner, self.run, self.record, self.options = runner, run, record, options

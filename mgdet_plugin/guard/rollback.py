@@ -54,10 +54,10 @@ def roll_back(runner: Runner, good: list[int] | None) -> str:
     """Put back weights, running statistics, averages and the optimizer's state of the last good checkpoint.
 
     Epochs and iterations go on counting, so rates and stages follow the plan. Before any good checkpoint the weights
-    are those of the start, the optimizer's state is empty and averages begin anew.
+    are those of the start, the optimizer's state is empty and averages begin anew. Every process calls this.
 
     Args:
-        runner: The runner. Every process calls this.
+        runner: The runner.
         good: Epoch and iteration of the checkpoint, or None for the start.
 
     Returns:

@@ -22,10 +22,10 @@ BAD_BATCHES = 'bad_batches.jsonl'
 
 
 class TrainingWatch:
-    """Watches the losses of a run's iterations.
+    """Watches the losses of a run's iterations; its guard does something about what is seen.
 
     Args:
-        guard: Does something about what is seen.
+        guard: The actions.
         losses: What is known of the losses so far.
         subset: Validation images on which a drift is measured; None where there is no band to leave.
     """

@@ -23,10 +23,7 @@ def save_start(runner: Runner) -> None:
     """Write the weights a run starts from to ``<work_dir>/start.pth``, before its first step.
 
     A file an earlier run left there is replaced. Called again, for the same run or for a resumed one, it does nothing,
-    so that each hook that needs the file may ask for it.
-
-    Args:
-        runner: The runner, its weights loaded. Every process calls this; the first one writes.
+    so that each hook that needs the file may ask for it. Every process calls this; the first one writes.
 
     Raises:
         UserError: In every process, if the file cannot be written.
@@ -41,13 +38,9 @@ def save_start(runner: Runner) -> None:
 
 
 def load_start(runner: Runner) -> dict[str, Tensor]:
-    """The weights a run started from, on the CPU.
+    """The weights a run started from: name -> tensor on the CPU, everything in the model's state dict.
 
-    Args:
-        runner: The runner. Every process calls this; the first one reads the file and sends the others what it holds.
-
-    Returns:
-        Name -> tensor: everything in the model's state dict.
+    Every process calls this; the first one reads the file and sends the others what it holds.
 
     Raises:
         UserError: In every process, if the file is missing, damaged, of another run or of another model.
@@ -77,9 +70,7 @@ def run_name(runner: Runner) -> str | None:
 def distances(model: nn.Module, start: Mapping[str, Tensor]) -> dict[str, float]:
     """How far a model has moved: part -> ||w - w0|| / ||w0|| over the part's parameters, 0.0 where nothing moved.
 
-    Args:
-        model: The model, wrapped or not.
-        start: Name -> tensor, with every parameter of the model; on any device.
+    ``start`` has every parameter of the model by name, on any device.
     """
     parts: dict[str, list[str]] = {}
     parameters = dict(unwrap(model).named_parameters())

@@ -93,11 +93,7 @@ class Progress:
     def iterations(self, plan: Plan, last: int, end: int, steps: Sequence[int]) -> int:
         """Iterations of the whole run, as far as is known.
 
-        Args:
-            plan: The plan.
-            last: Of :meth:`last_epoch`.
-            end: Epochs after which it ends, at most ``last``.
-            steps: Iterations an epoch in each stage.
+        It ends after ``end`` epochs, at most the ``last`` of :meth:`last_epoch`, of ``steps`` iterations in each stage.
         """
         later = plan.stages[self.stage + 1:]
         begin, total = self.first_epoch, self.first_iter
@@ -121,13 +117,9 @@ class Progress:
         return end + sum(stage.epochs for stage in plan.stages[self.stage + 1:])
 
     def after_validation(self, plan: Plan, epoch: int, metrics: Mapping[str, float], void: bool = False) -> bool:
-        """Take a validation into account.
+        """Take a validation after so many epochs of the run into account.
 
-        Args:
-            plan: The plan.
-            epoch: Epochs of the run done.
-            metrics: Name -> value.
-            void: Whether they are of weights that are no longer there: no improvement.
+        With ``void`` its metrics are of weights that are no longer there: no improvement.
 
         Returns:
             Whether it is the stage's best so far. A metric that could not be measured (mmdet gives none of its figures

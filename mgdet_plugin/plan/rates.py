@@ -35,9 +35,6 @@ class RateRules:
         norm_decay_mult: On the decay of normalisation layers.
         custom_keys: Name or pattern -> ``lr_mult``, ``decay_mult``; the longest match counts.
         layer_decay: Factor a step of depth, from the last block of the backbone down to its first.
-
-    Raises:
-        UserError: A factor makes no sense.
     """
     bias_lr_mult: float = 1.0
     bias_decay_mult: float = 1.0
@@ -88,11 +85,6 @@ class RateRules:
             lr_mult *= self.layer_decay**(len(blocks) - blocks.index(name.split('.')[1]))
         return lr_mult, decay_mult
 
-    def label(self, name: str) -> str:
-        """What the group of a parameter is called: the part, with layer decay the block of the backbone."""
-        part, *rest = name.split('.')
-        return f'{part}.{rest[0]}' if part == 'backbone' and self.layer_decay is not None else part
-
 
 def parameter_groups(model: nn.Module, rules: RateRules, stages: Sequence[Stage], rate: float,
                      decay: float = 0.0) -> list[dict[str, Any]]:
@@ -102,8 +94,8 @@ def parameter_groups(model: nn.Module, rules: RateRules, stages: Sequence[Stage]
         model: The detector, not wrapped.
         rules: What holds in every stage.
         stages: The plan's; none where there is no plan.
-        rate: Of the first stage.
-        decay: Weight decay before multipliers.
+        rate: Of the first stage, before multipliers.
+        decay: Weight decay, before multipliers.
 
     Raises:
         UserError: A pattern matches nothing.
@@ -113,7 +105,8 @@ def parameter_groups(model: nn.Module, rules: RateRules, stages: Sequence[Stage]
     for name, parameter, is_norm in all_parameters(model):
         lr_mult, decay_mult = rules.multipliers(name, is_norm, model)
         stage_mults = tuple(stage_multiplier(stage, name) for stage in stages)
-        label = rules.label(name)
+        part, *rest = name.split('.')
+        label = f'{part}.{rest[0]}' if part == 'backbone' and rules.layer_decay is not None else part
         lr = rate * lr_mult * (stage_mults[0] if stage_mults else 1.0)
         group = groups.setdefault((label, lr_mult, decay_mult, stage_mults), dict(
             params=[], name=label, lr=lr, planned_lr=lr, weight_decay=decay * decay_mult, lr_mult=lr_mult,

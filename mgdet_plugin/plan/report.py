@@ -44,8 +44,7 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
     loaded = load_checkpoint(path, mmap=True)[1] if path.endswith('.pth') and os.path.isfile(path) else {}
     findings = check_rules(plan, cfg, model, stages_before(loaded))
     groups, rates = _rates(cfg, plan, model, processes)
-    steps = config_steps((cfg.get('train_dataloader') or {}).get('dataset'))
-    probs = stage_probs(plan, steps)
+    probs = stage_probs(plan, config_steps((cfg.get('train_dataloader') or {}).get('dataset')))
     first = plan.first_epochs()
     stages = [
         dict(_stage(stage, model), until=_until(plan.until(index)),

@@ -80,21 +80,17 @@ class StagedLR(_ParamScheduler):
         self.apply()
 
     def apply(self) -> None:
-        """Set the rates of the next iteration."""
-        self._last_value = self._get_value()
-        for group, rate in zip(self.optimizer.param_groups, self._last_value):
-            group['lr'] = rate
+        """Set the rates of the next iteration; before the plan is there they are the optimizer's."""
+        if self.planned is not None:
+            for group, rate in zip(self.optimizer.param_groups, self.rates(self.last_step)):
+                group['lr'] = rate
+        self._last_value = [group['lr'] for group in self.optimizer.param_groups]
 
     def rates(self, iteration: int) -> list[float]:
         """The rate of each group at an iteration of the current stage."""
         assert self.planned is not None
         return self.planned.at(self.stage, self.trains, max(0.0, (iteration - self.first_iter) / self.steps),
                                self.damping)
-
-    def _get_value(self) -> list[float]:
-        if self.planned is None:  # built before the plan is there; the run sets the first rates
-            return [group['lr'] for group in self.optimizer.param_groups]
-        return self.rates(self.last_step)
 
     def state_dict(self) -> dict[str, Any]:
         """The next iteration; everything else follows from the plan."""

@@ -34,12 +34,7 @@ class Fault:
 
 
 class StepGuard:
-    """Runs training steps and undoes what a bad one has changed.
-
-    Args:
-        model: The detector, wrapped or not.
-        optim_wrapper: Its optimizer.
-    """
+    """Runs training steps of a detector, wrapped or not, and undoes what a bad one has changed."""
 
     def __init__(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
         self.model: Any = model
@@ -69,10 +64,6 @@ class CheckedOptim:
     """An optimizer wrapper whose ``update_params`` steps only with a finite loss and finite gradients.
 
     A bad iteration takes its whole group of accumulated iterations with it. Everything else is the wrapper's own.
-
-    Args:
-        inner: The wrapper.
-        model: What it optimizes, not wrapped.
 
     Attributes:
         fault: Of the last call of ``update_params``.
