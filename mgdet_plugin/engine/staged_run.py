@@ -10,7 +10,6 @@ from mmengine.dist import broadcast_object_list
 from mmengine.runner import Runner
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.optim.accumulation import start_counting
 from mgdet_plugin.engine.optim.moving_average import ema_hooks
 from mgdet_plugin.engine.optim.staged_lr_scheduler import StagedLR
 from mgdet_plugin.plan.freezing import Frozen, frozen_of, trained_parts, unwrap
@@ -121,7 +120,9 @@ class StagedRun:
             scheduler.enter(progress.stage, progress.first_iter + progress.stood * steps, steps, runner.iter,
                             progress.damping)
         progress.steps = steps
-        start_counting(runner.optim_wrapper, skip, steps)
+        wrapper = runner.optim_wrapper  # mmengine lets a group of accumulated iterations reach over an edge
+        wrapper._inner_count, wrapper._max_counts = skip, steps
+        wrapper._remainder_counts = steps % wrapper._accumulative_counts
 
     def set_length(self) -> None:
         """Tell the loop how long the run is, as far as is known."""

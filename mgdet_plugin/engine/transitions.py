@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.processes import on_first_rank
-from mgdet_plugin.engine.optim.moving_average import share_averaged_statistics
+from mgdet_plugin.engine.optim.moving_average import ema_hooks
 from mgdet_plugin.engine.staged_run import StagedRun
 from mgdet_plugin.plan.freezing import Frozen, digests, frozen_of, norm_layers, unwrap
 from mgdet_plugin.plan.progress import RECORD, Progress
@@ -123,4 +123,10 @@ def share_statistics(runner: Runner) -> None:
                 if module.training for key, buffer in module.named_buffers(recurse=False) if buffer.is_floating_point()}
     for buffer in learning.values():
         all_reduce(buffer, 'mean')
-    share_averaged_statistics(runner, learning)
+    for hook in ema_hooks(runner):  # an averaged model is what is saved
+        averages = hook.ema_model.module.state_dict()
+        for name, statistic in learning.items():
+            if hook.ema_model.update_buffers:  # averages of their own, of what each process saw
+                all_reduce(averages[name], 'mean')
+            else:
+                averages[name].copy_(statistic)

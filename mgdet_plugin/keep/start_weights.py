@@ -45,7 +45,25 @@ def load_start(runner: Runner) -> dict[str, Tensor]:
     Raises:
         UserError: In every process, if the file is missing, damaged, of another run or of another model.
     """
-    state: dict[str, Tensor] = on_first_rank(lambda: _read(runner))
+    def read() -> dict[str, Tensor]:
+        path = Path(runner.work_dir) / START
+        way_out = 'copy it from the folder the run began in, or start a new run without --resume'
+        if not path.is_file():
+            raise UserError(f'{path} is not there: it holds the weights this resumed run started from; {way_out}')
+        state, content = load_checkpoint(path)
+        meta = content.get('meta')
+        run, ours = meta.get('run') if isinstance(meta, Mapping) else None, run_name(runner)
+        if run and ours and run != ours:
+            raise UserError(f'{path} is of the run {run}, and the resumed one is {ours}; {way_out}')
+        wanted = unwrap(runner.model).state_dict()
+        other = [key for key in {**wanted, **state} if key not in state or key not in wanted
+                 or state[key].shape != wanted[key].shape]
+        if other:
+            raise UserError(f'{path} is of another model: {len(other)} tensors differ ({", ".join(other[:3])}); '
+                            f'{way_out}')
+        return dict(state)
+
+    state: dict[str, Tensor] = on_first_rank(read)
     return state
 
 
@@ -89,22 +107,3 @@ def _norm(tensors: Sequence[Tensor]) -> float:
     """The Euclidean norm of many tensors as one; in float64, as a small step's square has no float32."""
     norms = torch._foreach_norm(list(tensors), 2, torch.float64)
     return float(torch.linalg.vector_norm(torch.stack(list(norms))))
-
-
-def _read(runner: Runner) -> dict[str, Tensor]:
-    """Read and check the file."""
-    path = Path(runner.work_dir) / START
-    way_out = 'copy it from the folder the run began in, or start a new run without --resume'
-    if not path.is_file():
-        raise UserError(f'{path} is not there: it holds the weights this resumed run started from; {way_out}')
-    state, content = load_checkpoint(path)
-    meta = content.get('meta')
-    run, ours = meta.get('run') if isinstance(meta, Mapping) else None, run_name(runner)
-    if run and ours and run != ours:
-        raise UserError(f'{path} is of the run {run}, and the resumed one is {ours}; {way_out}')
-    wanted = unwrap(runner.model).state_dict()
-    other = [key for key in {**wanted, **state} if key not in state or key not in wanted
-             or state[key].shape != wanted[key].shape]
-    if other:
-        raise UserError(f'{path} is of another model: {len(other)} tensors differ ({", ".join(other[:3])}); {way_out}')
-    return dict(state)

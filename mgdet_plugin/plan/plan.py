@@ -14,44 +14,16 @@ from typing import Any
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
+from mgdet_plugin.plan.until import Until
 
 FREEZE_LEVELS = (0, 1, 2)
 STARTS = ('full', 'backbone', 'nothing')
 SCHEDULES = ('cosine', 'constant')
-RULES = ('greater', 'less')
 RECIPE_WARMUP_EPOCHS = 3.0
 RECIPE_WARMUP_SHARE = 0.6  # of a short stage
 RECIPE_ETA_MIN = 1e-7
 EARLY_STOPPING = dict(metric='val/loss', patience=10)
 BASE_AUGMENTATIONS = ('PhotoMetricDistortion', 'RandomAffine', 'RandomFlip')  # what a clean stage leaves out
-
-
-@dataclass(frozen=True)
-class Until:
-    """When a stage ends before its last epoch.
-
-    Attributes:
-        metric: Name of a validation metric, as logged ('coco/bbox_mAP').
-        patience: Validations without improvement after which the stage ends.
-        min_epochs: The stage lasts at least this long.
-        min_delta: An improvement is a change of more than this.
-        rule: 'greater' or 'less' is better. Default: by the metric's name.
-    """
-    metric: str
-    patience: int
-    min_epochs: int = 1
-    min_delta: float = 0.0
-    rule: str | None = None
-
-    @property
-    def sign(self) -> int:
-        """1 where greater is better, -1 where less is."""
-        rule = self.rule or ('less' if 'loss' in self.metric.lower() else 'greater')
-        return 1 if rule == 'greater' else -1
-
-    def improves(self, value: float, best: float | None) -> bool:
-        """Whether a value is better than the best one so far; nothing improves on a number with NaN."""
-        return not math.isnan(value) and (best is None or self.sign * (value - best) > self.min_delta)
 
 
 @dataclass(frozen=True)
@@ -125,7 +97,7 @@ class Stage:
         for key in ('lr_mult', 'probs'):
             values[key] = dict(values.get(key) or {})
         if values.get('until') is not None:
-            values['until'] = _until(f"stage '{fields['name']}': until", values['until'])
+            values['until'] = Until.build(f"stage '{fields['name']}': until", values['until'])
         return cls(**values)
 
     def __post_init__(self) -> None:
@@ -288,26 +260,12 @@ def build_plan(stages: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
     return plan
 
 
-def _until(where: str, fields: Mapping[str, Any]) -> Until:
-    """The condition of a config entry, checked."""
-    known = {each.name for each in dataclasses.fields(Until)}
-    require(isinstance(fields, Mapping), f'{where} must be dict(metric=..., patience=...)', fields)
-    if {'metric', 'patience'} - set(fields) or set(fields) - known:
-        raise UserError(f'{where} needs metric and patience and takes {sorted(known)}, got {dict(fields)}')
-    until = Until(**fields)
-    require(until.rule in (None, *RULES), f'{where}.rule must be one of {RULES}', until.rule)
-    if not isinstance(until.patience, int) or until.patience < 1 or until.min_epochs < 1 or until.min_delta < 0:
-        raise UserError(f'{where}.patience and min_epochs must be at least 1 and min_delta at least 0, got '
-                        f'{until.patience}, {until.min_epochs} and {until.min_delta}')
-    return until
-
-
 def _early_stopping(fields: Mapping[str, Any] | None, cfg: Config) -> Until | None:
     """The condition of ``plan.early_stopping``, which has defaults; they need a loop that measures the loss."""
     if fields is None or (not fields and (cfg.get('val_cfg') or {}).get('type') != 'LossValLoop'):
         return None
     given = {**EARLY_STOPPING, **fields} if isinstance(fields, Mapping) else fields
-    return _until('plan.early_stopping', given)
+    return Until.build('plan.early_stopping', given)
 
 
 def _start_of(cfg: Config) -> str:

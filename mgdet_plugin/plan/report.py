@@ -14,10 +14,11 @@ from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import iter_dataset_cfgs
 from mgdet_plugin.plan.freezing import Frozen, frozen_of, norm_layers
-from mgdet_plugin.plan.plan import Plan, Stage, Until
+from mgdet_plugin.plan.plan import Plan, Stage
 from mgdet_plugin.plan.progress import stages_before
 from mgdet_plugin.plan.rates import CONSTRUCTOR, PlannedRates, RateRules, base_rate, parameter_groups
 from mgdet_plugin.plan.rules import Finding, check_rules, rate_limit
+from mgdet_plugin.plan.until import Until
 from mgdet_plugin.plan.wiring import check_wiring, config_steps, planned_name, stage_probs
 
 

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from mmdet.registry import HOOKS, METRICS, MODELS
@@ -24,7 +23,7 @@ from mmengine.runner import Runner
 from torch.nn import functional as F
 
 from mgdet_plugin.models import MultiGridNeck
-from tests.support.small_run import write_config
+from tests.support.small_run import plain_config_text, write_config
 
 _NUMBERS = itertools.count()
 HEAD = dict(name='head', epochs=2, freeze_level=2, lr=1e-4)
@@ -179,8 +178,7 @@ def run(cfg: Config, work_dir: Path, kill: tuple[str, int] | None = None, resume
     if change:
         change(cfg)
     torch.manual_seed(next(_NUMBERS))  # what a process has drawn before must not matter
-    # mmengine lays out the config's text anew for every checkpoint, which would take nine tenths of the time.
-    with patch('mmengine.config.config.FormatCode', lambda text, **_: (text, True)):
+    with plain_config_text():  # which mmengine makes anew for every checkpoint
         runner = Runner.from_cfg(cfg)
         for hook in hooks:
             runner.register_hook(hook)

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdet.registry import HOOKS
+from mmengine.dist import all_gather_object, get_rank, is_distributed
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
-from mgdet_plugin.engine.optim.accumulation import PendingGradients
 from mgdet_plugin.engine.optim.moving_average import frozen_averages, restart_ema
 from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import check_groups
 from mgdet_plugin.engine.staged_run import StagedRun, staged_run
@@ -26,6 +27,8 @@ from mgdet_plugin.engine.transitions import (
 )
 from mgdet_plugin.plan.freezing import Frozen, digests, freeze, hold, unwrap
 from mgdet_plugin.plan.progress import RECORD, Progress, stages_before
+
+_GRADIENTS = 'gradients'  # in a checkpoint
 
 
 @HOOKS.register_module()
@@ -187,3 +190,42 @@ class StagedUnfreezeHook(Hook):
             groups = [entry for entry in zip(runner.optim_wrapper.param_groups, scheduler.trains) if 'name' in entry[0]]
             for group, trains in groups if len(groups) > 1 else ():
                 runner.message_hub.update_scalar(f"train/{group['name']}_lr", group['lr'] if trains else 0.0)
+
+
+class PendingGradients:
+    """Gradients that wait for their step, of every process: in a checkpoint and out of it."""
+
+    def __init__(self) -> None:
+        self._loaded: list[dict[str, Tensor]] = []
+        self._gathered: list[dict[str, Tensor]] = []
+
+    def load(self, checkpoint: Mapping[str, Any]) -> None:
+        """Keep a checkpoint's until training begins."""
+        self._loaded = list(checkpoint.get(_GRADIENTS) or ())
+
+    def restore(self, model: nn.Module) -> None:
+        """Put this process's back, once."""
+        own = self._loaded[get_rank()] if get_rank() < len(self._loaded) else {}
+        for name, parameter in unwrap(model).named_parameters():
+            if name in own and parameter.requires_grad:
+                parameter.grad = own[name].to(parameter)
+        self._loaded = []
+
+    def gather(self, optim_wrapper: OptimWrapper, model: nn.Module) -> None:
+        """Take note of all processes' before an iteration's checkpoint, which the first one saves."""
+        waiting = self._waiting(optim_wrapper, model)
+        self._gathered = all_gather_object(waiting) if waiting and is_distributed() else []
+
+    def save(self, optim_wrapper: OptimWrapper, model: nn.Module, checkpoint: dict[str, Any]) -> None:
+        """Add them to a checkpoint, this process's as they are now."""
+        waiting = self._waiting(optim_wrapper, model)
+        if waiting:
+            checkpoint[_GRADIENTS] = [waiting, *self._gathered[1:]]
+
+    @staticmethod
+    def _waiting(optim_wrapper: OptimWrapper, model: nn.Module) -> dict[str, Tensor]:
+        """This process's; empty right after a step."""
+        if optim_wrapper.should_update():
+            return {}
+        return {name: parameter.grad.detach().cpu().clone() for name, parameter in unwrap(model).named_parameters()
+                if parameter.grad is not None}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from mmdet.engine.hooks import CheckInvalidLossHook
@@ -50,7 +51,6 @@ class StagedTrainLoop(EpochBasedTrainLoop):
                          **kwargs)
         self.staged = StagedRun(runner, self, plan)
         self.skip = 0  # batches of the coming epoch that were trained on before an interruption
-        self._step_guard: StepGuard | None = None
         self.fault: Fault | None = None  # of the iteration just done
         self.stop_reason: str | None = None
 
@@ -64,12 +64,10 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         """Iterations an epoch in a stage."""
         return self.batch_sampler.batches_of(stage) if self.batch_sampler is not None else len(self.dataloader)
 
-    @property
+    @cached_property
     def step_guard(self) -> StepGuard:
         """What runs the training steps; made when the model and its optimizer are final."""
-        if self._step_guard is None:
-            self._step_guard = StepGuard(self.runner.model, self.runner.optim_wrapper)
-        return self._step_guard
+        return StepGuard(self.runner.model, self.runner.optim_wrapper)
 
     def stop(self, reason: str) -> None:
         """End the run after this iteration or validation, as a failed one; ``reason`` says why and what to do."""

@@ -1,10 +1,7 @@
 """Moving averages of weights across stages."""
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from mmengine.dist import all_reduce
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from torch import Tensor
@@ -22,17 +19,6 @@ def frozen_averages(runner: Runner, frozen: Frozen) -> list[tuple[Tensor, Tensor
     own, names = model.state_dict(), frozen.tensors(model)
     averages = [hook.ema_model.module.state_dict() for hook in ema_hooks(runner)]
     return [(each[name], own[name]) for each in averages for name in names if torch.equal(each[name], own[name])]
-
-
-def share_averaged_statistics(runner: Runner, learning: Mapping[str, Tensor]) -> None:
-    """Give the averaged models, which are what is saved, the statistics (by name) that the processes agreed on."""
-    for hook in ema_hooks(runner):
-        averages = hook.ema_model.module.state_dict()
-        for name, statistic in learning.items():
-            if hook.ema_model.update_buffers:  # averages of their own, of what each process saw
-                all_reduce(averages[name], 'mean')
-            else:
-                averages[name].copy_(statistic)
 
 
 def ema_hooks(runner: Runner) -> list[EMAHook]:
