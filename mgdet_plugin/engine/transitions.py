@@ -17,6 +17,8 @@ from mgdet_plugin.engine.staged_run import StagedRun
 from mgdet_plugin.plan.freezing import Frozen, digests, frozen_of, norm_layers, unwrap
 from mgdet_plugin.plan.progress import RECORD, Progress
 
+STAGE_BEST = 'stage{}_best.pth'  # in a run's folder, counted from 1
+
 
 def prove(runner: Runner, name: str, frozen: Frozen, start: Mapping[str, str]) -> None:
     """Hold a model against the start of the stage ``name``, by hash, and its processes against each other.
@@ -66,11 +68,6 @@ def log_stage(runner: Runner, run: StagedRun, frozen: Frozen) -> None:
                               f'though the plan trains them: {", ".join(own[:3])}, ...')
 
 
-def best_name(stage: int) -> str:
-    """File of a stage's best checkpoint in the run's folder."""
-    return f'stage{stage + 1}_best.pth'
-
-
 def save_as(runner: Runner, name: str) -> None:
     """Save the epoch just validated under a name in the run's folder."""
     runner.save_checkpoint(runner.work_dir, name, by_epoch=False, meta=dict(epoch=runner.epoch, iter=runner.iter))
@@ -81,7 +78,7 @@ def restore_best(runner: Runner, progress: Progress) -> None:
 
     With a moving average the weights become the averaged ones, which were validated.
     """
-    path = os.path.join(runner.work_dir, best_name(progress.stage))
+    path = os.path.join(runner.work_dir, STAGE_BEST.format(progress.stage + 1))
 
     def read() -> tuple[dict, Any] | None:
         state, content = load_checkpoint(path) if progress.best is not None and os.path.isfile(path) else ({}, {})

@@ -17,14 +17,7 @@ from mgdet_plugin.engine.hooks.random_state_hook import saves_now
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.staged_run import staged_run
 from mgdet_plugin.engine.transitions import save_last
-from mgdet_plugin.guard.baselines import (
-    FULL,
-    guarded_terms,
-    measure_subset,
-    scalars,
-    subset_loader,
-    take_baselines,
-)
+from mgdet_plugin.guard.baselines import FULL, guarded_terms, measure_subset, scalars, subset_loader, take_baselines
 from mgdet_plugin.guard.guard_actions import VALIDATION, GuardActions, times
 from mgdet_plugin.guard.guard_options import NAN, ROLLBACK, GuardOptions
 from mgdet_plugin.guard.guard_record import KEY, GuardRecord

@@ -68,12 +68,8 @@ def check_rules(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Map
     """
     names = [name for name, _ in model.named_parameters()]
     asked = repr([cfg.get('model'), cfg.get('optim_wrapper'), cfg.get('train_cfg'), names, list(history)])
-    if asked not in plan.answers:
-        plan.answers[asked] = _broken(plan, cfg, model, history)
-    return plan.answers[asked]
-
-
-def _broken(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    if asked in plan.answers:
+        return plan.answers[asked]
     unknown = plan.allow - {*ERRORS, *WARNINGS}
     if unknown:
         raise UserError(f'plan.allow names no rule {sorted(unknown)}; there are {", ".join((*ERRORS, *WARNINGS))}')
@@ -81,7 +77,7 @@ def _broken(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Mapping
     parts = [trained_parts(model, each) for each in frozen]
     findings = [*_levels(plan, parts, history), *_rates(plan, cfg, model, frozen), *_loss(plan, cfg),
                 *_mixing(plan, model, parts), *_knobs(plan), *_length(plan, cfg)]
-    return [finding for finding in findings if finding.rule not in plan.allow]
+    return plan.answers.setdefault(asked, [each for each in findings if each.rule not in plan.allow])
 
 
 def refuse_broken(findings: Sequence[Finding]) -> list[str]:

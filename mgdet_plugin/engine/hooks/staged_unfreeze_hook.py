@@ -17,7 +17,7 @@ from mgdet_plugin.engine.optim.moving_average import frozen_averages, restart_em
 from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import check_groups
 from mgdet_plugin.engine.staged_run import StagedRun, staged_run
 from mgdet_plugin.engine.transitions import (
-    best_name,
+    STAGE_BEST,
     log_stage,
     prove,
     restore_best,
@@ -131,7 +131,7 @@ class StagedUnfreezeHook(Hook):
         if self._run is None:  # a validation without training
             return
         if self._run.take_validation(metrics or {}) and self._run.stage.restore_best:
-            save_as(runner, best_name(self._run.progress.stage))
+            save_as(runner, STAGE_BEST.format(self._run.progress.stage + 1))
 
     def after_train(self, runner: Runner) -> None:
         """Prove the last stage, too, and leave a checkpoint that says the run is over."""
