@@ -51,7 +51,7 @@ def check_weights(cfg: Config, split: str = 'train') -> list[str]:
     lines = refuse_broken(check_rules(plan, cfg, model, history)) if plan else []
     if not is_local:
         return lines + ([] if path or split == 'test' else check_backbone(cfg, model))
-    check_fit(str(path), state_dict, model.state_dict(), cfg)
+    check_same_tensors(str(path), state_dict, model.state_dict(), cfg)
     meta = content.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     return lines + compare_classes(str(path), meta, cfg, split) + compare_anchors(str(path), meta, cfg)
@@ -140,7 +140,7 @@ def compare_anchors(path: str, meta: Mapping[str, Any], cfg: Config) -> list[str
             'changes with its anchor; set model.bbox_head.anchors to those']
 
 
-def check_fit(path: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], cfg: Config) -> None:
+def check_same_tensors(path: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], cfg: Config) -> None:
     """Refuse weights that do not have the names and shapes a model's state dict has.
 
     A checkpoint of the backbone alone is refused too; a config names it in ``backbone.init_cfg``.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.checkpoint_check import check_fit
+from mgdet_plugin.engine.checkpoint_check import check_same_tensors
 from mgdet_plugin.plan.progress import RECORD
 
 PATTERNS = ('epoch_*.pth', 'iter_*.pth')
@@ -87,7 +87,7 @@ class Resumer:
             raise UserError(f'{path} holds no state of a training run; to start from its weights give '
                             f'--cfg-options load_from={path} without --resume')
         found = {key.removeprefix('module.'): value for key, value in state.items()}  # of a distributed wrapper
-        check_fit(str(path), found, self._wanted, self.cfg)
+        check_same_tensors(str(path), found, self._wanted, self.cfg)
         return Saved(epoch, iteration, path.stat().st_mtime, path, _run_of(content), 'optimizer' in content)
 
     def check(self, path: Path) -> None:

@@ -14,7 +14,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.processes import on_first_rank
 from mgdet_plugin.engine.optim.moving_average import ema_hooks
 from mgdet_plugin.engine.staged_run import StagedRun
-from mgdet_plugin.plan.freezing import Frozen, digests, frozen_of, norm_layers, unwrap
+from mgdet_plugin.plan.freezing import Frozen, digests, frozen_of, statistics_layers, unwrap
 from mgdet_plugin.plan.progress import RECORD, Progress
 
 STAGE_BEST = 'stage{}_best.pth'  # in a run's folder, counted from 1
@@ -30,7 +30,7 @@ def prove(runner: Runner, name: str, frozen: Frozen, start: Mapping[str, str]) -
     """
     model = unwrap(runner.model)
     now, held = digests(model), frozen.tensors(model)
-    shared = Frozen(frozenset(name for name, _ in model.named_parameters()), norm_layers(model)).tensors(model)
+    shared = Frozen(frozenset(name for name, _ in model.named_parameters()), statistics_layers(model)).tensors(model)
     seen = all_gather_object(([key for key in held if now[key] != start.get(key)],
                               {key: now[key] for key in shared}))
     moved: list[str] = next((each for each, _ in seen if each), [])
@@ -116,7 +116,7 @@ def share_statistics(runner: Runner) -> None:
     """
     if not is_distributed():
         return
-    learning = {f'{name}.{key}': buffer for name, module in norm_layers(unwrap(runner.model)).items()
+    learning = {f'{name}.{key}': buffer for name, module in statistics_layers(unwrap(runner.model)).items()
                 if module.training for key, buffer in module.named_buffers(recurse=False) if buffer.is_floating_point()}
     for buffer in learning.values():
         all_reduce(buffer, 'mean')

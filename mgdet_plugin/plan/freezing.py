@@ -128,7 +128,7 @@ def _norms(model: nn.Module, stage: Stage, frozen: set[str]) -> dict[str, nn.Mod
     """Normalisation layers whose parameters are all frozen; one without parameters goes by its name."""
     patterns, trains = _patterns(stage, model)
     norms: dict[str, nn.Module] = {}
-    for name, module in norm_layers(model).items():
+    for name, module in statistics_layers(model).items():
         parameters = [f'{name}.{key}' for key, _ in module.named_parameters(recurse=False)]
         if frozen.issuperset(parameters) if parameters else is_frozen(name, patterns) != trains:
             norms[name] = module
@@ -176,7 +176,7 @@ def hold(norms: Iterable[nn.Module]) -> None:
         norm.eval()
 
 
-def norm_layers(model: nn.Module) -> dict[str, nn.Module]:
+def statistics_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Name -> layer that keeps running statistics."""
     return {name: module for name, module in model.named_modules() if isinstance(module, _NormBase)}
 

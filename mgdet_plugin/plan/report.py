@@ -13,7 +13,7 @@ from torch import nn
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import iter_dataset_cfgs
-from mgdet_plugin.plan.freezing import Frozen, frozen_of, norm_layers
+from mgdet_plugin.plan.freezing import Frozen, frozen_of, statistics_layers
 from mgdet_plugin.plan.plan import Plan, Stage
 from mgdet_plugin.plan.progress import stages_before
 from mgdet_plugin.plan.rates import CONSTRUCTOR, PlannedRates, RateRules, base_rate, parameter_groups
@@ -101,7 +101,7 @@ def _stage(stage: Stage, model: nn.Module) -> dict[str, Any]:
     for name, parameter in model.named_parameters():
         part = parts.setdefault(name.split('.')[0], dict(trained=0, frozen=0, norms_learning=0, norms_held=0))
         part['frozen' if name in frozen.parameters else 'trained'] += parameter.numel()
-    for name in norm_layers(model):
+    for name in statistics_layers(model):
         if name.split('.')[0] in parts:
             parts[name.split('.')[0]]['norms_held' if name in frozen.norms else 'norms_learning'] += 1
     what = (f'freeze level {stage.freeze_level}' if stage.freeze_level is not None else

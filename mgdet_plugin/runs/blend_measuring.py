@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import check_datasets, iter_dataset_cfgs
-from mgdet_plugin.engine.checkpoint_check import check_fit, compare_anchors, compare_classes, read_weights
+from mgdet_plugin.engine.checkpoint_check import check_same_tensors, compare_anchors, compare_classes, read_weights
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.guard.baselines import spread
 from mgdet_plugin.keep.batch_statistics import estimate_statistics, norm_layers
@@ -57,7 +57,7 @@ class Blender:
             _check_old(cfg, sets['old'])
         self.pair, self.notes = read_pair(pretrained, finetuned, cfg)
         self._tests = HeldOut(cfg, sets, device)
-        check_fit(finetuned, self.pair.states[1], self._tests.model.state_dict(), cfg)
+        check_same_tensors(finetuned, self.pair.states[1], self._tests.model.state_dict(), cfg)
         inner = any(0 < alpha < 1 for alpha in points)
         self._batches = self._statistics_batches(cfg, sets.get('old'), images) if inner else []
         if 'old' not in sets:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
-from mgdet_plugin.engine.checkpoint_check import check_fit, read_weights
+from mgdet_plugin.engine.checkpoint_check import check_same_tensors, read_weights
 from mgdet_plugin.engine.loops.validation import measure
 from mgdet_plugin.weights.conversion import replace_class_rows
 from mgdet_plugin.weights.mapping.classes import SEED
@@ -76,7 +76,7 @@ class HeldOut:
             UserError: It is missing or does not fit.
         """
         state = read_weights(path, self.cfg)[0]
-        check_fit(path, state, self.model.state_dict(), self.cfg)
+        check_same_tensors(path, state, self.model.state_dict(), self.cfg)
         return state
 
     def measure(self, state: Mapping[str, Tensor], only: Collection[str] = ()) -> dict[str, dict[str, float]]:
