@@ -16,6 +16,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.name_lists import checked_names, class_metainfo, registered_names, text_names
 from mgdet_plugin.datasets.formats.annotation_files import (
     DatasetReport,
     load_coco,
@@ -69,6 +70,28 @@ def config_name(cfg: Config) -> str:
     """A config's path as a command line would name it: relative where that is shorter."""
     name = cfg.filename or 'CONFIG'
     return min(name, os.path.relpath(name), key=len)
+
+
+def dataset_names(dataset: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+    """Classes of a dataset config: of its ``metainfo`` or else of its class, as mmengine's datasets do."""
+    names = metainfo_names(dataset.get('metainfo'), origin)
+    if names is not None:
+        return names
+    kind = dataset.get('type')
+    return registered_names(kind, origin) if isinstance(kind, str) else class_metainfo(kind, str(kind), origin)
+
+
+def metainfo_names(metainfo: Any, origin: str) -> tuple[str, ...] | None:
+    """Classes of a ``metainfo``, None where it has none; a text is the path of a file of names, as for mmengine."""
+    classes = metainfo.get('classes') if isinstance(metainfo, Mapping) else None
+    if classes is None:
+        return None
+    if isinstance(classes, str):
+        if not Path(classes).is_file():
+            raise UserError(f'{origin}: metainfo.classes is the text {classes!r}, neither a file nor a tuple of names; '
+                            f'write ({classes!r},) for one class')
+        return text_names(Path(classes), origin)
+    return checked_names(classes, origin)
 
 
 class _Checker:
