@@ -36,9 +36,6 @@ PATCHES = {
 class StandInLoader(Loader):
     """Fill the module ``mmcv._ext`` with operations written in torch."""
 
-    def create_module(self, spec: ModuleSpec) -> None:
-        """Leave the creation of the module to the import system."""
-
     def exec_module(self, module: ModuleType) -> None:
         """Give the module its operations, and its answer to every other name."""
         ops = import_module('mgdet_plugin.compat.mmcv_ops')

@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import write_together
 
 _COLUMNS = 3
 _SPACE = 4  # pixels between images
@@ -70,6 +72,4 @@ def _write_sheet(images: list[np.ndarray], out: Path) -> None:
     for index, image in enumerate(images):
         sheet.paste(Image.fromarray(image), (index % _COLUMNS * width, index // _COLUMNS * height))
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f'{out.name}.part')
-    sheet.save(part, format='PNG', optimize=True)
-    os.replace(part, out)
+    write_together({out: partial(sheet.save, format='PNG', optimize=True)})

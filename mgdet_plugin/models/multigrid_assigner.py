@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from mmdet.registry import TASK_UTILS
@@ -54,10 +55,7 @@ class MultiGridTargets:
     grid: CellGrid
 
     def dense(self, num_classes: int) -> list[Tensor]:
-        """The targets as maps, in the layout Keras trains on.
-
-        Args:
-            num_classes: C.
+        """The targets as maps, in the layout Keras trains on, with C classes.
 
         Returns:
             Per level, coarse first, (B, H, W, 5 + A + C): xy, wh, objectness 1, one-hot anchor, one-hot class; zero
@@ -75,8 +73,7 @@ class MultiGridTargets:
         ]
 
 
-@dataclass
-class _Claims:
+class _Claims(NamedTuple):
     """Each box's claim on each cell of its block: image, cell, gt (K,); distance to the cell's centre (K,)."""
     image: Tensor
     cell: Tensor
@@ -84,7 +81,7 @@ class _Claims:
     distance: Tensor
 
     def take(self, index: Tensor) -> _Claims:
-        return _Claims(self.image[index], self.cell[index], self.gt[index], self.distance[index])
+        return _Claims(*(field[index] for field in self))
 
 
 @TASK_UTILS.register_module()

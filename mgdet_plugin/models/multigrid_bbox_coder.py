@@ -47,13 +47,9 @@ def invert_xy(offset: Tensor, xy_scale: float, steps: int = 60) -> Tensor:
     """Inverse of :func:`activate_xy` by bisection, to about 1e-6 cells inside (-0.999, 1.999).
 
     Args:
-        offset: Offsets from the cell's corner in cells; those outside the open range (-1, 2) give the raw value
-            of its end.
+        offset: Offsets from the cell's corner in cells; outside of (-1, 2) they give the raw value of its end.
         xy_scale: The s of the activation.
         steps: Halvings of the bracket.
-
-    Returns:
-        Raw values of the same shape.
     """
     low, high = torch.full_like(offset, -16.0), torch.full_like(offset, 16.0)
     for _ in range(steps):
@@ -134,14 +130,9 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         return torch.cat((centre - half, centre + half), -1)
 
     def decode_cells(self, cells: Tensor, grid: CellGrid) -> Tensor:
-        """Boxes of all cells with each cell's most likely or expected anchor.
+        """Boxes (B, N, 4) of raw channels (B, N, D), in input pixels, not clipped.
 
-        Args:
-            cells: (B, N, D) raw channels.
-            grid: Places of the N cells.
-
-        Returns:
-            (B, N, 4) boxes in input pixels, not clipped.
+        Each cell has its most likely or the expected anchor.
         """
         logits = split_fields(cells, self.num_anchors).anchor
         if self.anchor_use == 'expected':
@@ -153,12 +144,7 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
     def expected_sizes(self, logits: Tensor, level: Tensor) -> Tensor:
         """Mean of the anchors by their probabilities, in log sizes; differentiable.
 
-        Args:
-            logits: (..., M, A) anchor logits of cells.
-            level: (M,) level of each cell.
-
-        Returns:
-            (..., M, 2) widths and heights in pixels.
+        Logits (..., M, A) of cells and the level of each (M,) -> widths and heights (..., M, 2) in pixels.
         """
         # of sigmoids: each over their sum
         chances = (logits if self.use_softmax else nn.functional.logsigmoid(logits)).softmax(-1)
@@ -172,10 +158,7 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         return fields.objectness.sigmoid(), fields.anchor.sigmoid(), fields.cls.sigmoid()
 
     def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Decode raw maps.
-
-        Args:
-            maps: (B, D, H_l, W_l) of each level, coarse to fine.
+        """Decode raw maps (B, D, H_l, W_l) of each level, coarse to fine.
 
         Returns:
             boxes (B, N, 4) in input pixels, not clipped; scores (B, N); class probabilities (B, N, C).

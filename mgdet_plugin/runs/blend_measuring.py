@@ -64,12 +64,7 @@ class Blender:
             self.notes.append('only the new domain is measured: the config follows no old one (val_cfg.others.old)')
 
     def row(self, alpha: float, only: Collection[str] = ()) -> BlendRow:
-        """Put a blend into the model, estimate its statistics and measure it.
-
-        Args:
-            alpha: Share of the fine-tuned weights.
-            only: Domains to measure. Default: all.
-        """
+        """Put the blend of a share into the model, estimate its statistics and measure it, maybe on some domains."""
         state, statistics = blend_states(*self.pair.states, alpha), {}
         layers = self._changed_norms()
         if 0 < alpha < 1 and layers and self._batches:
@@ -91,10 +86,7 @@ class Blender:
         return found
 
     def _changed_norms(self) -> list[str]:
-        """Batch normalisation whose statistics differ between the two ends.
-
-        Others were held while fine-tuning: they compute with the same statistics at both ends, and so in between.
-        """
+        """Batch normalisation whose statistics differ between the ends; others were held while fine-tuning."""
         one, other = self.pair.states
         return [name for name in norm_layers(self._tests.model)
                 if any(not torch.equal(one[f'{name}.{key}'], other[f'{name}.{key}']) for key in _BUFFERS[:2])]

@@ -70,13 +70,7 @@ def blend_checkpoint(blend: Blend) -> dict[str, Any]:
 
 
 def write_outputs(blend: Blend, out: str | None = None, plot: str | None = None, report: str | None = None) -> None:
-    """Write what is asked for, each file whole or not at all.
-
-    Args:
-        blend: What was measured.
-        out: Path of the picked weights.
-        plot: Path of the picture, PNG.
-        report: Path of the JSON.
+    """Write what is asked for, each file whole or not at all: picked weights, a picture (PNG) and a report (JSON).
 
     Raises:
         UserError: A file cannot be written.

@@ -36,12 +36,7 @@ class Run(GuardRecord):
         return self.validations[-1] if self.validations else None
 
     def ratio(self, loss: str, validation: Validation) -> float:
-        """A loss term of a validation over its pretrained value; NaN where either is missing or not finite.
-
-        Args:
-            loss: Its name, without 'val/'.
-            validation: One of :attr:`validations`.
-        """
+        """A loss term, named without 'val/', over its pretrained value; NaN where either is missing or not finite."""
         now, before = (figures.get(f'val/{loss}', math.nan) for figures in (validation.metrics, self.pretrained))
         return ratio(now, before)
 
@@ -71,10 +66,7 @@ class Run(GuardRecord):
 
 
 def read_run(work_dir: str | Path) -> Run:
-    """Read the record of a run.
-
-    Args:
-        work_dir: The work folder of ``tools/train.py``.
+    """Read the record of a run from the work folder of ``tools/train.py``.
 
     Raises:
         UserError: The folder or its ``guard.json`` is missing, or a file in it is damaged or of an unknown version.

@@ -33,18 +33,16 @@ def iter_dataset_cfgs(dataset: Any) -> Iterator[dict[str, Any]]:
 
     Args:
         dataset: a dataset config, or None.
-
-    Yields:
-        Each config that has no ``dataset`` or ``datasets`` of its own, in order.
     """
-    if not isinstance(dataset, Mapping):
-        return
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
-    if inner is None:
+    return (each for each in _with_wrappers(dataset) if 'dataset' not in each and each.get('datasets') is None)
+
+
+def _with_wrappers(dataset: Any) -> Iterator[dict[str, Any]]:
+    """A dataset config and all those inside it."""
+    if isinstance(dataset, Mapping):
         yield dataset  # type: ignore[misc]
-        return
-    for each in inner:
-        yield from iter_dataset_cfgs(each)
+        for each in [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets') or []:
+            yield from _with_wrappers(each)
 
 
 def check_datasets(cfg: Config, splits: Sequence[str] = SPLITS) -> list[DatasetReport]:
@@ -105,11 +103,10 @@ class _Checker:
         """Check one dataloader's datasets and, for val and test, the evaluator's file."""
         dataset = (self.cfg.get(f'{split}_dataloader') or {}).get('dataset')
         leaves = list(iter_dataset_cfgs(dataset))
-        drops = _has_transform(dataset, 'DropDegenerateBoxes')
-        reports = []
-        for index, leaf in enumerate(leaves):
-            name = split if len(leaves) == 1 else f'{split}[{index}]'
-            reports.append(self.check_dataset(name, leaf, drops))
+        drops = any(str(step.get('type')).endswith('DropDegenerateBoxes')
+                    for each in _with_wrappers(dataset) for step in each.get('pipeline') or [])
+        reports = [self.check_dataset(split if len(leaves) == 1 else f'{split}[{index}]', leaf, drops)
+                   for index, leaf in enumerate(leaves)]
         if split == 'train' and reports and all(not r.note and r.boxes == r.skipped.total() for r in reports):
             raise UserError(f'train: the datasets hold no usable box of their classes; see {leaves[0].get("ann_file")}')
         if split != 'train':
@@ -128,7 +125,8 @@ class _Checker:
         classes = _classes(name, cls, leaf)
         self.check_class_count(name, classes)
         is_coco = issubclass(cls, CocoDataset)
-        if not _reads_like(cls, CocoDataset if is_coco else XMLDataset):
+        base = CocoDataset if is_coco else XMLDataset
+        if any(getattr(cls, each) is not getattr(base, each) for each in ('load_data_list', 'parse_data_info')):
             return DatasetReport(name, note=f'annotations not checked ({kind} reads its files in its own way)')
         report = self.coco(name, leaf, classes) if is_coco else self.voc(name, leaf, classes)
         if report.left_to_transform and not drops:
@@ -212,11 +210,6 @@ def _is_remote(leaf: Mapping[str, Any]) -> bool:
     return backend != 'local' or '://' in f'{leaf.get("data_root") or ""} {leaf.get("ann_file") or ""}'
 
 
-def _reads_like(cls: type, base: type) -> bool:
-    """Whether a dataset class reads its files with the methods of ``base``."""
-    return all(getattr(cls, method) is getattr(base, method) for method in ('load_data_list', 'parse_data_info'))
-
-
 def _classes(name: str, cls: type, leaf: Mapping[str, Any]) -> tuple[str, ...]:
     """The dataset's classes: metainfo before the class's METAINFO, a text being the path of a file of names."""
     classes = (leaf.get('metainfo') or {}).get('classes', getattr(cls, 'METAINFO', {}).get('classes'))
@@ -228,16 +221,6 @@ def _classes(name: str, cls: type, leaf: Mapping[str, Any]) -> tuple[str, ...]:
     if not classes:
         raise UserError(f'{name}: no classes; set metainfo=dict(classes=(...)) of the dataset')
     return tuple(classes)
-
-
-def _has_transform(dataset: Any, kind: str) -> bool:
-    """Whether any pipeline of a dataset config, wrappers included, holds a transform of this name."""
-    if not isinstance(dataset, Mapping):
-        return False
-    if any(str(step.get('type')).endswith(kind) for step in dataset.get('pipeline') or []):
-        return True
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets') or []
-    return any(_has_transform(each, kind) for each in inner)
 
 
 def _require_images(ann_file: Path, folder: Path, file_names: Sequence[str]) -> None:

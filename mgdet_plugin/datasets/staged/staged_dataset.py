@@ -113,7 +113,10 @@ class StagedDataset(Dataset):
         steps: list[Step] = []
         for leaf in _leaves(self.dataset):
             own = list(pipeline_steps(leaf.pipeline))
-            _fit_mixes(own)
+            scale = next((step.scale for step in own if isinstance(step, Letterbox)), None)
+            for step in own:
+                if scale is not None and isinstance(step, StagedMix):
+                    step.fit(scale)
             steps += own
         for stage, probs in enumerate(self.stage_probs):
             for name, prob in probs.items():
@@ -150,12 +153,9 @@ class StagedDataset(Dataset):
         position = int(index) + (len(self) if index < 0 else 0)
         if not 0 <= position < len(self):
             raise IndexError(f'index {int(index)} of a dataset of {len(self)}')
-        if isinstance(index, SampleIndex):
-            stage, seed = index.stage, index.seed
-        else:
-            stage, seed = 0, sample_seed(0, 0, position)
-        probs = self._probs(stage)
-        with sample_randomness(seed):
+        sample = index if isinstance(index, SampleIndex) else SampleIndex(position, 0, 0, sample_seed(0, 0, position))
+        probs = self._probs(sample.stage)
+        with sample_randomness(sample.seed):
             for _ in range(self.max_refetch + 1):
                 results = self._load(position, probs)
                 if results is not None:
@@ -218,14 +218,6 @@ def locate_sample(dataset: Any, index: int) -> tuple[BaseDataset, int]:
         else:
             dataset, index = dataset.dataset, found
     return dataset, int(index)
-
-
-def _fit_mixes(steps: Sequence[Step]) -> None:
-    """Let the mixing steps of a pipeline follow its Letterbox, so that an input size is set in one place."""
-    scale = next((step.scale for step in steps if isinstance(step, Letterbox)), None)
-    for step in steps:
-        if scale is not None and isinstance(step, StagedMix):
-            step.fit(scale)
 
 
 def _check_gate(stage: int, name: str, prob: object, steps: Sequence[Step]) -> None:

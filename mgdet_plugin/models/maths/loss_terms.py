@@ -77,15 +77,12 @@ def sigmoid_term(logits: Tensor, labels: Tensor, smoothing: float = 0.0, focal: 
 
 
 def cell_weights(fit: Tensor, owner: Tensor, power: float) -> Tensor:
-    """Weight of each cell by how well its box fits, 1 for the best cell of an object.
+    """Weight in (0, 1] of each cell by how well its box fits, 1 for the best cell of an object.
 
     Args:
         fit: (P,) overlap of each cell's box with its object, without gradient.
         owner: (P,) object each cell predicts.
         power: Of the ratio to the best; 0 gives 1 everywhere.
-
-    Returns:
-        (P,) weights in (0, 1].
     """
     owners, place = owner.unique(return_inverse=True)
     best = fit.new_zeros(len(owners)).scatter_reduce(0, place, fit, 'amax')

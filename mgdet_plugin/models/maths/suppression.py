@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.compat.mmcv_ops import settle
 from mgdet_plugin.models.maths.overlaps import centre_distance_penalty, check_overlap_kind, overlap
 
 METHODS = ('standard', 'diou', 'soft', 'cluster')
@@ -47,23 +48,13 @@ def pair_measure(boxes: Tensor, labels: Tensor | None, kind: str, distance: bool
 
 
 def greedy_keep(measure: Tensor, threshold: float) -> Tensor:
-    """Boxes greedy suppression keeps: each box not above the threshold with a kept box of higher score.
+    """Boxes (K,) bool that greedy suppression keeps: not above the threshold with a kept box of higher score.
 
     Args:
         measure: (K, K) measure of every pair, boxes by falling score.
         threshold: A pair above it is a duplicate.
-
-    Returns:
-        (K,) bool.
     """
-    duplicate = (measure > threshold).triu(1)  # row: the better box
-    keep = torch.ones(len(measure), dtype=torch.bool, device=measure.device)
-    for _ in range(len(measure)):  # at most K steps, in practice the length of the longest chain
-        following = ~(duplicate & keep[:, None]).any(0)
-        if torch.equal(following, keep):
-            break
-        keep = following
-    return keep
+    return settle(measure > threshold)
 
 
 def cluster_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, mode: str = 'plain',
@@ -131,11 +122,8 @@ def soft_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, s
         final.append(left[best].clone())
         left = left * factors[best]
         left[torch.stack(taken)] = -1.0
-    if not taken:
-        index = torch.zeros(0, dtype=torch.long, device=boxes.device)
-        return Suppressed(index, boxes[index], scores[index])
-    index = torch.stack(taken)
-    return Suppressed(index, boxes[index], torch.stack(final))
+    index = torch.stack(taken) if taken else left.new_zeros(0, dtype=torch.long)
+    return Suppressed(index, boxes[index], torch.stack(final) if final else left[:0])
 
 
 class NMSOptions(NamedTuple):
