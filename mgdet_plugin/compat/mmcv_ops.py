@@ -61,7 +61,6 @@ def get_compiling_cuda_version() -> str:
 
 
 def _widen(tensor: Tensor) -> Tensor:
-    """Return float64 as it is and everything else as float32."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
@@ -150,20 +149,12 @@ def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, g
 
 
 def _class_factor(weight: Tensor, target: Tensor) -> Tensor | float:
-    """Return the weight of each sample's class (N,), or 1 without class weights (an empty tensor).
-
-    Raises:
-        IndexError: If a target has no weight, as background (= C) has none.
-    """
+    """The weight of each sample's class (N,), or 1 without class weights; IndexError where a target has none."""
     return _widen(weight).index_select(0, target) if weight.numel() else 1.0
 
 
 def _positives(logits: Tensor, target: Tensor) -> Tensor:
-    """Return where a class is its sample's target, (N, C) bool. Background is class C.
-
-    Raises:
-        ValueError: If a target is above C.
-    """
+    """Return where a class is its sample's target, (N, C) bool; ValueError if one is above C, the background."""
     classes = logits.size(1)
     if target.numel() and int(target.max()) > classes:
         raise ValueError(f'target must be at most the number of classes, {classes}, got {int(target.max())}')

@@ -219,14 +219,12 @@ def _draw(domain: str, samples: dict[int, list[np.ndarray]],
 
 
 def _stamp_text() -> str:
-    """What a complete set of this version says about itself."""
     domains = {name: asdict(domain) for name, domain in DOMAINS.items()}
     return json.dumps({'made_by': 'mgdet_plugin.datasets.digits', 'version': VERSION, 'domains': domains},
                       sort_keys=True)
 
 
 def _is_current(root: Path) -> bool:
-    """Whether ``root`` holds a complete set of this version."""
     try:
         return (root / STAMP).read_text() == _stamp_text()
     except OSError:

@@ -222,7 +222,6 @@ class MultiGridHead(BaseDenseHead):
 
     def _predict_image(self, boxes: Tensor, scores: Tensor, labels: Tensor, meta: dict, settings: dict[str, Any],
                        rescale: bool, with_nms: bool) -> InstanceData:
-        """Detections of one image from its N boxes, scores and labels."""
         index = (scores > settings['score_thr']).nonzero().squeeze(1)
         index = index[scores[index].argsort(descending=True, stable=True)]
         if settings['nms_pre'] > 0:

@@ -113,7 +113,6 @@ def _sets(cfg: Config) -> dict[str, Mapping[str, Any]]:
 
 
 def _check_old(cfg: Config, old: Mapping[str, Any]) -> None:
-    """Check the files of the old domain."""
     try:
         check_datasets(Config(dict(model=cfg.model, val_dataloader=old['dataloader'], val_evaluator=old['evaluator']),
                               filename=cfg.filename), ('val', ))

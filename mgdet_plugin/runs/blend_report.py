@@ -111,7 +111,6 @@ def blend_figure(blend: Blend) -> Figure:
 
 
 def _draw_trade(axes: Axes, old: list[float], new: list[float], alphas: list[float], picked: int) -> None:
-    """New against old domain, each point with its alpha."""
     axes.plot(old, new, '-', color='#9aa5b1', lw=1.5)
     axes.plot(old, new, 'o', color='#4a5568', ms=6)
     axes.plot(old[picked], new[picked], '*', color=_PICKED, ms=18, zorder=5)

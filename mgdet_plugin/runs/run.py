@@ -61,8 +61,8 @@ class Run(GuardRecord):
     def epochs(self) -> float:
         """How many epochs the record reaches."""
         last_step = self.training['step'][-1] if self.training else 0
-        return max([float(self.epochs_at([last_step])[0]), *(float(each.epoch) for each in self.validations),
-                    *(float(each.first_epoch) for each in self.stages)])
+        return float(max([self.epochs_at([last_step])[0], *(each.epoch for each in self.validations),
+                          *(each.first_epoch for each in self.stages)]))
 
 
 def read_run(work_dir: str | Path) -> Run:

@@ -98,7 +98,6 @@ def _name_stages(axes: Axes, run: Run, end: float, width: float) -> int:
 
 
 def _mark(axes: Axes, run: Run, events: Sequence[Event]) -> None:
-    """Mark events in a strip below the data."""
     low, high = axes.get_ylim()
     axes.set_ylim(low * (low / high) ** 0.14 if axes.get_yscale() == 'log' else low - (high - low) * 0.14, high)
     for event in events:

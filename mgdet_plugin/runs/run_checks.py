@@ -178,7 +178,6 @@ def _nothing(run: Run, metrics: Mapping[str, float]) -> str:
 
 
 def _no_nan(run: Run) -> Check:
-    """No step, validation figure or event was NaN or infinite."""
     spoiled = [f'{name} at epoch {each.epoch}' for each in run.validations
                for name, value in (*each.metrics.items(), *each.weights.items()) if not math.isfinite(value)]
     events = [each for each in run.events if each.kind == 'nan']

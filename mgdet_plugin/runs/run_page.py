@@ -119,7 +119,6 @@ def _checks(run: Run, checks: Sequence[Check]) -> str:
 
 
 def _stages(run: Run) -> str:
-    """What every stage did to the loss, the guarded ratios and the metric."""
     if not run.stages:
         return '<p>The run has entered no stage.</p>'
     rows = []

@@ -168,7 +168,6 @@ def _check_coco_annotation(path: Path, annotation: Mapping[str, Any], images: Ma
 
 
 def _count_coco_box(report: DatasetReport, annotation: Mapping[str, Any], image: Mapping[str, Any]) -> None:
-    """Count one box of a chosen class."""
     x, y, w, h = annotation['bbox']
     reason = degenerate_reason((x, y, x + w, y + h), (image['width'], image['height']))
     if reason is None and not annotation['area'] > 0:

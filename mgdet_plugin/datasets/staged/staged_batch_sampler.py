@@ -93,7 +93,6 @@ class StagedBatchSampler(BatchSampler):
                 for batch in islice(iter(self._batches(stage)), skip, None))
 
     def _size(self, stage: int) -> int:
-        """Batch size of a stage."""
         if self.batch_sizes is None:
             return self.batch_size
         if stage >= len(self.batch_sizes):

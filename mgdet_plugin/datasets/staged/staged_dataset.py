@@ -33,15 +33,10 @@ def pipeline_steps(pipeline: Any) -> Iterator[Step]:
 
 
 def apply_step(step: Step, results: Sample, probs: Mapping[str, float]) -> Sample | None:
-    """Run one step with the plan's probability where the plan names it; a ``prob`` of its own is 1 for the call.
+    """Run one step with the plan's probability where the plan names it.
 
-    Args:
-        step: the step.
-        results: the sample; ``augmented`` gets the step's name if the plan gates it and the coin says yes.
-        probs: name of a step -> probability.
-
-    Returns:
-        What the step returns, or the sample given.
+    A ``prob`` of its own is 1 for the call. The sample's ``augmented`` gets the step's name if the plan gates it and
+    the coin says yes.
     """
     name = step_name(step)
     if name not in probs:
@@ -165,7 +160,6 @@ class StagedDataset(Dataset):
                         'the pipeline; FilterAnnotations, for one, keeps images without boxes if keep_empty=False')
 
     def _probs(self, stage: int) -> Mapping[str, float]:
-        """Probabilities of a stage."""
         if not self.stage_probs:
             return {}
         if not 0 <= stage < len(self.stage_probs):
@@ -174,7 +168,6 @@ class StagedDataset(Dataset):
         return self.stage_probs[stage]
 
     def _load(self, position: int, probs: Mapping[str, float]) -> Any:
-        """One image through its leaf's pipeline."""
         leaf, index = locate_sample(self.dataset, position)
         results: Sample | None = {**leaf.get_data_info(index), 'augmented': ()}
         steps = list(pipeline_steps(leaf.pipeline))
@@ -190,11 +183,7 @@ class StagedDataset(Dataset):
 
 
 def _leaves(dataset: Any) -> Iterator[BaseDataset]:
-    """The datasets inside the wrappers.
-
-    Raises:
-        UserError: for a wrapper or dataset that loads samples in its own way, since only its pipeline is run here.
-    """
+    """The datasets inside the wrappers, refusing those that load samples in their own way: only pipelines run here."""
     if isinstance(dataset, ConcatDataset):
         for each in dataset.datasets:
             yield from _leaves(each)
@@ -221,7 +210,6 @@ def locate_sample(dataset: Any, index: int) -> tuple[BaseDataset, int]:
 
 
 def _check_gate(stage: int, name: str, prob: object, steps: Sequence[Step]) -> None:
-    """Refuse what a plan cannot set, see :class:`StagedDataset`."""
     where = f'StagedDataset: stage {stage} sets {name!r} to {prob!r}'
     if not isinstance(prob, (int, float)) or isinstance(prob, bool) or not 0 <= prob <= 1:
         raise UserError(f'{where}; a probability from 0 to 1 is needed')

@@ -31,13 +31,9 @@ class Suppressed(NamedTuple):
 
 
 def pair_measure(boxes: Tensor, labels: Tensor | None, kind: str, distance: bool) -> Tensor:
-    """(K, K) measure of every pair; pairs of different labels, where labels are given, never meet (-1).
+    """(K, K) measure of every pair of boxes (K, 4); pairs of different labels (K,), where given, never meet (-1).
 
-    Args:
-        boxes: (K, 4).
-        labels: (K,) classes, or None for class-agnostic suppression.
-        kind: 'iou' or 'iol'.
-        distance: Subtract the centres' distance penalty, as DIoU does.
+    ``kind`` is 'iou' or 'iol'; ``distance`` subtracts the centres' distance penalty, as DIoU does.
     """
     measure = overlap(boxes[:, None], boxes[None], kind)
     if distance:
@@ -72,9 +68,6 @@ def cluster_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float
         votes: Of 'weighted': the score of a kept box is the mean of the best ``votes`` scores among itself and its
             duplicates, 0 for each that is missing. Cells that found the same object confirm each other; the best of
             several is too high a guess where they do not. 1 keeps the best.
-
-    Returns:
-        What is left.
     """
     keep = greedy_keep(measure, threshold)
     better = (measure.clamp(min=0) * keep[:, None]).triu(1)  # row i survives and has the higher score
@@ -103,12 +96,9 @@ def soft_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, s
         scores: (K,).
         measure: (K, K) measure of every pair.
         threshold: Linear decay, ``score * (1 - measure)``, applies from this measure on.
-        score_thr: Boxes whose score falls to this or below are dropped.
+        score_thr: Boxes whose score falls to this or below are dropped; the rest have the decayed scores.
         decay: 'linear' or 'gaussian' (``score * exp(-measure^2 / sigma)`` for every pair).
         sigma: Of the Gaussian.
-
-    Returns:
-        What is left with the decayed scores.
     """
     measure = measure.clamp(min=0)
     factors = (-measure.square() / sigma).exp() if decay == 'gaussian' else torch.where(
@@ -173,17 +163,9 @@ class NMSOptions(NamedTuple):
 
 
 def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, options: NMSOptions, score_thr: float = 0.0) -> Suppressed:
-    """Suppress the duplicates of one image.
+    """Suppress the duplicates of one image: boxes (K, 4), scores (K,) and labels (K,) in any order.
 
-    Args:
-        boxes: (K, 4) in any order.
-        scores: (K,).
-        labels: (K,) classes.
-        options: Method and thresholds.
-        score_thr: Boxes that a method decays to this score or below are dropped.
-
-    Returns:
-        What is left; its indices point into the input.
+    Boxes that a method decays to ``score_thr`` or below are dropped. The indices of what is left point into the input.
     """
     order = scores.argsort(descending=True, stable=True)
     boxes, scores = boxes[order], scores[order]
