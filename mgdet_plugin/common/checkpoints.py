@@ -35,11 +35,9 @@ _LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.keyword, 
 
 
 def load_checkpoint(path: str | Path, mmap: bool = False) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-    """Read a checkpoint with torch's safe loader, onto the CPU.
+    """Read what the import or mmengine wrote, or a bare state dict, with torch's safe loader, onto the CPU.
 
-    Args:
-        path: What the import or mmengine wrote, or a bare state dict.
-        mmap: Read a tensor's numbers only when they are used, so that names and shapes come at once.
+    With ``mmap`` a tensor's numbers are read only when they are used, so that names and shapes come at once.
 
     Returns:
         Name -> tensor; and all of the file's content, of which the first is a part.

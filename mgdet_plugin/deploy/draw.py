@@ -24,11 +24,8 @@ def draw_detections(config: str, checkpoint: str, out: str, count: int = 6, scor
         checkpoint: Path of the weights.
         out: PNG to write, replaced in one step.
         count: Images to draw.
-        score_thr: Detections of a lower score are left out.
+        score_thr: Detections of a lower score are left out; the number of others is returned.
         enlarge: Factor on each image's sides, for small images.
-
-    Returns:
-        The number of detections drawn.
 
     Raises:
         UserError: If the config or the checkpoint is missing or the test set is empty.

@@ -23,18 +23,14 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Any], limit: int | N
     """Set running mean and variance of batch normalisation to their averages over batches; nothing else changes.
 
     Every batch counts alike. All other layers are in evaluation mode, no gradient is kept, and the CPU's generators of
-    random numbers are afterwards where they were. ``num_batches_tracked`` becomes the number of batches.
+    random numbers are afterwards where they were. ``num_batches_tracked`` becomes the number of batches, as returned.
 
     Args:
         model: A detector of mmdet, not wrapped.
         batches: What its data preprocessor takes, for instance a dataloader. The same weights are normalised by the
             batch while they are measured, so batches should be as large as in training.
         limit: Batches to use at most.
-        layers: Names of the layers to estimate; the others compute with the statistics they have. Default: all that
-            have running statistics.
-
-    Returns:
-        The number of batches.
+        layers: Names of the layers to estimate, by default all that have running statistics; the others use theirs.
 
     Raises:
         UserError: There are no batches, or ``layers`` names something else; the model is as it was.

@@ -106,9 +106,7 @@ class MultiGridAssigner:
         UserError: If levels do not match or the rule is unknown.
     """
 
-    def __init__(self,
-                 anchors: Sequence[Sequence[Sequence[float]]],
-                 strides: Sequence[int],
+    def __init__(self, anchors: Sequence[Sequence[Sequence[float]]], strides: Sequence[int],
                  conflict: str = 'reference') -> None:
         if conflict not in ('reference', 'nearest'):
             raise UserError(f"conflict must be 'reference' or 'nearest', got '{conflict}'")
@@ -118,14 +116,11 @@ class MultiGridAssigner:
 
     def assign(self, batch_gt_instances: Sequence[InstanceData],
                map_sizes: Sequence[tuple[int, int]]) -> MultiGridTargets:
-        """Assign the objects of a batch.
+        """Assign the objects of a batch; the sparse targets are ordered by image and cell.
 
         Args:
             batch_gt_instances: Per image ``bboxes`` (G_i, 4) in input pixels (x1, y1, x2, y2) and ``labels`` (G_i,).
             map_sizes: (H, W) of each level in cells.
-
-        Returns:
-            The sparse targets, ordered by image and cell.
         """
         boxes, labels, image = gather_instances(batch_gt_instances)
         grid = CellGrid.build(map_sizes, self.strides, boxes.device)
@@ -133,10 +128,8 @@ class MultiGridAssigner:
         boxes = torch.where(usable[:, None], boxes, boxes.new_zeros(4))
         level, anchor = self.match_anchors(boxes)
         claims = self._claims(boxes, level, image, usable.nonzero().squeeze(1), grid)
-        if self.conflict == 'nearest':
-            claims = claims.take(self._nearest(claims, boxes, grid))
-        else:
-            claims = claims.take(self._reference(claims, grid))
+        claims = claims.take(self._nearest(claims, boxes, grid) if self.conflict == 'nearest' else
+                             self._reference(claims, grid))
         claims = claims.take((claims.image * grid.num_cells + claims.cell).argsort())
         return self._targets(claims, boxes, labels, anchor, len(batch_gt_instances), grid)
 

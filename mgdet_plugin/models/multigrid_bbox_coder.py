@@ -81,12 +81,8 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         UserError: If levels do not match, xy_scale is not positive, a factor or a use is unknown.
     """
 
-    def __init__(self,
-                 anchors: Sequence[Sequence[Sequence[float]]],
-                 strides: Sequence[int],
-                 xy_scale: float = 0.15,
-                 use_softmax: bool = True,
-                 score_factors: Sequence[str] = SCORE_FACTORS,
+    def __init__(self, anchors: Sequence[Sequence[Sequence[float]]], strides: Sequence[int], xy_scale: float = 0.15,
+                 use_softmax: bool = True, score_factors: Sequence[str] = SCORE_FACTORS,
                  anchor_use: str = 'likely') -> None:
         super().__init__()
         if xy_scale <= 0:
@@ -112,7 +108,7 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         return CellGrid.build([(level.shape[-2], level.shape[-1]) for level in maps], self.strides, maps[0].device)
 
     def decode_boxes(self, raw: Tensor, anchor_sizes: Tensor, cols: Tensor, rows: Tensor, strides: Tensor) -> Tensor:
-        """Raw xy and wh of cells -> boxes; differentiable.
+        """Raw xy and wh of cells -> boxes (..., 4) in input pixels, not clipped; differentiable.
 
         Args:
             raw: (..., 4) tx, ty, tw, th.
@@ -120,9 +116,6 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
             cols: (...) column of each cell.
             rows: (...) row of each cell.
             strides: (...) stride of each cell in pixels.
-
-        Returns:
-            (..., 4) boxes (x1, y1, x2, y2) in input pixels, not clipped.
         """
         corner = torch.stack((cols, rows), -1).to(raw.dtype)
         centre = (activate_xy(raw[..., :2], self.xy_scale) + corner) * strides[..., None]
@@ -170,15 +163,12 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         return self.decode_cells(cells, grid), scores, cls
 
     def encode(self, cells: Tensor, gt_bboxes: Tensor, anchor_sizes: Tensor) -> Tensor:  # type: ignore[override]
-        """Raw values that decode to given boxes; the inverse of :meth:`decode_boxes`.
+        """Raw values (P, 4) tx, ty, tw, th that decode to given boxes; the inverse of :meth:`decode_boxes`.
 
         Args:
             cells: (P, 3) column, row and stride of the cell that predicts each box.
             gt_bboxes: (P, 4) boxes (x1, y1, x2, y2) in input pixels, their centres within reach of the cell.
             anchor_sizes: (P, 2) anchor of each box in pixels.
-
-        Returns:
-            (P, 4) raw tx, ty, tw, th.
         """
         centre = (gt_bboxes[:, :2] + gt_bboxes[:, 2:]) / 2
         offset = centre / cells[:, 2:] - cells[:, :2]

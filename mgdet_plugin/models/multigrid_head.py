@@ -155,10 +155,7 @@ class MultiGridHead(BaseDenseHead):
         maps = self(x)
         return self.loss_by_feat(maps, gt, metas, gt_ignore), self.predict_by_feat(maps, metas, cfg=proposal_cfg)
 
-    def loss_by_feat(self,
-                     maps: Sequence[Tensor],
-                     batch_gt_instances: InstanceList,
-                     batch_img_metas: list[dict],
+    def loss_by_feat(self, maps: Sequence[Tensor], batch_gt_instances: InstanceList, batch_img_metas: list[dict],
                      batch_gt_instances_ignore: OptInstanceList = None,
                      loss: nn.Module | None = None) -> dict[str, Tensor]:
         """Losses of raw maps.
@@ -191,12 +188,8 @@ class MultiGridHead(BaseDenseHead):
                                     spared_objects(batch_gt_instances, batch_gt_instances_ignore))
         return (loss or self.loss_module)(pred, targets)
 
-    def predict_by_feat(self,
-                        maps: Sequence[Tensor],
-                        batch_img_metas: list[dict] | None = None,
-                        cfg: OptConfigType = None,
-                        rescale: bool = False,
-                        with_nms: bool = True) -> InstanceList:
+    def predict_by_feat(self, maps: Sequence[Tensor], batch_img_metas: list[dict] | None = None,
+                        cfg: OptConfigType = None, rescale: bool = False, with_nms: bool = True) -> InstanceList:
         """Detections of raw maps.
 
         Args:

@@ -49,9 +49,7 @@ class MultiGridNeck(BaseModule):
         UserError: If the two lists differ in length.
     """
 
-    def __init__(self,
-                 in_channels: Sequence[int] = (1024, 512, 256),
-                 out_channels: Sequence[int] = (256, 128, 64),
+    def __init__(self, in_channels: Sequence[int] = (1024, 512, 256), out_channels: Sequence[int] = (256, 128, 64),
                  conv_cfg: OptConfigType = None,
                  norm_cfg: ConfigType = dict(type='BN', eps=1e-3, momentum=0.01),
                  act_cfg: ConfigType = dict(type='LeakyReLU', negative_slope=0.1),

@@ -126,10 +126,7 @@ def spread_batches(dataloader: Mapping[str, Any], loads: Mapping[str, Any], imag
     Args:
         dataloader: Config that names the set; wrappers that repeat or mix are left out.
         loads: Config of the dataloader whose pipeline and batch size are taken.
-        images: How many; all if the set has fewer.
-
-    Raises:
-        UserError: There are fewer than two images, which have no variance.
+        images: How many, at least two (one has no variance); all if the set has fewer.
     """
     pipeline = next(iter_dataset_cfgs(loads['dataset']))['pipeline']
     leaves = [dict(copy.deepcopy(dict(leaf)), pipeline=pipeline) for leaf in iter_dataset_cfgs(dataloader['dataset'])]
@@ -145,10 +142,7 @@ def spread_batches(dataloader: Mapping[str, Any], loads: Mapping[str, Any], imag
 
 
 def read_pair(pretrained: str, finetuned: str, cfg: Config) -> tuple[Pair, list[str]]:
-    """Read both files and hold them against each other and the config.
-
-    Returns:
-        The pair, and what a person should know about it.
+    """Read both files and hold them against each other and the config; also returns what a person should know.
 
     Raises:
         UserError: A file is missing or no checkpoint, or they are of different models or classes.

@@ -60,14 +60,10 @@ figcaption { color: #3c4653; font-size: .92rem; margin-top: 8px; }
 
 
 def write_report(work_dir: str | Path, out: Path | None = None) -> list[Path]:
-    """Write a run's figures and its page, all or none.
+    """Write a run's figures and its page, all or none, to a folder that is made if it is not there.
 
-    Args:
-        work_dir: The work folder.
-        out: Folder to write to, made if it is not there; ``work_dir/report`` by default.
-
-    Returns:
-        The paths written, the page last. Figures without data are left out, and the page says so.
+    By default that is ``work_dir/report``. Returns the paths written, the page last. Figures without data are left out,
+    and the page says so.
 
     Raises:
         UserError: The record cannot be read or the folder cannot be written to.

@@ -46,13 +46,9 @@ def _with_wrappers(dataset: Any) -> Iterator[dict[str, Any]]:
 
 
 def check_datasets(cfg: Config, splits: Sequence[str] = SPLITS) -> list[DatasetReport]:
-    """Check the datasets and the evaluation files of a config.
+    """Check the datasets and the evaluation files of the splits of a config that will be used.
 
     CocoDataset and XMLDataset and subclasses that read the same files are read through, others only looked up.
-
-    Args:
-        cfg: a whole config.
-        splits: which of ``train``, ``val`` and ``test`` will be used.
 
     Returns:
         One report a dataset, in order; log their ``lines()``.

@@ -41,13 +41,7 @@ class SampleIndex(int):
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """Seed of one sample's randomness: 32 bits of a hash, the same in every process and on every machine.
-
-    Args:
-        seed: seed of the run.
-        epoch: epoch, from 0.
-        index: index of the sample in the dataset.
-    """
+    """Seed of a sample's randomness by seed of the run, epoch and index: 32 bits of a hash, the same everywhere."""
     digest = hashlib.blake2b(f'{int(seed)}/{int(epoch)}/{int(index)}'.encode(), digest_size=4).digest()
     return int.from_bytes(digest, 'little')
 

@@ -132,13 +132,7 @@ class StagedDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        """One sample.
-
-        Args:
-            index: a SampleIndex, or an int from -len to len - 1.
-
-        Returns:
-            What the pipeline gives, the same for the same (seed, epoch, index, stage).
+        """One sample as the pipeline gives it, the same for the same (seed, epoch, index, stage).
 
         Raises:
             IndexError: outside of the dataset.

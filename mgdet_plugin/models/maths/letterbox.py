@@ -13,15 +13,10 @@ from torch import Tensor
 
 
 def letterbox_geometry(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Where an image comes to lie inside the letterbox.
+    """Where an image of (w, h) comes to lie inside a letterbox of (W, H): (left, top, new_w, new_h), all in pixels.
 
-    Args:
-        size: (w, h) of the image, pixels.
-        scale: (W, H) of the letterbox, pixels.
-
-    Returns:
-        (left, top, new_w, new_h) of the resized image, pixels. The float product is floored, so the long side can
-        come out one pixel short of the letterbox; a side is never shorter than one pixel.
+    The float product is floored, so the long side can come out one pixel short of the letterbox; a side is never
+    shorter than one pixel.
     """
     width, height = size
     ratio = min(scale[0] / width, scale[1] / height)
