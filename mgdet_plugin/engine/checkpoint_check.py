@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.weights_path import check_weights_path
-from mgdet_plugin.datasets.formats.annotation_check import config_name, iter_dataset_cfgs
+from mgdet_plugin.datasets.formats.annotation_check import config_name, dataset_names, iter_dataset_cfgs
 from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.progress import stages_before
 from mgdet_plugin.plan.rules import check_rules, refuse_broken
 from mgdet_plugin.plan.wiring import check_wiring
-from mgdet_plugin.weights.mapping.classes import dataset_names
 
 _SHOWN = 3
 
