@@ -93,15 +93,17 @@ def our_import(source: Path) -> Callable[[], object]:
 def keras_load(source: Path) -> Callable[[], object]:
     """Import Keras; what is left to do."""
     from mgdet_plugin.weights.container.archive import open_weights
-    from mgdet_plugin.weights.keras_model import build_keras_model, load_keras, shapes_of
+    from mgdet_plugin.weights.keras_model import NetworkShapes, build_keras_model, load_keras
     from mgdet_plugin.weights.mapping.layout import resolve_layers
 
     load_keras()
     with open_weights(source) as weights:
-        shapes = shapes_of(resolve_layers(weights))
+        layout = resolve_layers(weights)
+    kernels, predictions = (tuple(layer.arrays['kernel'].shape for layer in layers)
+                            for layers in (layout.convs, layout.predictions))
 
     def load() -> None:
-        model = build_keras_model(shapes)
+        model = build_keras_model(NetworkShapes(kernels, predictions))
         start = time.perf_counter()
         model.load_weights(str(source))
         print(f'load_weights alone {time.perf_counter() - start:.2f} s', file=sys.stderr)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,40 +11,36 @@ import numpy as np
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import WRITTEN_BY
-from mgdet_plugin.weights.mapping.architecture import Part, block_prefixes, predict_prefixes, shape_conflicts
+from mgdet_plugin.weights.mapping.architecture import (
+    Part,
+    block_prefixes,
+    predict_prefixes,
+    shape_conflicts,
+    tensor_keys,
+)
 
 if TYPE_CHECKING:  # reading what is no checkpoint needs no torch, which takes seconds to import
     from torch import Tensor
 
 COUNTER = 'num_batches_tracked'
-NORM_TENSORS = ('weight', 'bias', 'running_mean', 'running_var')
 MIN_OUTPUTS = 5 + 1 + 1  # box and objectness, one anchor, one class
 OTHER_NETWORK = "give a checkpoint of MultiGridDet's own network"
 WRAPPER = 'module.'
+SHOWN = 3  # keys in a message
 FLOATS = ('float32', 'float16', 'bfloat16', 'float64')
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of the whole model or of its backbone.
+    """A checkpoint of the whole model or of its backbone."""
 
-    Attributes:
-        name: Path as given, for messages.
-        size: Bytes of the file.
-        sha256: Hex digest of the file.
-        part: What it holds.
-        state: Key -> tensor, as stored, every key of the part and no other.
-        meta: The ``meta`` stored beside it, empty where there is none.
-        notes: What the user should know about how it was read.
-    """
-
-    name: str
-    size: int
-    sha256: str
+    name: str  # path as given, for messages
+    size: int  # bytes of the file
+    sha256: str  # hex digest of the file
     part: Part
-    state: dict[str, Tensor] = field(repr=False)
-    meta: dict[str, Any] = field(repr=False)
-    notes: tuple[str, ...] = ()
+    state: dict[str, Tensor] = field(repr=False)  # as stored, every key of the part and no other
+    meta: dict[str, Any] = field(repr=False)  # stored beside it, empty where there is none
+    notes: tuple[str, ...] = ()  # what the user should know about how it was read
 
     @property
     def outputs(self) -> tuple[int, ...]:
@@ -82,20 +78,23 @@ def to_keras(tensor: Tensor) -> np.ndarray:
     return np.ascontiguousarray(values.transpose(2, 3, 1, 0) if values.ndim == 4 else values)
 
 
+def refuse_unusable(values: np.ndarray, key: str, place: str, kind: str) -> None:
+    """Refuse NaN, infinities and negative variances, naming the ``place`` in a ``kind`` of file."""
+    if not np.isfinite(values).all():
+        raise UserError(f'{place} holds NaN or infinite values; the training that wrote it diverged, take an earlier '
+                        f'{kind}')
+    if key.endswith('.running_var') and values.min() < 0:
+        raise UserError(f'{place} holds a negative variance ({values.min():.3g}); the {kind} is damaged')
+
+
 def kernel_key(prefix: str) -> str:
     """Key of the kernel of a block or of a prediction convolution."""
-    return f'{prefix}.weight' if '.predict_convs.' in prefix else f'{prefix}.conv.weight'
-
-
-def vector_keys(prefix: str) -> list[str]:
-    """Keys of the tensors of a block or a prediction convolution with one number a channel."""
-    return [f'{prefix}.bias'] if '.predict_convs.' in prefix else [f'{prefix}.bn.{name}' for name in NORM_TENSORS]
+    return tensor_keys(prefix)['kernel']
 
 
 def weight_keys(part: Part) -> list[str]:
     """Keys of all tensors Keras knows too, in order of creation, predictions last."""
-    return [key for prefix in block_prefixes(part) + predict_prefixes(part)
-            for key in (kernel_key(prefix), *vector_keys(prefix))]
+    return [key for prefix in block_prefixes(part) + predict_prefixes(part) for key in tensor_keys(prefix).values()]
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -137,14 +136,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def checked(name: str, state: dict[str, Tensor], part: Part, size: int) -> dict[str, Tensor]:
-    """The tensors in the network's order, having held keys, types and shapes against it.
-
-    Raises:
-        UserError: Keys are missing or unexpected, or a tensor is of another type or shape.
-    """
+    """The tensors in the network's order, having refused other keys, types and shapes."""
     wanted = weight_keys(part) + [f'{prefix}.bn.{COUNTER}' for prefix in block_prefixes(part)]
     groups = dict(missing=[key for key in wanted if key not in state], unexpected=sorted(set(state) - set(wanted)))
-    problems = [f'{len(keys)} {kind} ({_some(keys)})' for kind, keys in groups.items() if keys]
+    problems = []
+    for kind, keys in groups.items():
+        more = [f'and {len(keys) - SHOWN} more'] if len(keys) > SHOWN else []
+        if keys:
+            problems.append(f'{len(keys)} {kind} ({", ".join(keys[:SHOWN] + more)})')
     if problems:
         raise UserError(f"{name} does not hold the keys of MultiGridDet's {part}: {', '.join(problems)}; "
                         f'{OTHER_NETWORK}')
@@ -162,11 +161,7 @@ def checked(name: str, state: dict[str, Tensor], part: Part, size: int) -> dict[
 
 
 def check_shapes(name: str, state: Mapping[str, Tensor], part: Part) -> None:
-    """Hold the shapes of a state dict against the network and against each other; the widths are its own.
-
-    Raises:
-        UserError: A shape does not fit what feeds the layer, or its own kernel.
-    """
+    """Refuse shapes that do not fit what feeds a layer, or its own kernel; the widths are the checkpoint's own."""
     prefixes = block_prefixes(part) + predict_prefixes(part)
     keys = [kernel_key(prefix) for prefix in prefixes]
     flat = next((key for key in keys if state[key].dim() != 4 or not state[key].numel()), None)
@@ -176,16 +171,12 @@ def check_shapes(name: str, state: Mapping[str, Tensor], part: Part) -> None:
     conflict = next(shape_conflicts(part, [kernel_shape(state[key]) for key in keys], keys), None)
     if conflict is not None:
         raise UserError(f'{name}: {conflict}; {OTHER_NETWORK}')
-    for prefix, kernel in zip(prefixes, keys, strict=True):
+    for prefix in prefixes:
+        kernel, *vectors = tensor_keys(prefix).values()
         out = state[kernel].shape[0]
-        wrong = next((key for key in vector_keys(prefix) if tuple(state[key].shape) != (out,)), None)
+        wrong = next((key for key in vectors if tuple(state[key].shape) != (out,)), None)
         if wrong is not None:
             raise UserError(f'{name}: {wrong} has the shape {tuple(state[wrong].shape)}, {kernel} gives {out} '
                             f'channels; {OTHER_NETWORK}')
         if '.predict_convs.' in prefix and out < MIN_OUTPUTS:
             raise UserError(f'{name}: {kernel} gives {out} channels; a prediction has 5 + anchors + classes')
-
-
-def _some(keys: Sequence[str], shown: int = 3) -> str:
-    """The first of a list of keys, and how many more there are."""
-    return ', '.join(keys[:shown]) + (f', and {len(keys) - shown} more' if len(keys) > shown else '')

@@ -10,7 +10,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor
@@ -18,9 +17,11 @@ from torch import Tensor
 from mgdet_plugin import __version__
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.name_lists import MAX_CLASSES
+from mgdet_plugin.weights.checkpoint import COUNTER, refuse_unusable
 from mgdet_plugin.weights.container.stored_array import MAX_EXPANSION, quoted
 from mgdet_plugin.weights.container.weights_file import WeightsFile
-from mgdet_plugin.weights.mapping.architecture import BOX_ROWS, Part, predict_prefixes
+from mgdet_plugin.weights.import_report import Report, import_report
+from mgdet_plugin.weights.mapping.architecture import BOX_ROWS, Part, predict_prefixes, tensor_keys
 from mgdet_plugin.weights.mapping.class_names import ClassRows
 from mgdet_plugin.weights.mapping.classes import ROW_STD, SEED, TargetClasses, class_rows, source_names
 from mgdet_plugin.weights.mapping.layout import Assignment, FileLayout, assign, left_over
@@ -28,15 +29,10 @@ from mgdet_plugin.weights.mapping.network import (
     Network,
     anchors_per_scale,
     describe_network,
-    load_config,
     to_torch,
     torch_shape,
 )
-from mgdet_plugin.weights.report import Report, import_report
 
-__all__ = ['checkpoint_writer', 'convert', 'load_config']
-
-COUNTER = 'num_batches_tracked'
 OTHER_CONFIG = 'give a config of MultiGridDet with --config'
 
 
@@ -75,9 +71,9 @@ def convert(weights: WeightsFile, layout: FileLayout, part: Part, config: Config
     if rows is not None and target is not None:
         generator = torch.Generator().manual_seed(SEED)
         for prefix, kept in zip(predict_prefixes(part), anchors, strict=True):
-            keys = f'{prefix}.weight', f'{prefix}.bias'
-            state[keys[0]], state[keys[1]] = replace_class_rows(
-                state[keys[0]], state[keys[1]], BOX_ROWS + kept, rows.sources, generator)
+            weight, bias = tensor_keys(prefix).values()
+            state[weight], state[bias] = replace_class_rows(
+                state[weight], state[bias], BOX_ROWS + kept, rows.sources, generator)
     state = cover(state, network)
     report = import_report(weights, layout, assignments, state, left_over(weights, layout, assignments))
     if rows is not None:
@@ -95,16 +91,7 @@ def checkpoint_writer(state: Mapping[str, Tensor], report: Report) -> Callable[[
 
 
 def file_classes(name: str, layout: FileLayout, anchors: Sequence[int]) -> int:
-    """Classes a model file was trained on, from the channels of its prediction maps and the config's anchors.
-
-    Args:
-        name: The file, for messages.
-        layout: The resolved file.
-        anchors: A of every scale, coarse first.
-
-    Raises:
-        UserError: The channels give no class count, or another one for each scale.
-    """
+    """Classes a model file was trained on, from the channels of its maps and the config's anchors of every scale."""
     found = {outputs - BOX_ROWS - count for outputs, count in zip(layout.outputs, anchors, strict=False)}
     if len(anchors) != len(layout.outputs) or len(found) != 1 or not 1 <= min(found) <= MAX_CLASSES:
         raise UserError(f'{name}: prediction maps of {list(layout.outputs)} channels do not fit the {list(anchors)} '
@@ -116,15 +103,8 @@ def file_classes(name: str, layout: FileLayout, anchors: Sequence[int]) -> int:
 def check_fit(name: str, assignments: Sequence[Assignment], network: Network, in_file: int, redraw: bool) -> None:
     """Hold every array's declared shape against the network's, before any is read.
 
-    Args:
-        name: The file, for messages.
-        assignments: What fills what.
-        network: The config's model.
-        in_file: Classes of the file, 0 for a backbone.
-        redraw: Whether class rows are replaced, so that prediction rows may differ in number.
-
-    Raises:
-        UserError: Other widths, another class count, other bridges; in this order, so that the cause is named.
+    Refused are other widths, another class count, other bridges; in this order, so that the cause is named. Where class
+    rows are redrawn, prediction rows may differ in number.
     """
     misfits: list[tuple[str, str]] = []
     for item in assignments:
@@ -149,11 +129,7 @@ def check_fit(name: str, assignments: Sequence[Assignment], network: Network, in
 
 def read_tensors(weights: WeightsFile, assignments: Sequence[Assignment],
                  count: Callable[[int], object]) -> dict[str, Tensor]:
-    """Read every assigned array as a float32 tensor in torch's layout.
-
-    Raises:
-        UserError: An array is assigned twice, is not finite, or is no scale or variance a network has.
-    """
+    """Read every assigned array as a float32 tensor in torch's layout, refusing numbers no network has."""
     total = sum(4 * prod(item.source.shape) for item in assignments)
     if total > MAX_EXPANSION * weights.size:
         raise UserError(f'{weights.name}: {weights.size:,} bytes cannot hold the {total:,} bytes of weights declared')
@@ -162,15 +138,10 @@ def read_tensors(weights: WeightsFile, assignments: Sequence[Assignment],
     state: dict[str, Tensor] = {}
     for item in assignments:
         values = weights.read(item.source.path, item.source.shape)
-        if not np.isfinite(values).all():
-            raise UserError(f'{weights.name}: {quoted(item.source.path)} holds NaN or infinite values; the training '
-                            'that wrote it diverged, take an earlier file')
-        if item.key.endswith('.running_var') and values.min() < 0:
-            raise UserError(f'{weights.name}: {quoted(item.source.path)} holds a negative variance '
-                            f'({values.min():.3g}); the file is damaged')
+        place = f'{weights.name}: {quoted(item.source.path)}'
+        refuse_unusable(values, item.key, place, 'file')
         if item.key.endswith(('.bn.weight', '.running_var')) and not values.any():  # an address may point anywhere
-            raise UserError(f'{weights.name}: {quoted(item.source.path)} holds zeros alone, which no training leaves '
-                            'there; the file is damaged')
+            raise UserError(f'{place} holds zeros alone, which no training leaves there; the file is damaged')
         state[item.key] = to_torch(values)
         count(values.nbytes)
     return state
@@ -203,11 +174,7 @@ def replace_class_rows(weight: Tensor, bias: Tensor, kept: int, sources: Sequenc
 
 
 def cover(state: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
-    """The whole state dict in the network's order; Keras counts no batches, so those counters are zero.
-
-    Raises:
-        UserError: A tensor of the network is not set, or has another shape.
-    """
+    """The whole state dict in the network's order; Keras counts no batches, so those counters are zero."""
     whole: dict[str, Tensor] = {}
     for key, shape in network.shapes.items():
         tensor = state.get(key)
@@ -220,14 +187,7 @@ def cover(state: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
 
 
 def add_classes(report: Report, rows: ClassRows, in_file: int, bridges: Sequence[int] | None) -> None:
-    """Put into the report what became of the classes.
-
-    Args:
-        report: The report.
-        rows: Where the class rows came from.
-        in_file: Classes of the file.
-        bridges: Bridge widths if class rows were replaced.
-    """
+    """Put into the report what became of the classes; ``bridges`` are given if class rows were replaced."""
     written = len(rows.names)
     table = [f'{in_file} in the file, {written} written', *rows.table()]
     if bridges is not None:

@@ -18,13 +18,14 @@ from mgdet_plugin.weights.checkpoint import (
     kernel_key,
     kernel_shape,
     read_checkpoint,
+    refuse_unusable,
     to_keras,
     weight_keys,
 )
+from mgdet_plugin.weights.import_report import Report, file_line, table
 from mgdet_plugin.weights.keras_model import NetworkShapes, build_keras_model, load_keras
 from mgdet_plugin.weights.mapping.architecture import BOX_ROWS, Part, block_prefixes, predict_prefixes
 from mgdet_plugin.weights.mapping.keras_layouts import Read, legacy_h5, model_layers, weights_h5
-from mgdet_plugin.weights.report import Report, file_line, table
 
 BRIDGE_FACTORS = (8, 4, 2)
 LARGEST_HALF = 65_504
@@ -72,11 +73,7 @@ def export_keras(ckpt: str | Path, out: str | Path, *, part: Part = 'model', dty
 
 
 def chosen_suffix(out: Path, part: Part, dtype: DType) -> str:
-    """The layout a destination asks for.
-
-    Raises:
-        UserError: No Keras suffix, or options the layout does not have.
-    """
+    """The layout a destination asks for; options it does not have are refused."""
     if part not in ('model', 'backbone'):
         raise UserError(f'part must be model or backbone, got {part!r}')
     if dtype not in ('float32', 'float16'):
@@ -95,19 +92,11 @@ def check_values(checkpoint: Checkpoint, keys: Sequence[str], dtype: DType) -> t
 
     Returns:
         What storing does to the numbers: their largest change, and how many other than zero become zero.
-
-    Raises:
-        UserError: Naming the tensor.
     """
     largest, zeroed = 0., 0
     for key in keys:
         values = to_keras(checkpoint.state[key])
-        if not np.isfinite(values).all():
-            raise UserError(f'{checkpoint.name}: {key} holds NaN or infinite values; the training that wrote it '
-                            'diverged, take an earlier checkpoint')
-        if key.endswith('.running_var') and values.min() < 0:
-            raise UserError(f'{checkpoint.name}: {key} holds a negative variance ({values.min():.3g}); the checkpoint '
-                            'is damaged')
+        refuse_unusable(values, key, f'{checkpoint.name}: {key}', 'checkpoint')
         if dtype == 'float16':
             if np.abs(values).max() > LARGEST_HALF:
                 raise UserError(f'{checkpoint.name}: {key} holds {np.abs(values).max():.6g}; float16 ends at '

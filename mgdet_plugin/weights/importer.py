@@ -1,7 +1,6 @@
 """Import Keras weights: all of the network's tensors, each set exactly once, or nothing."""
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ from typing import Any
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import byte_progress, check_destination, write_together
 from mgdet_plugin.weights.container.archive import open_weights
+from mgdet_plugin.weights.import_report import Report, as_json
 from mgdet_plugin.weights.mapping.architecture import Part
 from mgdet_plugin.weights.mapping.classes import parse_classes
 from mgdet_plugin.weights.mapping.layout import resolve_layers
-from mgdet_plugin.weights.report import Report
 
 
 def import_keras(src: str | Path, out: str | Path, *, config: str | Path | None = None, part: Part = 'model',
@@ -40,32 +39,39 @@ def import_keras(src: str | Path, out: str | Path, *, config: str | Path | None 
     Raises:
         UserError: Anything about the file, the config or the classes is not as it must be; nothing is written.
     """
-    src, out = Path(src), Path(out)
-    if part not in ('model', 'backbone'):
-        raise UserError(f'part must be model or backbone, got {part!r}')
-    for option, given in (('--classes', classes), ('--source-classes', source_classes)):
-        if given is not None and part == 'backbone':
-            raise UserError(f'{option} is for --part model; a backbone has no classes and no anchors')
-    if config is not None and not Path(config).is_file():
-        raise UserError(f'config {config} does not exist; give one with --config')
-    report_path = None if report is None else Path(report)
-    for path in (out,) if report_path is None else (out, report_path):
-        check_destination(path, src)
-    if report_path is not None and report_path.resolve() == out.resolve():
-        raise UserError(f'--report {report_path} is OUT itself; give another path')
+    src, out, report_path = Path(src), Path(out), None if report is None else Path(report)
+    check_options(config, part, {'--classes': classes, '--source-classes': source_classes})
+    check_destinations(src, out, report_path)
     with byte_progress(2 * src.stat().st_size if src.is_file() else 0, f'import {src.name}') as progress:
         with open_weights(src) as weights:
             layout = resolve_layers(weights)
             target = None if classes is None else parse_classes(classes)
-            # It imports torch and mmdet, seconds that no refusal so far should take.
-            from mgdet_plugin.weights import conversion
-            network = conversion.load_config(config, cfg_options)
-            state, result = conversion.convert(weights, layout, part, network, target, source_classes, progress.update)
-        writers = {}
+            # These import torch and mmdet, seconds that no refusal so far should take.
+            from mgdet_plugin.weights.conversion import checkpoint_writer, convert
+            from mgdet_plugin.weights.mapping.network import load_config
+            network = load_config(config, cfg_options)
+            state, result = convert(weights, layout, part, network, target, source_classes, progress.update)
         result['written'] = out.name
-        if report_path is not None:
-            text = json.dumps(result, indent=1).encode() + b'\n'
-            writers[report_path] = lambda stream: stream.write(text)
-        writers[out] = conversion.checkpoint_writer(state, result)  # it appears last
+        writers = {} if report_path is None else {report_path: as_json(result)}
+        writers[out] = checkpoint_writer(state, result)  # it appears last
         write_together(writers, progress.update)
     return result
+
+
+def check_options(config: str | Path | None, part: Part, class_options: Mapping[str, object]) -> None:
+    """Refuse options that do not go together, before any work."""
+    if part not in ('model', 'backbone'):
+        raise UserError(f'part must be model or backbone, got {part!r}')
+    for option, given in class_options.items():
+        if given is not None and part == 'backbone':
+            raise UserError(f'{option} is for --part model; a backbone has no classes and no anchors')
+    if config is not None and not Path(config).is_file():
+        raise UserError(f'config {config} does not exist; give one with --config')
+
+
+def check_destinations(src: Path, out: Path, report: Path | None) -> None:
+    """Refuse paths that cannot be written to, or that are one file."""
+    for path in (out,) if report is None else (out, report):
+        check_destination(path, src)
+    if report is not None and report.resolve() == out.resolve():
+        raise UserError(f'--report {report} is OUT itself; give another path')

@@ -10,40 +10,24 @@ import importlib.util
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.mapping.architecture import SCALES, Part, blocks, darknet_blocks, predictions
 from mgdet_plugin.weights.mapping.keras_layouts import MODEL_NAMES, numbered
-from mgdet_plugin.weights.mapping.layout import FileLayout
 
-Kernel = tuple[int, int, int, int]  # kernel height and width, input and output channels
+Kernel = tuple[int, ...]  # kernel height and width, input and output channels
 
 BN_EPSILON = 1e-3
 LEAKY_SLOPE = 0.1
 CHANNELS_LAST = 'channels_last'
 
 
-@dataclass(frozen=True)
-class NetworkShapes:
-    """What must be known of a network to build it.
+class NetworkShapes(NamedTuple):
+    """What must be known of a network to build it: (kh, kw, in, out) of its kernels."""
 
-    Attributes:
-        kernels: (kh, kw, in, out) of every convolution without bias in order of creation: 66 of the model, 52 of the
-            backbone.
-        predictions: The 3 prediction kernels, coarse scale first; () for a backbone.
-    """
-
-    kernels: tuple[Kernel, ...]
-    predictions: tuple[Kernel, ...]
-
-
-def shapes_of(layout: FileLayout) -> NetworkShapes:
-    """Shapes of the network in a resolved Keras file."""
-    kernels, predictions = (tuple(cast(Kernel, layer.arrays['kernel'].shape) for layer in layers)
-                            for layers in (layout.convs, layout.predictions))
-    return NetworkShapes(kernels, predictions)
+    kernels: tuple[Kernel, ...]  # without bias, in order of creation: 66 of the model, 52 of the backbone
+    predictions: tuple[Kernel, ...]  # 3, coarse scale first; () for a backbone
 
 
 def load_keras() -> Any:
@@ -71,9 +55,6 @@ def load_keras() -> Any:
 def build_keras_model(shapes: NetworkShapes) -> Any:
     """Build the network in Keras with the layer names Keras gives in a fresh process (``conv2d``, ``conv2d_1``, ...).
 
-    Args:
-        shapes: Kernels of the network.
-
     Returns:
         ``keras.Model`` with one input (None, None, 3) and the raw maps as outputs, channels last: strides 32, 16, 8
         of the model, 8, 16, 32 of a backbone. Its weights are Keras' random initial ones.
@@ -93,22 +74,14 @@ def build_keras_model(shapes: NetworkShapes) -> Any:
 
 
 class LayerMaker:
-    """Makes layers named by counters of its own, as Keras counts them in a fresh process.
-
-    Args:
-        keras: The module.
-    """
+    """Makes layers of the module ``keras``, named by counters of its own as Keras counts them in a fresh process."""
 
     def __init__(self, keras: Any) -> None:
         self._layers = keras.layers
         self._made: Counter[str] = Counter()
 
     def network(self, part: Part, image: Any, shapes: NetworkShapes) -> list[Any]:
-        """Put the whole network on an input.
-
-        Returns:
-            Raw maps of stride 32, 16 and 8 of the model, of 8, 16 and 32 of a backbone.
-        """
+        """Put the whole network on an input: maps of stride 32, 16 and 8 of the model, 8, 16 and 32 of a backbone."""
         maps: list[Any] = []  # of every block
         for block, kernel in zip(blocks(part), shapes.kernels, strict=False):
             taken = [maps[index] for index in block.inputs] or [image]

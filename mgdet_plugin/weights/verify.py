@@ -1,11 +1,9 @@
 """Verify an import: read the file again, and compare every tensor of the checkpoint with it, bit for bit."""
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,9 +13,9 @@ from mgdet_plugin.common.name_lists import MAX_CLASSES
 from mgdet_plugin.weights.checkpoint import Checkpoint, read_checkpoint, to_keras
 from mgdet_plugin.weights.container.archive import open_weights
 from mgdet_plugin.weights.container.weights_file import WeightsFile
+from mgdet_plugin.weights.import_report import Report, as_json, decided_by, file_line, table
 from mgdet_plugin.weights.mapping.architecture import BOX_ROWS
 from mgdet_plugin.weights.mapping.layout import FileLayout, assign, resolve_layers
-from mgdet_plugin.weights.report import Report, decided_by, file_line, table
 
 SHOWN = 5
 IMPORT_AGAIN = 'import the file again'
@@ -50,22 +48,15 @@ def verify_import(src: str | Path, ckpt: str | Path, *, report: str | Path | Non
         compared = list(compare_tensors(weights, layout, checkpoint, picked))
     result = verify_report(weights, layout, checkpoint, compared, picked)
     if report is not None:
-        text = json.dumps(result, indent=1).encode() + b'\n'
-        write_together({Path(report): lambda stream: stream.write(text)})
+        write_together({Path(report): as_json(result)})
     return result
 
 
-@dataclass(frozen=True)
-class ClassOrigins:
-    """Where the class rows of a checkpoint came from.
+class ClassOrigins(NamedTuple):
+    """Where the class rows of a checkpoint came from."""
 
-    Attributes:
-        in_file: Classes of the file.
-        rows: For every class of the checkpoint the class of the file, None where its row was drawn anew.
-    """
-
-    in_file: int
-    rows: tuple[int | None, ...]
+    in_file: int  # classes of the file
+    rows: tuple[int | None, ...]  # for every class the class of the file, None where its row was drawn anew
 
     def kept(self, outputs: int) -> tuple[list[int], list[int]]:
         """Rows of a prediction of so many channels that came from the file, and the rows of the file they came from."""
@@ -78,13 +69,8 @@ class ClassOrigins:
 def class_origins(checkpoint: Checkpoint) -> ClassOrigins | None:
     """Where class rows came from by the checkpoint's own account, ``meta.keras_import.classes.rows``.
 
-    Imports before rows were recorded kept all class rows or, with ``--classes``, none.
-
-    Returns:
-        None where all rows must be in their own places, as without an account.
-
-    Raises:
-        UserError: The account is no account of these files.
+    Imports before rows were recorded kept all class rows or, with ``--classes``, none. None where all rows must be in
+    their own places, as without an account; one that does not fit these files is refused.
     """
     imported = checkpoint.meta.get('keras_import')
     classes = imported.get('classes') if isinstance(imported, dict) else None
@@ -108,21 +94,13 @@ def class_origins(checkpoint: Checkpoint) -> ClassOrigins | None:
     return ClassOrigins(in_file, tuple(rows))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What became of one tensor.
+class Comparison(NamedTuple):
+    """What became of one tensor."""
 
-    Attributes:
-        key: Its key in the checkpoint.
-        place: Where its array lies in the file.
-        difference: None where all numbers compared are bit-equal; else what differs.
-        largest: Largest difference, NaN where shapes or NaN make it meaningless.
-    """
-
-    key: str
-    place: str
-    difference: str | None
-    largest: float
+    key: str  # in the checkpoint
+    place: str  # where its array lies in the file
+    difference: str | None  # None where all numbers compared are bit-equal; else what differs
+    largest: float  # largest difference, NaN where shapes or NaN make it meaningless
 
 
 def compare_tensors(weights: WeightsFile, layout: FileLayout, checkpoint: Checkpoint,

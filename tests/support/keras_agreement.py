@@ -13,11 +13,12 @@ import torch
 
 from mgdet_plugin.weights.checkpoint import Checkpoint, read_checkpoint, to_keras
 from mgdet_plugin.weights.container.archive import open_weights
-from mgdet_plugin.weights.keras_model import build_keras_model, load_keras, shapes_of
+from mgdet_plugin.weights.keras_model import build_keras_model, load_keras
 from mgdet_plugin.weights.mapping.keras_layouts import model_layers
 from mgdet_plugin.weights.mapping.layout import resolve_layers
 from mgdet_plugin.weights.mapping.network import build_empty, load_config
 from tests.support.keras_files import TINY_OPTIONS
+from tests.support.keras_resolving import shapes_of
 
 STAGE_ENDS = ('add_10', 'add_18', 'add_22')  # layers of Keras that give the backbone's maps
 

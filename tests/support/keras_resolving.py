@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.weights.keras_model import NetworkShapes
 from mgdet_plugin.weights.mapping.layout import FileLayout, assign, resolve_layers
 from tests.support.keras_files import MODEL_TREES, NAMED_TREES, Listing, Tree
 
@@ -41,3 +42,10 @@ def assert_exact(source: Tree) -> FileLayout:
         expected = TENSORS[tensor] if '.bn.' in item.key else dict(weight='kernel', bias='bias')[tensor]
         assert source['datasets'][item.source.path]['kind'] == expected
     return layout
+
+
+def shapes_of(layout: FileLayout) -> NetworkShapes:
+    """Shapes of the network in a resolved Keras file."""
+    kernels, predictions = (tuple(layer.arrays['kernel'].shape for layer in layers)
+                            for layers in (layout.convs, layout.predictions))
+    return NetworkShapes(kernels, predictions)

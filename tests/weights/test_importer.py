@@ -16,10 +16,10 @@ from mmdet.registry import MODELS
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights import conversion
+from mgdet_plugin.weights.import_report import BY_ORDER, summary, tensor_table
 from mgdet_plugin.weights.importer import import_keras
 from mgdet_plugin.weights.mapping.architecture import block_prefixes, predict_prefixes
 from mgdet_plugin.weights.mapping.network import describe_network, load_config
-from mgdet_plugin.weights.report import BY_ORDER, summary, tensor_table
 from tests.support.keras_files import (
     BACKBONE_TREES,
     MODEL_TREES,

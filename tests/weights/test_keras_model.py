@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.weights.keras_model import NetworkShapes, build_keras_model, load_keras, shapes_of
+from mgdet_plugin.weights.keras_model import NetworkShapes, build_keras_model, load_keras
 from mgdet_plugin.weights.mapping.layout import resolve_layers
 from tests.support.keras_files import Listing, root_of, tiny
+from tests.support.keras_resolving import shapes_of
 from tests.support.keras_versions import tiny_shapes
 
 needs_keras = pytest.mark.skipif(importlib.util.find_spec('keras') is None,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.weights.import_report import BY_FORMAT, BY_NAMES, BY_ORDER
 from mgdet_plugin.weights.importer import import_keras
-from mgdet_plugin.weights.report import BY_FORMAT, BY_NAMES, BY_ORDER
 from mgdet_plugin.weights.verify import describe_difference, verify_import, verify_summary
 from tests.support.checkpoints import save, tiny_state
 from tests.support.keras_files import (

@@ -33,6 +33,6 @@ def import_keras_command(arguments: Sequence[str]) -> int:
     report = import_keras(args.src, args.out, config=config, part=args.part, classes=classes,
                           source_classes=source_classes, report=args.report,
                           cfg_options=cfg_options(args.cfg_options))
-    from mgdet_plugin.weights.report import summary, tensor_table  # takes what the import does
+    from mgdet_plugin.weights.import_report import summary, tensor_table  # takes what the import does
     print(summary(report) + ('\n' + tensor_table(report) if args.list_tensors else ''))
     return 0

@@ -80,11 +80,7 @@ def check_length(window: FileWindow, name: str) -> None:
 
 
 def open_regular(path: str | Path) -> FileIO:
-    """Open a file for reading, having made sure that it is one.
-
-    Raises:
-        UserError: There is none, it is a directory or a device, or reading it is not permitted.
-    """
+    """Open a file for reading, having made sure that it is one."""
     try:
         what = foreign_path(Path(path))
         if what is not None:
@@ -113,29 +109,14 @@ def describe_content(start: bytes, size: int) -> str:
 
 
 def foreign_path(path: Path) -> str | None:
-    """What a path that is no regular file is, by what lies at it or beside it.
-
-    Args:
-        path: A directory, or a path at which nothing lies.
-
-    Returns:
-        What it is and what to give instead, None where nothing is known.
-    """
+    """What a path that is no regular file is and what to give instead, by what lies at it or beside it."""
     if path.is_dir():
         return SAVED_MODEL if any((path / name).is_file() for name in ('saved_model.pb', 'keras_metadata.pb')) else None
     return CHECKPOINT if path.with_name(f'{path.name}.index').is_file() else None
 
 
 def foreign_content(name: str, start: bytes) -> str | None:
-    """What a file is that is neither HDF5 nor an archive.
-
-    Args:
-        name: Name of the file.
-        start: Its first bytes, at least 40 where it has so many.
-
-    Returns:
-        What it is and what to give instead, None where nothing is known.
-    """
+    """What a file that is neither HDF5 nor an archive is and what to give instead, by its name and first 40 bytes."""
     lower = name.lower()
     if lower.endswith(('saved_model.pb', 'keras_metadata.pb')):
         return SAVED_MODEL

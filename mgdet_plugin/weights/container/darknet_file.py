@@ -22,7 +22,7 @@ from mgdet_plugin.weights.container.file_window import Digest, FileWindow
 from mgdet_plugin.weights.container.reader_process import Listing
 from mgdet_plugin.weights.container.stored_array import Piece, Storage, StoredArray
 from mgdet_plugin.weights.container.weights_file import WeightsFile
-from mgdet_plugin.weights.mapping.architecture import IMAGE_CHANNELS, RESIDUAL_BLOCKS
+from mgdet_plugin.weights.mapping.architecture import IMAGE_CHANNELS, blocks
 
 HEADER = struct.Struct('<3i')
 WIDTH = 32  # output channels of the first convolution of the published networks
@@ -40,12 +40,7 @@ Kernel = tuple[int, int, int]  # input channels, output channels, side
 
 
 def looks_like_darknet(start: bytes, size: int) -> bool:
-    """Whether a file may be Darknet's, by the version in its header.
-
-    Args:
-        start: The first bytes of the file, 16 at least.
-        size: Bytes of the file.
-    """
+    """Whether a file of ``size`` bytes may be Darknet's, by the version in its first 16 bytes."""
     if min(len(start), size) < HEADER.size + 4:
         return False
     major, minor, revision = HEADER.unpack_from(start)
@@ -53,17 +48,12 @@ def looks_like_darknet(start: bytes, size: int) -> bool:
 
 
 def backbone_kernels(width: int) -> list[Kernel]:
-    """The 52 convolutions of Darknet53 in the order of the file.
-
-    Args:
-        width: Output channels of the first one, 32 in the published network.
-    """
-    kernels = [(IMAGE_CHANNELS, width, 3)]
-    channels = width
-    for repeats in RESIDUAL_BLOCKS:
-        kernels.append((channels, 2 * channels, 3))
-        channels *= 2
-        kernels += [(channels, channels // 2, 1), (channels // 2, channels, 3)] * repeats
+    """The 52 convolutions of Darknet53 in the order of the file; ``width`` is what the first one puts out."""
+    kernels, channels = [], IMAGE_CHANNELS
+    for block in blocks('backbone'):
+        outputs = width if not block.inputs else channels // 2 if block.halves else 2 * channels
+        kernels.append((channels, outputs, block.size))
+        channels = outputs
     return kernels
 
 
@@ -88,14 +78,9 @@ def backbone_floats(width: int) -> int:
 
 
 def tell_network(floats: int) -> tuple[int, str | None] | None:
-    """Which network has so many numbers.
+    """Base width of the backbone in so many numbers, and what follows it; None where no network fits.
 
-    Args:
-        floats: Numbers after the header.
-
-    Returns:
-        Base width of the backbone and what follows it, None for nothing; None where no network fits. Only the
-        published width is looked for with a head; YOLOv3 may have been trained on any number of classes.
+    Only the published width is looked for with a head; YOLOv3 may have been trained on any number of classes.
     """
     width = WIDTHS[bisect_left(WIDTHS, floats, hi=len(WIDTHS) - 1, key=backbone_floats)]
     if backbone_floats(width) == floats:
@@ -113,11 +98,6 @@ def tell_network(floats: int) -> tuple[int, str | None] | None:
 
 class DarknetFile(WeightsFile):
     """A Darknet weights file, listed by its size alone.
-
-    Args:
-        window: The opened file.
-        name: What to call the file in messages.
-        digest: Of the file.
 
     Attributes:
         arrays: Every array by its path, with shapes in Keras order: (kh, kw, in, out) for kernels.
@@ -149,19 +129,16 @@ class DarknetFile(WeightsFile):
             f' before a {rest}' if rest else '')
         self.layers: list[tuple[str, dict[str, StoredArray]]] = []
         self.extras: dict[str, str] = {}
-        self._list_backbone(width)
-        if rest is not None:
-            path = '/after_the_backbone'
-            self._list_array(path, ((size - self._end) // 4,))
-            self.extras[path] = f'{rest}, not part of the backbone'
-
-    def _list_backbone(self, width: int) -> None:
         for index, (inputs, outputs, side) in enumerate(backbone_kernels(width)):
             place = f'/convolutional_{index}'
             self.groups.add(place)
             norm = {keras: self._list_array(f'{place}/{darknet}', (outputs,)) for darknet, keras in NORM_NAMES}
             kernel = self._list_array(f'{place}/weights', (side, side, inputs, outputs))
             self.layers += [(place, {'kernel': kernel}), (place, norm)]
+        if rest is not None:
+            path = '/after_the_backbone'
+            self._list_array(path, ((size - self._end) // 4,))
+            self.extras[path] = f'{rest}, not part of the backbone'
 
     def _list_array(self, path: str, shape: tuple[int, ...]) -> StoredArray:
         size = 4 * prod(shape)
@@ -170,18 +147,7 @@ class DarknetFile(WeightsFile):
         return self.arrays[path]
 
     def read(self, path: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Read one array.
-
-        Args:
-            path: A key of ``arrays``.
-            shape: The shape the caller needs, in Keras order; any other is refused before a byte is read.
-
-        Returns:
-            float32 array of ``shape``; a kernel is a view of the file's (out, in, kh, kw), which torch needs too.
-
-        Raises:
-            UserError: Another shape, or the file has become shorter.
-        """
+        """As :meth:`.ArrayReader.read`; a kernel is a view of the file's (out, in, kh, kw), which torch needs too."""
         values = super().read(path, shape)
         if len(shape) != 4:
             return values
@@ -210,9 +176,6 @@ def normalisation_note(variances: Iterable[np.ndarray]) -> str:
 
     Darknet divides by sqrt(variance) + 1e-6, this network and Keras' conversions by sqrt(variance + 1e-3); what a
     normalisation puts out before its bias is smaller by the ratio.
-
-    Args:
-        variances: Running variances of all normalisations.
     """
     variance = np.concatenate([np.asarray(each, np.float64).ravel() for each in variances])
     ratio = (np.sqrt(variance) + DARKNET_EPSILON) / np.sqrt(variance + NORM_EPSILON)

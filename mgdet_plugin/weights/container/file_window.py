@@ -39,10 +39,6 @@ class FileWindow(io.RawIOBase):
         self._position = max(0, base + offset)
         return self._position
 
-    def tell(self) -> int:
-        """The position."""
-        return self._position
-
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer from the position on, as far as the part reaches."""
         view = memoryview(buffer).cast('B')
@@ -74,8 +70,7 @@ class Digest:
     def __init__(self, source: FileWindow) -> None:
         self._source = source
         self._stop = Event()
-        self._hex = ''
-        self._error: OSError | None = None
+        self._result: str | OSError = ''
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -84,9 +79,9 @@ class Digest:
         try:
             while not self._stop.is_set() and (count := self._source.readinto(block)):
                 digest.update(memoryview(block)[:count])
+            self._result = digest.hexdigest()
         except OSError as error:
-            self._error = error
-        self._hex = digest.hexdigest()
+            self._result = error
 
     def __enter__(self) -> Self:
         return self
@@ -105,6 +100,6 @@ class Digest:
             OSError: The file could not be read.
         """
         self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._hex
+        if isinstance(self._result, OSError):
+            raise self._result
+        return self._result

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from io import FileIO
 from pathlib import Path
@@ -37,28 +37,21 @@ MESSAGE_BYTES = 4_096
 CHILD_IMPORTS = ('mgdet_plugin.weights.container.safe_h5', 'encodings.ascii', 'encodings.latin_1')
 """All the child needs, loaded while it may still open files."""
 
-ROOT = PACKAGE.parent
 START = ('import sys, json; sys.path[:] = json.loads(sys.argv[1]); '
          'from mgdet_plugin.weights.container import reader_process; reader_process.serve(*sys.argv[2:])')
 ENVIRONMENT = dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MKL_NUM_THREADS='1', HDF5_PLUGIN_PRELOAD='::',
                    HDF5_USE_FILE_LOCKING='FALSE')
 
 Texts = dict[str, dict[str, list[str] | str]]
+"""Group -> attribute -> its texts, or in their place the line that says why they are refused; without absent ones."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The structure of a file.
+    """The structure of a file."""
 
-    Attributes:
-        arrays: Every array by its absolute path.
-        groups: Every group by its absolute path.
-        texts: Group -> attribute -> its texts, or in their place the line that says why they are refused; attributes
-            that are absent are not listed.
-    """
-
-    arrays: dict[str, StoredArray]
-    groups: set[str]
+    arrays: dict[str, StoredArray]  # by absolute path
+    groups: set[str]  # absolute paths
     texts: Texts
 
 
@@ -75,7 +68,7 @@ class ListingProcess:
         inherits = os.name == 'posix'
         descriptor = window.stream.fileno()
         source = str(descriptor) if inherits else str(window.stream.name)
-        path = json.dumps([str(ROOT), *filter(None, sys.path)])
+        path = json.dumps([str(PACKAGE.parent), *filter(None, sys.path)])
         # Isolated (-I) and without site (-S): nothing from the current folder or a person's start-up files is run.
         command = [sys.executable, '-I', '-S', '-c', START, path, source, str(window.offset), str(window.size), name]
         self._process = subprocess.Popen(
@@ -139,17 +132,13 @@ class ListingProcess:
 
 
 def listing_from(answer: dict[str, Any]) -> Listing:
-    """Take the child's answer apart.
-
-    Raises:
-        UserError: The child refused the file; its line.
-    """
+    """The listing in the child's answer; its refusal is raised as a :class:`UserError`."""
     if 'error' in answer:
         raise UserError(answer['error'])
     arrays = {}
-    for path, shape, dtype, order, blocks, chunk, filters in answer['arrays']:
-        stored = tuple(Piece(address, size, tuple(start), mask) for address, size, start, mask in blocks)
-        storage = Storage(order, stored, None if chunk is None else tuple(chunk), tuple(filters))
+    for path, shape, dtype, (order, blocks, chunk, filters) in answer['arrays']:
+        pieces = tuple(Piece(address, size, tuple(start), mask) for address, size, start, mask in blocks)
+        storage = Storage(order, pieces, None if chunk is None else tuple(chunk), tuple(filters))
         arrays[path] = StoredArray(path, tuple(shape), dtype, storage)
     return Listing(arrays, set(answer['groups']), answer['texts'])
 
@@ -162,11 +151,8 @@ def cpu_seconds(size: int) -> float:
 def serve(source: str, offset: str, size: str, name: str) -> None:
     """What the child runs: list one file, answer, end.
 
-    Args:
-        source: Number of the inherited file descriptor, or where files are not inherited a path.
-        offset: First byte of the HDF5 content.
-        size: Bytes of the HDF5 content.
-        name: What to call the file in messages.
+    ``source`` is the number of the inherited file descriptor, or a path where files are not inherited; ``offset`` and
+    ``size`` are those of the HDF5 content.
     """
     safe_h5, *_ = map(import_module, CHILD_IMPORTS)
     window = FileWindow(FileIO(int(source) if source.isdigit() else source, closefd=False), int(offset), int(size))
@@ -208,11 +194,7 @@ def limit_this_process(cpu: float) -> None:
 
 def answer_for(file: Any) -> dict[str, Any]:
     """The listing of an opened :class:`.safe_h5.SafeH5` as plain types."""
-    arrays = []
-    for array in file.arrays.values():
-        storage = array.storage
-        arrays.append((array.path, array.shape, array.dtype, storage.order,
-                       [astuple(block) for block in storage.blocks], storage.chunk, storage.filters))
+    arrays = [(array.path, array.shape, array.dtype, array.storage) for array in file.arrays.values()]
     texts: Texts = {}
     for group in sorted(file.groups):
         for attribute in TEXT_ATTRIBUTES:

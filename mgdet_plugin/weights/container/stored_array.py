@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,54 +49,31 @@ def damage_refused(name: str, what: str = 'damaged or truncated HDF5', again: st
         raise UserError(f'{name}: {what} ({cause}); copy or download {again} again') from error
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Bytes of an array, in one piece.
+class Piece(NamedTuple):
+    """Bytes of an array, in one piece."""
 
-    Attributes:
-        address: First byte in the file.
-        size: Bytes as stored.
-        start: Index of its first element in the array, () where the block is the whole array.
-        mask: Filters that were left out when it was written, one a bit.
-    """
-
-    address: int
-    size: int
-    start: tuple[int, ...] = ()
-    mask: int = 0
+    address: int  # first byte in the file
+    size: int  # bytes as stored
+    start: tuple[int, ...] = ()  # index of its first element in the array, () where it is the whole array
+    mask: int = 0  # filters that were left out when it was written, one a bit
 
 
-@dataclass(frozen=True)
-class Storage:
-    """How an array is stored.
+class Storage(NamedTuple):
+    """How an array is stored."""
 
-    Attributes:
-        order: Byte order, ``<`` or ``>``; '' where it does not matter.
-        blocks: Where the bytes lie: one block, or all chunks.
-        chunk: Shape of a chunk, None for an array in one piece.
-        filters: Numbers of the HDF5 filters, in the order of writing.
-    """
-
-    order: str
-    blocks: tuple[Piece, ...] = ()
-    chunk: tuple[int, ...] | None = None
-    filters: tuple[int, ...] = ()
+    order: str  # of bytes, ``<`` or ``>``; '' where it does not matter
+    blocks: tuple[Piece, ...] = ()  # one, or all chunks
+    chunk: tuple[int, ...] | None = None  # shape of a chunk, None for an array in one piece
+    filters: tuple[int, ...] = ()  # numbers of the HDF5 filters, in the order of writing
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array of the file, its data unread.
+    """An array of the file, its data unread."""
 
-    Attributes:
-        path: Absolute path in the file, such as ``/conv2d/conv2d/kernel:0``.
-        shape: Declared shape, empty for a scalar (and for a null dataspace).
-        dtype: One of :data:`READABLE`, or the name of a type that is never read, such as ``integer``.
-        storage: Where its bytes lie.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    dtype: str
+    path: str  # absolute, such as ``/conv2d/conv2d/kernel:0``
+    shape: tuple[int, ...]  # declared; empty for a scalar (and for a null dataspace)
+    dtype: str  # one of :data:`READABLE`, or the name of a type that is never read, such as ``integer``
     storage: Storage = field(default=Storage(''), compare=False, repr=False)
 
 
@@ -195,13 +173,7 @@ class ArrayReader:
 
 
 def undo_filters(raw: bytes | bytearray, filters: Sequence[int], size: int, item_size: int) -> bytes | bytearray:
-    """Bytes of a chunk as they were before the filters, at most ``size`` of them.
-
-    Args:
-        raw: The chunk as stored.
-        filters: HDF5 filter numbers in the order of writing, one of :data:`PIPELINES`.
-        size: Bytes the chunk must have.
-        item_size: Bytes of one element.
+    """Bytes of a chunk as they were before the filters (HDF5's numbers, in the order of writing), ``size`` of them.
 
     Raises:
         ValueError: The chunk comes out at another size, or its checksum is missing.

@@ -29,14 +29,7 @@ class WeightsFile(ArrayReader):
         return self._digest.hex()
 
     def texts(self, group: str, attribute: str) -> list[str] | None:
-        """A group's text attribute as a list of strings; parts that Keras split a long list into come joined.
-
-        Args:
-            group: Absolute path of the group, ``/`` for the root.
-            attribute: One of :data:`.reader_process.TEXT_ATTRIBUTES`.
-
-        Returns:
-            The strings, or None where group or attribute are absent.
+        """A text attribute of a group, one of those listed, as :meth:`.safe_h5.SafeH5.texts` gives it.
 
         Raises:
             UserError: The attribute is not a list of names.

@@ -97,14 +97,7 @@ def find_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
 
 
 def check_places(whole: FileWindow, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
-    """Hold the member's own header against the directory, and all members' places against each other.
-
-    Returns:
-        Where the member's bytes begin.
-
-    Raises:
-        zipfile.BadZipFile: They disagree, overlap, or the member is encrypted.
-    """
+    """Where the member's bytes begin, its own header and all members' places held against the directory."""
     starts = sorted((entry.header_offset, entry.compress_size) for entry in archive.infolist())
     ends = [*starts[1:], (archive.start_dir, 0)]
     if starts[0][0] or any(start + LOCAL_HEADER.size + size > following

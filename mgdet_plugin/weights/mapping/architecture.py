@@ -17,27 +17,20 @@ RESIDUAL_BLOCKS = (1, 2, 8, 8, 4)  # of Darknet53, per stage
 SCALES = 3
 IMAGE_CHANNELS = 3
 BOX_ROWS = 5  # of a prediction: tx, ty, tw, th, objectness
+NORM_TENSORS = dict(gamma='weight', beta='bias', moving_mean='running_mean', moving_variance='running_var')
+"""Weights of a normalisation: Keras' names -> torch's."""
 
 
 @dataclass(frozen=True)
 class ConvBlock:
-    """A convolution of the network and where its channels come from.
+    """A convolution of the network and where its channels come from."""
 
-    Attributes:
-        prefix: Prefix of its keys in the state dict.
-        size: Height and width of its kernel.
-        inputs: Blocks whose outputs, joined along channels, it takes; none for the first one, which takes the image.
-        added_to: ConvBlock whose outputs are added to its own, None where nothing is added.
-        halves: Whether it gives half of the channels it takes.
-        stride: 2 where it halves height and width.
-    """
-
-    prefix: str
-    size: int
-    inputs: tuple[int, ...]
-    added_to: int | None = None
-    halves: bool = False
-    stride: int = 1
+    prefix: str  # of its keys in the state dict
+    size: int  # height and width of its kernel
+    inputs: tuple[int, ...]  # blocks whose outputs, joined along channels, it takes; none for the first: the image
+    added_to: int | None = None  # block whose outputs are added to its own
+    halves: bool = False  # whether it gives half of the channels it takes
+    stride: int = 1  # 2 where it halves height and width
 
 
 @cache
@@ -86,6 +79,14 @@ def block_prefixes(part: Part) -> list[str]:
 def predict_prefixes(part: Part) -> list[str]:
     """The prediction convolutions, coarse scale first; none in the backbone."""
     return [block.prefix for block in predictions(part)]
+
+
+def tensor_keys(prefix: str) -> dict[str, str]:
+    """Weight name in Keras -> key in the state dict, of a block or a prediction convolution; the kernel first."""
+    if '.predict_convs.' in prefix:
+        return dict(kernel=f'{prefix}.weight', bias=f'{prefix}.bias')
+    norm = {weight: f'{prefix}.bn.{name}' for weight, name in NORM_TENSORS.items()}
+    return dict(kernel=f'{prefix}.conv.weight', **norm)
 
 
 def topological_order(part: Part) -> list[int]:

@@ -68,19 +68,12 @@ MATCHERS: tuple[Callable[[str], str], ...] = (str, normalised, canonical)  # str
 
 @dataclass(frozen=True)
 class ClassRows:
-    """Where the row of every written class comes from.
+    """Where the row of every written class comes from."""
 
-    Attributes:
-        names: Names of the C written classes, None for each where only their number is known.
-        sources: For each, the row of the file it takes, None for a row drawn anew.
-        source_names: Names of the file's classes, None where they are not known.
-        notes: What a person should know about the match, one line each.
-    """
-
-    names: tuple[str | None, ...]
-    sources: tuple[int | None, ...]
-    source_names: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
+    names: tuple[str | None, ...]  # of the C written classes, None for each where only their number is known
+    sources: tuple[int | None, ...]  # for each, the row of the file it takes, None for a row drawn anew
+    source_names: tuple[str, ...] | None = None  # of the file's classes, None where they are not known
+    notes: tuple[str, ...] = ()  # what a person should know about the match, one line each
 
     @property
     def kept(self) -> int:
@@ -103,7 +96,7 @@ class ClassRows:
         entries = list(zip(map(str, self.names), self.sources, strict=True))
         kept = [f'{name} <- {self.source_name(row)} ({row})' for name, row in entries if row is not None]
         new = [name for name, row in entries if row is None]
-        lines = [f'{len(entries):,} classes: {len(kept):,} rows kept by name, {len(new):,} new']
+        lines = [f'{len(entries):,} classes: {self.kept:,} rows kept by name, {len(new):,} new']
         if self.source_names is None:
             return lines
         if len(entries) <= EVERY_CLASS:
@@ -130,9 +123,6 @@ def match_classes(target: Sequence[str], source: Sequence[str]) -> ClassRows:
     Args:
         target: Names of the new classes, each once.
         source: Names of the file's classes in the order of their rows.
-
-    Returns:
-        One entry for each target class.
     """
     sources: list[int | None] = [None] * len(target)
     owners: dict[int, int] = {}
@@ -154,12 +144,7 @@ def match_classes(target: Sequence[str], source: Sequence[str]) -> ClassRows:
 
 
 def new_rows(names: Iterable[str | None], why: str) -> ClassRows:
-    """Rows that are all drawn anew.
-
-    Args:
-        names: Names of the classes, None for each where only their number is known.
-        why: Why none is kept, for the notes.
-    """
+    """Rows that are all drawn anew; ``why`` none is kept goes to the notes."""
     names = tuple(names)
     return ClassRows(names, (None,) * len(names), notes=(why,))
 

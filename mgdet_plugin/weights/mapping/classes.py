@@ -21,15 +21,10 @@ COCO_CLASSES = 80
 
 @dataclass(frozen=True)
 class TargetClasses:
-    """The classes to import for.
-
-    Attributes:
-        count: C.
-        names: Their names, None where only their number was given.
-    """
+    """The C classes to import for."""
 
     count: int
-    names: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None  # None where only their number was given
 
 
 def parse_classes(given: str | int | Path, option: str = '--classes') -> TargetClasses:
@@ -53,14 +48,10 @@ def parse_classes(given: str | int | Path, option: str = '--classes') -> TargetC
             raise UserError(f'{origin}: the number of classes must be from 1 to {MAX_CLASSES:,}')
         return TargetClasses(count)
     path = Path(text)
-    if not path.is_file():
-        names = registered_names(text, origin)
-    elif path.suffix.lower() == '.json':
-        names = coco_names(path, origin)
-    elif path.suffix.lower() == '.py':
-        names = config_names(path, origin)
+    if path.is_file():
+        names = dict(json=coco_names, py=config_names).get(path.suffix.lower()[1:], text_names)(path, origin)
     else:
-        names = text_names(path, origin)
+        names = registered_names(text, origin)
     return TargetClasses(len(names), names)
 
 
@@ -69,11 +60,8 @@ def source_names(given: str | int | Path | None, in_file: int) -> tuple[str, ...
 
     Args:
         given: What ``--source-classes`` takes, the forms of ``--classes`` but a number. Default: COCO's names for a
-            file of 80 classes.
+            file of 80 classes, and None for another.
         in_file: Classes of the file.
-
-    Returns:
-        The names, None where nothing was given and the file has not 80 classes.
 
     Raises:
         UserError: As :func:`parse_classes`; a number was given, or another number of names than the file has classes.
@@ -92,10 +80,7 @@ def source_names(given: str | int | Path | None, in_file: int) -> tuple[str, ...
 def class_rows(target: TargetClasses | None, source: Sequence[str] | None, in_file: int) -> ClassRows:
     """Where the row of every class comes from: from the class of that name in the file, or drawn anew.
 
-    Args:
-        target: The new classes, None to keep those of the file.
-        source: Names of the file's classes, None where they are not known.
-        in_file: How many classes the file has.
+    ``target`` None keeps all classes of the file; ``source`` is None where their names are not known.
     """
     if target is None:
         return all_rows(source, in_file)
@@ -131,14 +116,11 @@ def config_names(path: Path, origin: str) -> tuple[str, ...]:
         datasets = list(iter_dataset_cfgs(loader.get('dataset')))
     except Exception as error:  # a config is a Python program and may raise anything
         raise UserError(f'{origin}: the config cannot be read: {type(error).__name__}: {error}') from error
-    if datasets:
-        found = [dataset_names(dataset, origin) for dataset in datasets]
-    else:
-        found = [names for names in [metainfo_names(config.get('metainfo'), origin)] if names is not None]
+    found = list(dict.fromkeys(dataset_names(dataset, origin) for dataset in datasets))
+    found += filter(None, [] if datasets else [metainfo_names(config.get('metainfo'), origin)])
     if not found:
         raise UserError(f'{origin}: the config names no classes; it needs train_dataloader.dataset or metainfo.classes')
-    other = next((names for names in found if names != found[0]), None)
-    if other is not None:
+    if len(found) > 1:
         raise UserError(f'{origin}: the datasets of train_dataloader have different classes ({len(found[0])} beginning '
-                        f'{found[0][0]!r} and {len(other)} beginning {other[0]!r}); give a file of names')
+                        f'{found[0][0]!r} and {len(found[1])} beginning {found[1][0]!r}); give a file of names')
     return found[0]

@@ -17,10 +17,10 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.container.darknet_file import DarknetFile
 from mgdet_plugin.weights.container.stored_array import StoredArray, quoted
 from mgdet_plugin.weights.container.weights_file import WeightsFile
+from mgdet_plugin.weights.mapping.architecture import NORM_TENSORS
 
 LayerKind = Literal['conv', 'biased conv', 'norm', 'dense', 'other']
 
-NORM_WEIGHTS = ('gamma', 'beta', 'moving_mean', 'moving_variance')
 KERNEL_WEIGHTS = ('kernel', 'bias')
 # Keras 2 on Windows joins all but the last two parts of a path by backslashes.
 VARS = re.compile(r'(?P<place>(?P<container>.*)[/\\](?P<layer>[^/\\]+))/vars/(?P<index>\d{1,4})', re.DOTALL)
@@ -40,8 +40,7 @@ class KerasLayer:
     Attributes:
         name: The layer's own name (``conv2d_55``), None where the file does not store it.
         place: Where it lies in the file, for messages and reports.
-        arrays: Arrays by weight name: ``kernel``, ``bias``, ``gamma``, ``beta``, ``moving_mean``, ``moving_variance``;
-            by index for kinds of layers the network does not have.
+        arrays: Arrays by Keras' name of the weight; by index for kinds of layers the network does not have.
         in_runs: Whether it is listed among the weights of a nested model, trainable ones first, so that of two layers
             in model order a frozen one may come second.
     """
@@ -55,7 +54,7 @@ class KerasLayer:
     def kind(self) -> LayerKind:
         """What the layer is, by its weights' names and ranks."""
         ranks = {weight: len(array.shape) for weight, array in self.arrays.items()}
-        if ranks == dict.fromkeys(NORM_WEIGHTS, 1):
+        if ranks == dict.fromkeys(NORM_TENSORS, 1):
             return 'norm'
         if ranks == {'kernel': 4}:
             return 'conv'
@@ -71,19 +70,12 @@ class KerasLayer:
 
 @dataclass(frozen=True)
 class StoredLayers:
-    """All layers with weights, in stored order.
+    """All layers with weights, in stored order."""
 
-    Attributes:
-        layout: The layout found, in words.
-        layers: In the order the file states.
-        keras_version: As stored, None where it is not.
-        in_model_order: Whether the order is that of ``model.layers`` over layers of all classes; if not, of each class.
-    """
-
-    layout: str
+    layout: str  # the layout found, in words
     layers: list[KerasLayer] = field(repr=False)
-    keras_version: str | None
-    in_model_order: bool
+    keras_version: str | None  # as stored, None where it is not
+    in_model_order: bool  # whether the order is that of ``model.layers`` over layers of all classes; else of each class
 
 
 def counted(name: str) -> tuple[str, int]:
@@ -105,10 +97,7 @@ def is_state(layer: KerasLayer) -> bool:
 
 
 def stored_layers(weights: WeightsFile) -> StoredLayers:
-    """Find a file's layers.
-
-    Args:
-        weights: The opened file.
+    """Find the layers of an opened file.
 
     Raises:
         UserError: No Keras layers in the file, or a list of names that does not fit its arrays.
@@ -232,5 +221,5 @@ def name_weights(arrays: list[StoredArray]) -> dict[str, StoredArray]:
     if ranks in ([4], [4, 1], [2], [2, 1]):
         return dict(zip(KERNEL_WEIGHTS, arrays, strict=False))
     if ranks == [1, 1, 1, 1]:
-        return dict(zip(NORM_WEIGHTS, arrays, strict=True))
+        return dict(zip(NORM_TENSORS, arrays, strict=True))
     return {str(index): array for index, array in enumerate(arrays)}

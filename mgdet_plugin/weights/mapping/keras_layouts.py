@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from mgdet_plugin.weights.mapping.architecture import Part, blocks, predict_prefixes
-from mgdet_plugin.weights.mapping.layout import TORCH_NORM_NAMES
+from mgdet_plugin.weights.mapping.architecture import Part, blocks, predict_prefixes, tensor_keys
 
 LEGACY_VERSION = '2.15.0'  # the Keras whose legacy layout this is; every later one reads it
 LEGACY_INPUT = 'input_1'
@@ -22,35 +21,21 @@ TOP_LEVEL = 'top_level_model_weights'
 MODEL_NAMES: dict[Part, str] = dict(model='multigriddet_darknet', backbone='darknet53')
 
 Read = Callable[[str], np.ndarray]
-"""Key of our tensor -> its array in Keras' layout."""
+"""Key of our tensor -> its array in Keras' layout; called once for each."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of the Keras model.
+    """A layer of the Keras model."""
 
-    Attributes:
-        name: Its own name, counted in order of creation.
-        base: Its class in snake case, by which ``.weights.h5`` counts it.
-        tensors: Weight name in Keras -> key of our tensor, in Keras' order; empty where it has no weights.
-    """
-
-    name: str
-    base: str
-    tensors: dict[str, str]
+    name: str  # its own, counted in order of creation
+    base: str  # its class in snake case, by which ``.weights.h5`` counts it
+    tensors: dict[str, str]  # weight name in Keras -> key of our tensor, in Keras' order; {} where it has no weights
 
 
 def numbered(base: str, count: int) -> str:
     """Keras' name for the layer of a class counted from 0: ``add``, ``add_1``, ``add_2``."""
     return f'{base}_{count}' if count else base
-
-
-def block_layers(index: int, prefix: str) -> tuple[Layer, Layer, Layer]:
-    """Convolution, normalisation and activation of a block; ``index`` counts blocks in order of creation."""
-    norm = {weight: f'{prefix}.bn.{name}' for weight, name in TORCH_NORM_NAMES.items()}
-    return (Layer(numbered('conv2d', index), 'conv2d', dict(kernel=f'{prefix}.conv.weight')),
-            Layer(numbered('batch_normalization', index), 'batch_normalization', norm),
-            Layer(numbered('leaky_re_lu', index), 'leaky_re_lu', {}))
 
 
 def model_layers(part: Part) -> list[Layer]:
@@ -59,39 +44,34 @@ def model_layers(part: Part) -> list[Layer]:
     Args:
         part: The model has 234 layers, the backbone 185.
     """
-    layers = [Layer('input_layer', 'input_layer', {})]
     counts: Counter[str] = Counter()
 
-    def unweighted(*bases: str) -> None:
-        for base in bases:
-            layers.append(Layer(numbered(base, counts[base]), base, {}))
-            counts[base] += 1
+    def created(base: str, tensors: dict[str, str] | None = None) -> Layer:
+        counts[base] += 1
+        return Layer(numbered(base, counts[base] - 1), base, tensors or {})
 
-    bridges = []
-    for index, block in enumerate(blocks(part)):
-        made = block_layers(index, block.prefix)
+    layers, bridges = [created('input_layer')], []
+    for block in blocks(part):
+        if block.stride == 2:
+            layers.append(created('zero_padding2d'))
+        if len(block.inputs) > 1:
+            layers += [created('up_sampling2d'), created('concatenate')]
+        norm = tensor_keys(block.prefix)
+        kernel = dict(kernel=norm.pop('kernel'))
+        made = created('conv2d', kernel), created('batch_normalization', norm), created('leaky_re_lu')
         if block.prefix.startswith('bbox_head.'):
             bridges.append(made)
-            continue
-        if block.stride == 2:
-            unweighted('zero_padding2d')
-        if len(block.inputs) > 1:
-            unweighted('up_sampling2d', 'concatenate')
-        layers += made
+        else:
+            layers += made
         if block.added_to is not None:
-            unweighted('add')
+            layers.append(created('add'))
     layers += [layer for kind in zip(*bridges, strict=True) for layer in kind]
-    return layers + [Layer(f'predict_conv_{scale}', 'conv2d', dict(kernel=f'{prefix}.weight', bias=f'{prefix}.bias'))
+    return layers + [Layer(f'predict_conv_{scale}', 'conv2d', tensor_keys(prefix))
                      for scale, prefix in enumerate(predict_prefixes(part), 1)]
 
 
 def legacy_h5(part: Part, read: Read) -> io.BytesIO:
-    """The content of ``save_weights('x.h5')``: ``<layer>/<layer>/<weight>:0``, order in attributes.
-
-    Args:
-        part: What is written.
-        read: Gives the array of every tensor, called once each.
-    """
+    """The content of ``save_weights('x.h5')``: ``<layer>/<layer>/<weight>:0``, order in attributes."""
     content = io.BytesIO()
     layers = model_layers(part)
     with h5py.File(content, 'w') as file:
@@ -109,12 +89,7 @@ def legacy_h5(part: Part, read: Read) -> io.BytesIO:
 
 
 def weights_h5(part: Part, read: Read) -> io.BytesIO:
-    """The content of ``save_weights('x.weights.h5')``: ``layers/<class>[_n]/vars/<i>``, n counting a class in order.
-
-    Args:
-        part: What is written.
-        read: Gives the array of every tensor, called once each.
-    """
+    """The content of ``save_weights('x.weights.h5')``: ``layers/<class>[_n]/vars/<i>``, n counting a class in order."""
     content = io.BytesIO()
     counts: Counter[str] = Counter()
     with h5py.File(content, 'w') as file:

@@ -11,15 +11,16 @@ from mgdet_plugin.weights.container.darknet_file import DarknetFile
 from mgdet_plugin.weights.container.stored_array import StoredArray, quoted
 from mgdet_plugin.weights.container.weights_file import WeightsFile
 from mgdet_plugin.weights.mapping.architecture import (
+    NORM_TENSORS,
     SCALES,
     Part,
     block_prefixes,
     predict_prefixes,
     shape_conflicts,
+    tensor_keys,
     topological_order,
 )
 from mgdet_plugin.weights.mapping.keras_layers import (
-    NORM_WEIGHTS,
     KerasLayer,
     LayerKind,
     check_numbers,
@@ -29,7 +30,6 @@ from mgdet_plugin.weights.mapping.keras_layers import (
     stored_layers,
 )
 
-TORCH_NORM_NAMES = dict(zip(NORM_WEIGHTS, ('weight', 'bias', 'running_mean', 'running_var'), strict=True))
 SAVE_AGAIN = 'names, order and shapes must agree; save the file again from Keras'
 PARTS: tuple[Part, ...] = ('model', 'backbone')
 CLASSIFIER = 'classifier on top'
@@ -41,27 +41,16 @@ SHARD = re.compile(r'.*_\d{5}\.weights\.h5', re.DOTALL)
 
 @dataclass(frozen=True)
 class FileLayout:
-    """A file's layers, resolved.
+    """A file's layers, resolved."""
 
-    Attributes:
-        part: ``model`` or ``backbone``, what the file holds.
-        layout: The layout found, in words.
-        keras_version: As stored, None where it is not.
-        named: Whether names confirmed the stored order; without names the order alone decides.
-        convs: Convolutions without bias in order of creation.
-        norms: Batch normalisations in order of creation.
-        predictions: Prediction convolutions, coarse scale first.
-        extras: Arrays not used, path -> what they are.
-    """
-
-    part: Part
-    layout: str
-    keras_version: str | None
-    named: bool
-    convs: list[KerasLayer] = field(repr=False)
-    norms: list[KerasLayer] = field(repr=False)
-    predictions: list[KerasLayer] = field(repr=False)
-    extras: dict[str, str] = field(repr=False)
+    part: Part  # what the file holds
+    layout: str  # the layout found, in words
+    keras_version: str | None  # as stored, None where it is not
+    named: bool  # whether names confirmed the stored order; without names the order alone decides
+    convs: list[KerasLayer] = field(repr=False)  # without bias, in order of creation
+    norms: list[KerasLayer] = field(repr=False)  # in order of creation
+    predictions: list[KerasLayer] = field(repr=False)  # coarse scale first
+    extras: dict[str, str] = field(repr=False)  # arrays not used, path -> what they are
 
     @property
     def outputs(self) -> tuple[int, ...]:
@@ -77,24 +66,15 @@ class FileLayout:
 
 @dataclass(frozen=True)
 class Assignment:
-    """One tensor of the network and the array that fills it.
+    """One tensor of the network and the array that fills it."""
 
-    Attributes:
-        key: Key of the state dict.
-        source: The array of the file, (kh, kw, in, out) for a kernel and (channels,) for all else.
-        layer: The Keras layer it belongs to.
-    """
-
-    key: str
-    source: StoredArray
-    layer: KerasLayer
+    key: str  # of the state dict
+    source: StoredArray  # (kh, kw, in, out) for a kernel and (channels,) for all else
+    layer: KerasLayer  # which it belongs to
 
 
 def resolve_layers(weights: WeightsFile) -> FileLayout:
-    """Find the network's layers in a file, by stored order, names and shapes together.
-
-    Args:
-        weights: The opened file; only its structure is looked at.
+    """Find the network's layers in an opened file, of which only the structure is looked at.
 
     Raises:
         UserError: The file holds another network; names, stored order and shapes disagree; an array is of unknown use.
@@ -139,17 +119,10 @@ def tell_part(file_name: str, by_kind: Mapping[LayerKind, Sequence[KerasLayer]])
 
 
 def in_creation_order(file_name: str, layers: Sequence[KerasLayer], order: Sequence[int]) -> list[KerasLayer]:
-    """Bring layers from stored order into order of creation, and hold their names against it.
+    """Bring layers of one kind from stored order into order of creation, and hold their names against it.
 
     Layers listed in runs (of a nested model, the frozen ones after the trainable ones) must keep the order in each run.
-
-    Args:
-        file_name: What to call the file in messages.
-        layers: Layers of one kind in stored order.
-        order: For each place of the model's order, its index in order of creation.
-
-    Raises:
-        UserError: The layers have numbered names whose order is another one, or names without a common base.
+    ``order`` gives for each place of the model's order its index in order of creation.
     """
     by_order = [layer for _, layer in sorted(zip(order, layers, strict=True), key=lambda pair: pair[0])]
     names = [counted(layer.name) for layer in by_order if layer.name is not None]
@@ -187,7 +160,7 @@ def check_layer_shapes(file_name: str, part: Part, convs: Sequence[KerasLayer], 
     conflicts = []
     for conv, norm in zip(convs, norms, strict=True):
         channels = conv.arrays['kernel'].shape[3]
-        lengths = [norm.arrays[weight].shape[0] for weight in NORM_WEIGHTS]
+        lengths = [norm.arrays[weight].shape[0] for weight in NORM_TENSORS]
         if set(lengths) != {channels}:
             conflicts.append(f'{conv.label} gives {channels} channels, its normalisation {norm.label} has '
                              f'{lengths[0] if len(set(lengths)) == 1 else lengths}')
@@ -224,39 +197,19 @@ def check_nothing_between(file_name: str, layers: Sequence[KerasLayer], used: Se
 
 def known_extras(weights: WeightsFile, used: Sequence[KerasLayer], classifier: Sequence[KerasLayer],
                  others: Sequence[KerasLayer]) -> dict[str, str]:
-    """Account for every array that no layer of the network uses.
-
-    Args:
-        weights: The file.
-        used: Layers of the network.
-        classifier: Layers on top of a backbone.
-        others: Layers of other kinds, such as a loss.
-
-    Returns:
-        Path -> what it is.
-
-    Raises:
-        UserError: An array is neither used nor of a known kind.
-    """
+    """What every array is that no layer of the network uses, path by path; one of unknown kind is refused."""
     used_paths = {array.path for layer in used for array in layer.arrays.values()}
     known = {array.path: CLASSIFIER for layer in classifier for array in layer.arrays.values()}
     known |= {array.path: SIDE_STATE for layer in others if is_state(layer) for array in layer.arrays.values()}
     if isinstance(weights, DarknetFile):
         known |= weights.extras
-    extras: dict[str, str] = {}
-    unknown = []
-    for path, array in weights.arrays.items():
-        if path in used_paths:
-            continue
-        reason = known.get(path) or state_kind(path) or state_outside_layers(array)
-        if reason is None:
-            unknown.append(quoted(path))
-        else:
-            extras[path] = reason
+    extras = {path: known.get(path) or state_kind(path) or state_outside_layers(array)
+              for path, array in weights.arrays.items() if path not in used_paths}
+    unknown = [quoted(path) for path, reason in extras.items() if reason is None]
     if unknown:
         raise UserError(f'{weights.name}: {len(unknown)} arrays belong to no layer of the network '
                         f'({", ".join(unknown[:3])}); save the detector alone from Keras')
-    return extras
+    return {path: reason for path, reason in extras.items() if reason is not None}
 
 
 def state_outside_layers(array: StoredArray) -> str | None:
@@ -266,22 +219,11 @@ def state_outside_layers(array: StoredArray) -> str | None:
 
 
 def assign(layout: FileLayout, part: Part) -> list[Assignment]:
-    """Pair the network's tensors with arrays of the file, in order of creation.
-
-    Args:
-        layout: The resolved file.
-        part: What to import; the backbone comes out of a model file too.
-    """
-    blocks, predictions = block_prefixes(part), predict_prefixes(part)
-    pairs: list[Assignment] = []
-    for prefix, conv, norm in zip(blocks, layout.convs, layout.norms, strict=False):  # a model file has more blocks
-        pairs.append(Assignment(f'{prefix}.conv.weight', conv.arrays['kernel'], conv))
-        pairs += [Assignment(f'{prefix}.bn.{name}', norm.arrays[weight], norm)
-                  for weight, name in TORCH_NORM_NAMES.items()]
-    for prefix, layer in zip(predictions, layout.predictions, strict=False):
-        pairs.append(Assignment(f'{prefix}.weight', layer.arrays['kernel'], layer))
-        pairs.append(Assignment(f'{prefix}.bias', layer.arrays['bias'], layer))
-    return pairs
+    """Pair the network's tensors with arrays of the file, in order of creation; a backbone comes out of a model too."""
+    blocks = zip(block_prefixes(part), zip(layout.convs, layout.norms, strict=True), strict=False)  # the model has more
+    predictions = zip(predict_prefixes(part), zip(layout.predictions, strict=True), strict=False)
+    return [Assignment(key, layer.arrays[weight], layer) for prefix, layers in (*blocks, *predictions)
+            for weight, key in tensor_keys(prefix).items() for layer in layers if weight in layer.arrays]
 
 
 def left_over(weights: WeightsFile, layout: FileLayout, assignments: Sequence[Assignment]) -> dict[str, str]:

@@ -1,8 +1,7 @@
 """The network's side of an import: which tensors the model of a config has."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,10 @@ DEFAULT_CONFIG = CONFIGS / 'mgdet_model5_stage1.py'
 
 @dataclass(frozen=True)
 class Network:
-    """What the model of a config looks like.
+    """What the model of a config looks like."""
 
-    Attributes:
-        shapes: Shape of every tensor of the state dict, in its order.
-        num_classes: Classes of the head, 0 for a backbone alone.
-    """
-
-    shapes: dict[str, tuple[int, ...]]
-    num_classes: int
+    shapes: dict[str, tuple[int, ...]]  # of every tensor of the state dict, in its order
+    num_classes: int  # of the head, 0 for a backbone alone
 
 
 def load_config(path: str | Path | None, cfg_options: Mapping[str, Any] | None = None) -> Config:
@@ -64,18 +58,14 @@ def anchors_per_scale(config: Config) -> tuple[int, ...]:
 
 
 def build_empty(config: Config, part: Part = 'model') -> nn.Module:
-    """Build the config's model, its parameters without memory: a state dict must be loaded with ``assign=True``.
-
-    Args:
-        config: A config with a model.
-        part: ``backbone`` builds ``model.backbone`` alone.
+    """Build the config's model, or its backbone alone, without memory for parameters: load with ``assign=True``.
 
     Raises:
         UserError: The model cannot be built from the config.
     """
     init_default_scope(config.get('default_scope', 'mmdet'))
     try:
-        with parameters_on_meta():
+        with EmptyOnMeta():
             model: nn.Module = MODELS.build(config.model if part == 'model' else config.model.backbone)
     except UserError:
         raise
@@ -92,34 +82,16 @@ def describe_network(config: Config, part: Part) -> Network:
     return Network(shapes, config.model.bbox_head.num_classes if part == 'model' else 0)
 
 
-class UndrawnOnMeta(TorchFunctionMode):
-    """Inside, random numbers are not drawn into tensors without memory.
+class EmptyOnMeta(TorchFunctionMode):
+    """Inside, a tensor made empty, as modules make their parameters, has a shape but no memory.
 
-    Otherwise torch decomposes the draw, and importing what it needs for that takes two seconds.
+    Nor are random numbers drawn into it: torch would decompose the draw, and import for seconds what it needs for that.
     """
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.Tensor.normal_, torch.Tensor.uniform_) and args[0].is_meta:
             return args[0]
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def parameters_on_meta() -> Iterator[None]:
-    """Inside, every parameter a module registers has a shape but no memory, so that initialising it costs nothing."""
-    register = nn.Module.register_parameter
-
-    def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None:
-            param = nn.Parameter(param.to('meta'), requires_grad=param.requires_grad)
-        register(module, name, param)
-
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
-    try:
-        with UndrawnOnMeta():
-            yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        return func(*args, **(kwargs or {}) | (dict(device='meta') if func is torch.empty else {}))
 
 
 def torch_shape(keras_shape: tuple[int, ...]) -> tuple[int, ...]:

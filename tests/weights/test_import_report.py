@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgdet_plugin.weights.report import find_warnings, tensor_statistics
+from mgdet_plugin.weights.import_report import find_warnings, tensor_statistics
 
 
 def trained() -> dict[str, torch.Tensor]:

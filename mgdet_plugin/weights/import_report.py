@@ -1,11 +1,13 @@
 """What an import did, for a person and for a machine."""
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mgdet_plugin.weights.container.darknet_file import DarknetFile, normalisation_note
 from mgdet_plugin.weights.container.weights_file import WeightsFile
@@ -28,22 +30,20 @@ INITIAL = dict(weight=1.0, bias=0.0, running_mean=0.0, running_var=1.0)
 
 def import_report(weights: WeightsFile, layout: FileLayout, assignments: Sequence[Assignment],
                 state: Mapping[str, Tensor], not_used: Mapping[str, str]) -> Report:
-    """The account of an import, plain types only.
-
-    Args:
-        weights: The file; it may be closed.
-        layout: The resolved file.
-        assignments: What filled what.
-        state: The whole state dict that is written.
-        not_used: Arrays of the file that were not used, path -> what they are.
-    """
+    """The account of an import, plain types only; ``not_used`` says of every array left over what it is."""
     sources = {item.key: item for item in assignments}
-    tensors = [dict(destination=key, shape=list(tensor.shape), **describe_source(sources.get(key)),
-                    **(tensor_statistics(tensor) if tensor.is_floating_point() else {}))
-               for key, tensor in state.items()]
-    by_reason: dict[str, list[str]] = {}
+    tensors = []
+    for key, tensor in state.items():
+        item = sources.get(key)  # None for the counters Keras does not have
+        tensors.append(dict(destination=key, shape=list(tensor.shape), source=item and item.source.path,
+                            layer=item and item.layer.name, dtype=item and item.source.dtype,
+                            **(tensor_statistics(tensor) if tensor.is_floating_point() else {})))
+    by_reason: dict[str, list[str]] = defaultdict(list)
     for path, reason in not_used.items():
-        by_reason.setdefault(reason, []).append(path)
+        by_reason[reason].append(path)
+    notes = [] if layout.named else [UNNAMED]
+    if isinstance(weights, DarknetFile):
+        notes = [normalisation_note(tensor.numpy() for key, tensor in state.items() if key.endswith('.running_var'))]
     return dict(
         source=dict(file=Path(weights.name).name, bytes=weights.size, sha256=weights.sha256,
                     container=weights.container),
@@ -53,9 +53,9 @@ def import_report(weights: WeightsFile, layout: FileLayout, assignments: Sequenc
                           f'{len(layout.predictions)} prediction convolutions'),
         classes=None,
         tensors=tensors,
-        not_used=by_reason,
+        not_used=dict(by_reason),
         warnings=find_warnings(state),
-        notes=order_notes(weights, layout, state))
+        notes=notes)
 
 
 def tensor_statistics(tensor: Tensor) -> dict[str, float]:
@@ -66,14 +66,10 @@ def tensor_statistics(tensor: Tensor) -> dict[str, float]:
 
 
 def find_warnings(state: Mapping[str, Tensor]) -> list[str]:
-    """What a person should look at before training from these tensors.
+    """What a person should look at before training from these tensors, one line each.
 
-    Args:
-        state: Float tensors by key of the network's state dict; batch normalisations end in ``.bn.<name>``.
-
-    Returns:
-        One line each: normalisations at their initial values, variances near zero, kernels of zeros alone, huge
-        values. Empty for what training leaves behind.
+    That is normalisations at their initial values, variances near zero, kernels of zeros alone and huge values; nothing
+    of the sort is what training leaves behind.
     """
     floats = {key: tensor for key, tensor in state.items() if tensor.is_floating_point()}
     norms = {key: tensor for key, tensor in floats.items() if '.bn.' in key}
@@ -98,18 +94,9 @@ def decided_by(weights: WeightsFile, layout: FileLayout) -> str:
     return BY_NAMES if layout.named else BY_FORMAT if isinstance(weights, DarknetFile) else BY_ORDER
 
 
-def order_notes(weights: WeightsFile, layout: FileLayout, state: Mapping[str, Tensor]) -> list[str]:
-    """What a person should know about a file that stores no layer names."""
-    if isinstance(weights, DarknetFile):
-        return [normalisation_note(tensor.numpy() for key, tensor in state.items() if key.endswith('.running_var'))]
-    return [] if layout.named else [UNNAMED]
-
-
-def describe_source(item: Assignment | None) -> dict[str, str | None]:
-    """Where a tensor came from; all None for the counters Keras does not have."""
-    if item is None:
-        return dict(source=None, layer=None, dtype=None)
-    return dict(source=item.source.path, layer=item.layer.name, dtype=item.source.dtype)
+def as_json(report: Report) -> Callable[[BinaryIO], object]:
+    """What writes a report as JSON to an opened file."""
+    return methodcaller('write', json.dumps(report, indent=1).encode() + b'\n')
 
 
 def file_line(entry: Mapping[str, Any]) -> str:
@@ -145,17 +132,16 @@ def summary(report: Report) -> str:
 
 def module_rows(tensors: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """One row for each module of the network: its tensors, their numbers and the spread of its kernels."""
-    numbers: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    spreads: dict[str, list[float]] = {}
+    modules: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for tensor in tensors:
-        module = tensor['destination'].partition('.')[0]
-        numbers[module] += prod(tensor['shape'])
-        counts[module] += 1
-        if len(tensor['shape']) == 4:
-            spreads.setdefault(module, []).append(tensor['std'])
-    return [(module, f'{counts[module]} tensors, {numbers[module]:,} numbers; standard deviation of the kernels '
-                     f'{min(spreads[module]):.3g} to {max(spreads[module]):.3g}') for module in counts]
+        modules[tensor['destination'].partition('.')[0]].append(tensor)
+    rows = []
+    for module, members in modules.items():
+        spreads = [tensor['std'] for tensor in members if len(tensor['shape']) == 4]
+        numbers = sum(prod(tensor['shape']) for tensor in members)
+        rows.append((module, f'{len(members)} tensors, {numbers:,} numbers; standard deviation of the kernels '
+                             f'{min(spreads):.3g} to {max(spreads):.3g}'))
+    return rows
 
 
 def tensor_table(report: Report) -> str:
