@@ -49,8 +49,8 @@ def import_keras(src: str | Path, out: str | Path, *, config: str | Path | None 
             # These import torch and mmdet, seconds that no refusal so far should take.
             from mgdet_plugin.weights.conversion import checkpoint_writer, convert
             from mgdet_plugin.weights.mapping.network import load_config
-            network = load_config(config, cfg_options)
-            state, result = convert(weights, layout, part, network, target, source_classes, progress.update)
+            state, result = convert(weights, layout, part, load_config(config, cfg_options), target, source_classes,
+                                    progress.update)
         result['written'] = out.name
         writers = {} if report_path is None else {report_path: as_json(result)}
         writers[out] = checkpoint_writer(state, result)  # it appears last

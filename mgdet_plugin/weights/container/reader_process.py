@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib import import_module
 from io import FileIO
 from pathlib import Path
@@ -194,7 +194,6 @@ def limit_this_process(cpu: float) -> None:
 
 def answer_for(file: Any) -> dict[str, Any]:
     """The listing of an opened :class:`.safe_h5.SafeH5` as plain types."""
-    arrays = [(array.path, array.shape, array.dtype, array.storage) for array in file.arrays.values()]
     texts: Texts = {}
     for group in sorted(file.groups):
         for attribute in TEXT_ATTRIBUTES:
@@ -204,4 +203,4 @@ def answer_for(file: Any) -> dict[str, Any]:
                 found = str(error)
             if found is not None:
                 texts.setdefault(group, {})[attribute] = found
-    return dict(arrays=arrays, groups=sorted(file.groups), texts=texts)
+    return dict(arrays=list(map(astuple, file.arrays.values())), groups=sorted(file.groups), texts=texts)

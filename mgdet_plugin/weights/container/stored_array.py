@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple
 
 import numpy as np
 
@@ -49,7 +48,8 @@ def damage_refused(name: str, what: str = 'damaged or truncated HDF5', again: st
         raise UserError(f'{name}: {what} ({cause}); copy or download {again} again') from error
 
 
-class Piece(NamedTuple):
+@dataclass(frozen=True)
+class Piece:
     """Bytes of an array, in one piece."""
 
     address: int  # first byte in the file
@@ -58,7 +58,8 @@ class Piece(NamedTuple):
     mask: int = 0  # filters that were left out when it was written, one a bit
 
 
-class Storage(NamedTuple):
+@dataclass(frozen=True)
+class Storage:
     """How an array is stored."""
 
     order: str  # of bytes, ``<`` or ``>``; '' where it does not matter
