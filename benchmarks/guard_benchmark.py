@@ -20,7 +20,7 @@ from torch import nn
 from mgdet_plugin.datasets import ensure_embedded_data
 from mgdet_plugin.engine.loops.validation import LossMeter, measured_step
 from mgdet_plugin.engine.optim.step_guard import StepGuard
-from mgdet_plugin.guard.loss_watch import DRIFT, Block, LossWatch
+from mgdet_plugin.guard.loss_watch import DRIFT, LossBlock, LossWatch
 from mgdet_plugin.plan.freezing import unwrap
 
 CONFIG = 'configs/mgdet_nano_staged.py'
@@ -66,7 +66,7 @@ def _guarded(model: nn.Module, wrapper: OptimWrapper, batches: list[Any]) -> Cas
     guard, watch = StepGuard(model, wrapper), LossWatch()
 
     def run() -> None:
-        block = Block()
+        block = LossBlock()
         for index in range(_INTERVAL):
             outputs, _ = guard.step(batches[index % len(batches)])
             block.add({name: float(value.detach()) for name, value in outputs.items()})

@@ -35,11 +35,9 @@ _LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.keyword, 
 
 
 def load_checkpoint(path: str | Path, mmap: bool = False) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-    """Read a checkpoint with torch's safe loader, onto the CPU.
+    """Read what the import or mmengine wrote, or a bare state dict, with torch's safe loader, onto the CPU.
 
-    Args:
-        path: What the import or mmengine wrote, or a bare state dict.
-        mmap: Read a tensor's numbers only when they are used, so that names and shapes come at once.
+    With ``mmap`` a tensor's numbers are read only when they are used, so that names and shapes come at once.
 
     Returns:
         Name -> tensor; and all of the file's content, of which the first is a part.
@@ -77,11 +75,7 @@ def check_checksums(path: str | Path) -> None:
 
 
 def save_whole(content: Any, path: Path) -> None:
-    """Save what ``torch.load`` reads, so that a process killed at any moment leaves the earlier file or the new one.
-
-    Args:
-        content: Plain types and tensors.
-        path: Where to; its folder is made.
+    """Save plain types and tensors, so that a process killed at any moment leaves the earlier file or the new one.
 
     Raises:
         UserError: It cannot be written (a full disk, no permission); an earlier file is as it was.
@@ -94,15 +88,11 @@ def save_whole(content: Any, path: Path) -> None:
 
 
 def to_plain(value: Any, where: str = 'checkpoint') -> Any:
-    """Copy a nested value into types that ``torch.load`` reads by default.
+    """Copy a nested value into types that ``torch.load`` reads by default; ``where`` is its place, for warnings.
 
     Tensors are not copied. Arrays become tensors (as lists, a long log history would take minutes to read), numpy
     scalars Python numbers, a ``HistoryBuffer`` a dict of its data. An entry that has no plain form (a function, an
     object) is left out with a warning, since one such entry makes the whole file unreadable.
-
-    Args:
-        value: What is to be saved.
-        where: Its place in the checkpoint, for the warning.
     """
     plain = _convert(value, where)
     return None if plain is _NOT_PLAIN else plain
@@ -154,10 +144,8 @@ def _leave_out(value: Any, where: str) -> Any:
 
 
 def _history_to_plain(buffer: Any) -> dict[str, Any]:
-    log_history, count_history = buffer.data
-    values = (_convert_array(log_history, 'log_history'), _convert_array(count_history, 'count_history'),
-              buffer.max_length)
-    return dict(zip(_HISTORY_FIELDS, values, strict=True))
+    arrays = (_convert_array(values, name) for name, values in zip(_HISTORY_FIELDS, buffer.data))
+    return dict(zip(_HISTORY_FIELDS, (*arrays, buffer.max_length), strict=True))
 
 
 def history_from_plain(value: Any) -> Any:

@@ -1,9 +1,10 @@
-"""The one exception for bad input from a person, and how a tool reports it."""
+"""The one exception for bad input from a person, what raises it, and how a tool reports it."""
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class UserError(ValueError):
@@ -12,6 +13,26 @@ class UserError(ValueError):
     Raised by the package wherever the cause lies outside the code (a path, a file, a class count). Tools turn it
     into ``error: <line>`` on standard error and exit code 2; other exceptions keep their traceback.
     """
+
+
+def require(holds: object, what: str, value: object) -> None:
+    """Refuse a value that does not hold, in the line ``<what>, got <value>``.
+
+    Raises:
+        UserError: It does not.
+    """
+    if not holds:
+        raise UserError(f'{what}, got {value!r}')
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float and no bool; NaN is one, and holds in no comparison."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_whole(value: Any, least: int) -> bool:
+    """Whether a value is an int, no bool, of at least ``least``."""
+    return is_number(value) and isinstance(value, int) and value >= least
 
 
 @contextmanager

@@ -17,12 +17,7 @@ _TEMPORARY = '.tmp'
 
 
 class CountedStream:
-    """An opened file that counts what is written to it, and remembers why a write failed.
-
-    Args:
-        stream: The file.
-        count: Called with the number of bytes of every write.
-    """
+    """An opened file that calls ``count`` with the bytes of every write, and remembers why a write failed."""
 
     def __init__(self, stream: BinaryIO, count: Callable[[int], object]) -> None:
         self._stream = stream
@@ -108,10 +103,8 @@ def _remove_left_over(path: Path) -> None:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
+    except OSError as error:  # other errors: it is another user's
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -131,14 +124,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 def byte_progress(total: int, label: str) -> Any:
-    """A bar that counts bytes, on standard error; it appears after a second, and only on a terminal.
+    """A context manager with ``update(bytes)``: a bar on standard error, after a second, and only on a terminal.
 
     Args:
         total: Bytes the job handles in all.
         label: What the job does.
-
-    Returns:
-        A context manager with ``update(bytes)``.
     """
     from tqdm import tqdm  # a third of numpy's own time, and only jobs need it
     return tqdm(total=total, desc=label, unit='B', unit_scale=True, delay=DELAY, leave=False, file=sys.stderr,

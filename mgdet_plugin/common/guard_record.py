@@ -126,11 +126,7 @@ class GuardRecord:
         return cls(**{**known_fields(cls, record), **entries})
 
     def ratios(self, losses: Mapping[str, float]) -> Numbers:
-        """Term -> how many times that of the loaded weights it is, where they have it.
-
-        Args:
-            losses: ``val/<term>`` -> value.
-        """
+        """Term -> how many times that of the loaded weights it is, of ``val/<term>`` -> value, where they have it."""
         return {name.removeprefix('val/'): ratio(losses[name], value) for name, value in self.pretrained.items()
                 if name.startswith('val/loss') and name in losses}
 

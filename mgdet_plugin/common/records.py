@@ -8,12 +8,7 @@ from typing import Any
 
 
 def known_fields(cls: type, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a record that a dataclass has fields for; a later version may have written more.
-
-    Args:
-        cls: The dataclass.
-        record: Name -> value.
-    """
+    """The entries of a record that a dataclass has fields for; a later version may have written more."""
     known = {each.name for each in fields(cls)}
     return {key: value for key, value in record.items() if key in known}
 

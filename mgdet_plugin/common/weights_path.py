@@ -10,12 +10,9 @@ KERAS_SUFFIXES = ('.h5', '.hdf5', '.keras')
 
 
 def check_weights_path(path: str, config: str, part: str = 'model') -> None:
-    """Refuse a path that is no file, or that of a file to import first.
+    """Refuse a path of weights that is no file, or that of a file to import first.
 
-    Args:
-        path: Of the weights.
-        config: Name of the config they are for, for what to do.
-        part: What they should hold, for the same.
+    What to do about it names the config they are for, and depends on the part they should hold.
 
     Raises:
         UserError: If it is missing or a Keras file.

@@ -9,7 +9,7 @@ Four gaps are closed, all lazily, through the import system:
   killed while it saves leaves half a file. Three of its modules are patched right after they are imported, by the
   functions of :mod:`mgdet_plugin.compat.checkpoint_patches`.
 * Several processes cannot train without a GPU. Two modules are patched by :mod:`mgdet_plugin.compat.launch`.
-* ``_base_ = 'mgdet_plugin::...'`` is unknown to mmengine. One is patched by :mod:`mgdet_plugin.compat.config_names`.
+* ``_base_ = 'mgdet_plugin::...'`` is unknown to mmengine, which knows OpenMMLab's packages alone. One is patched here.
 """
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from mgdet_plugin.common.resources import PREFIXES, config_path
+
 EXTENSION = 'mmcv._ext'
 
 PATCHES = {
-    'mmengine.logging.history_buffer': 'checkpoint_patches.patch_history_buffer',
-    'mmengine.logging.message_hub': 'checkpoint_patches.patch_message_hub',
-    'mmengine.runner.checkpoint': 'checkpoint_patches.patch_checkpoint_io',
-    'mmengine.config.config': 'config_names.patch_config',
-    'mmengine.dist.utils': 'launch.patch_dist_utils',
-    'mmengine.model.wrappers.distributed': 'launch.patch_model_wrapper',
+    'mmengine.logging.history_buffer': 'compat.checkpoint_patches.patch_history_buffer',
+    'mmengine.logging.message_hub': 'compat.checkpoint_patches.patch_message_hub',
+    'mmengine.runner.checkpoint': 'compat.checkpoint_patches.patch_checkpoint_io',
+    'mmengine.config.config': 'compat.patch_config',
+    'mmengine.dist.utils': 'compat.launch.patch_dist_utils',
+    'mmengine.model.wrappers.distributed': 'compat.launch.patch_model_wrapper',
 }
-"""Module to patch after its import -> module of this package and its function that does it."""
+"""Module to patch after its import -> module of this package with the function that does it."""
 
 
 class StandInLoader(Loader):
     """Fill the module ``mmcv._ext`` with operations written in torch."""
-
-    def create_module(self, spec: ModuleSpec) -> None:
-        """Leave the creation of the module to the import system."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Give the module its operations, and its answer to every other name."""
@@ -86,8 +85,18 @@ def _patch_after_exec(loader: Loader) -> None:
 
 
 def _patch(module: ModuleType) -> None:
-    owner, function = PATCHES[module.__name__].split('.')
-    getattr(import_module(f'mgdet_plugin.compat.{owner}'), function)(module)
+    owner, _, function = PATCHES[module.__name__].rpartition('.')
+    getattr(import_module(f'mgdet_plugin.{owner}'), function)(module)
+
+
+def patch_config(module: ModuleType) -> None:
+    """Let ``_base_`` name a config as ``mgdet_plugin::mgdet_nano_staged.py``, wherever the package lies."""
+    find = module.Config._get_cfg_path
+
+    def find_with_ours(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        return (str(config_path(cfg_path)), None) if cfg_path.startswith(PREFIXES) else find(cfg_path, filename)
+
+    module.Config._get_cfg_path = staticmethod(find_with_ours)
 
 
 _STAND_IN_FINDER = StandInFinder()

@@ -34,7 +34,6 @@ def patch_dist_utils(module: ModuleType) -> None:
 
 
 def _without_gpu(init: Callable[..., None]) -> Callable[..., None]:
-    """Extend one of mmengine's functions that make the process group."""
 
     @wraps(init)
     def init_on_cpu(backend: str, *args: Any, **kwargs: Any) -> None:

@@ -32,15 +32,9 @@ class MissingOpError(NotImplementedError):
 
 
 def missing_op(name: str) -> Callable[..., NoReturn]:
-    """Stand for an operation that is not here.
+    """A function that stands for an operation that is not here, and raises :class:`MissingOpError` when it is called.
 
     mmcv looks every operation up when it is imported, so the look-up must succeed and the call must not.
-
-    Args:
-        name: Name of the operation.
-
-    Returns:
-        A function that raises :class:`MissingOpError` whatever it is called with.
 
     Raises:
         AttributeError: For a dunder name, which the import system and inspection tools ask for.
@@ -67,7 +61,6 @@ def get_compiling_cuda_version() -> str:
 
 
 def _widen(tensor: Tensor) -> Tensor:
-    """Return float64 as it is and everything else as float32."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
@@ -105,7 +98,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     while len(order):
         size = min(max(PAIRS_AT_ONCE // len(order), 32), 512)
         block, rest = rest[:size], rest[size:]
-        keep = _greedy(_overlap(block[:, None], block, offset) > iou_threshold)  # (K,)
+        keep = settle(_overlap(block[:, None], block, offset) > iou_threshold)  # (K,)
         kept.append(order[:size][keep])
         # gt_ and amax on floats take a third of the time of > and any
         free = _overlap(block[keep][:, None], rest, offset).gt_(iou_threshold).amax(dim=0) == 0
@@ -113,17 +106,14 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return torch.cat(kept)
 
 
-def _greedy(overlaps: Tensor) -> Tensor:
-    """Return which boxes greedy suppression keeps, from who overlaps whom.
+def settle(overlaps: Tensor) -> Tensor:
+    """Which boxes greedy suppression keeps, from who overlaps whom: (K, K) bool, boxes by descending score.
 
     "Kept unless a kept box before it overlaps it" is applied to all boxes at once until nothing changes. Each round
     settles at least one more box for good, and usually all are settled after a few.
-
-    Args:
-        overlaps: (K, K) bool, boxes by descending score.
     """
     overlaps = overlaps.triu(diagonal=1)
-    keep = torch.ones_like(overlaps[0])
+    keep = overlaps.new_ones(len(overlaps))
     while True:
         settled = ~(overlaps & keep[:, None]).any(dim=0)
         if torch.equal(settled, keep):
@@ -136,13 +126,8 @@ def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, ou
                                alpha: float) -> None:
     """Write the focal loss of every sample and class into ``output`` (Lin et al., arXiv 1708.02002, equation 5).
 
-    Args:
-        input: Logits (N, C).
-        target: Class of each sample (N,), C for background.
-        weight: Class weights (C,), or empty.
-        output: Receives the loss (N, C).
-        gamma: Exponent on the distance from the right answer.
-        alpha: Weight of the positive class, ``1 - alpha`` that of the others.
+    Logits (N, C), the class of each sample (N,), C for background, and class weights (C,) or none of them; ``alpha`` is
+    the weight of the positive class, ``1 - alpha`` that of the others.
     """
     prob = _widen(input).sigmoid()
     positive = -alpha * (1 - prob)**gamma * prob.clamp(min=_TINY).log()
@@ -164,20 +149,12 @@ def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, g
 
 
 def _class_factor(weight: Tensor, target: Tensor) -> Tensor | float:
-    """Return the weight of each sample's class (N,), or 1 without class weights (an empty tensor).
-
-    Raises:
-        IndexError: If a target has no weight, as background (= C) has none.
-    """
+    """The weight of each sample's class (N,), or 1 without class weights; IndexError where a target has none."""
     return _widen(weight).index_select(0, target) if weight.numel() else 1.0
 
 
 def _positives(logits: Tensor, target: Tensor) -> Tensor:
-    """Return where a class is its sample's target, (N, C) bool. Background is class C.
-
-    Raises:
-        ValueError: If a target is above C.
-    """
+    """Return where a class is its sample's target, (N, C) bool; ValueError if one is above C, the background."""
     classes = logits.size(1)
     if target.numel() and int(target.max()) > classes:
         raise ValueError(f'target must be at most the number of classes, {classes}, got {int(target.max())}')

@@ -62,16 +62,10 @@ DOMAINS = {
 
 
 def ensure_digits(root: str | Path = DIGITS_ROOT) -> Path:
-    """Make both domains under ``root`` unless they are there already.
+    """Make both domains, ``source/`` and ``target/``, under ``root`` unless they are there already; returns its path.
 
     They are written to a temporary folder beside ``root`` and renamed when complete, so a killed run leaves nothing
     half made and of two processes at once one wins. A set made by another version of this module is replaced.
-
-    Args:
-        root: the folder to hold ``source/`` and ``target/``.
-
-    Returns:
-        ``root`` as a path.
 
     Raises:
         UserError: if ``root`` holds something else, cannot be written, or scikit-learn is missing.
@@ -80,33 +74,25 @@ def ensure_digits(root: str | Path = DIGITS_ROOT) -> Path:
     if _is_current(root):
         return root
     _refuse_foreign(root)
-    work: Path | None = None
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(root)
-        work = Path(tempfile.mkdtemp(prefix=f'.{root.name}.', suffix='.tmp', dir=root.parent))
-        made = work / 'new'
-        for domain in DOMAINS:
-            make_digits(made, domain)
-        (made / STAMP).write_text(_stamp_text())
-        _swap_in(made, root, work / 'old')
+        with tempfile.TemporaryDirectory('.tmp', f'.{root.name}.', root.parent, ignore_cleanup_errors=True) as work:
+            made = Path(work, 'new')
+            for domain in DOMAINS:
+                make_digits(made, domain)
+            (made / STAMP).write_text(_stamp_text())
+            _swap_in(made, root, Path(work, 'old'))
     except OSError as error:
         raise UserError(f'cannot write the embedded digits to {root}: {error.strerror or error}; '
                         'run from a folder you may write to') from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
     return root
 
 
 def ensure_embedded_data(cfg: Config) -> list[Path]:
     """Make the digits that a config's dataloaders read: every ``data_root`` of the form ``.../mgdet_digits/<domain>``.
 
-    Args:
-        cfg: a whole config; its train, val and test dataloaders are searched, wrappers included.
-
-    Returns:
-        The roots that are ready; empty when the config reads other data.
+    The train, val and test dataloaders are searched, wrappers included. Returns the roots that are ready.
     """
     roots: list[Path] = []
     for split in SPLITS:
@@ -120,15 +106,10 @@ def ensure_embedded_data(cfg: Config) -> list[Path]:
 def make_digits(root: str | Path, domain: str) -> Path:
     """Draw one domain into ``root/<domain>``: ``{train,val,test}.json`` and JPEG images in folders of those names.
 
-    Args:
-        root: an existing or new folder; see :func:`ensure_digits` for the safe way to make the whole set.
-        domain: ``'source'`` or ``'target'``.
-
-    Returns:
-        The domain's folder.
+    :func:`ensure_digits` is the safe way to make the whole set. Returns the domain's folder.
 
     Raises:
-        UserError: for an unknown domain, or when scikit-learn is missing.
+        UserError: for a domain that is neither 'source' nor 'target', or when scikit-learn is missing.
     """
     if domain not in DOMAINS:
         raise UserError(f'unknown domain of the digits: {domain!r}; there are {", ".join(DOMAINS)}')
@@ -136,19 +117,17 @@ def make_digits(root: str | Path, domain: str) -> Path:
     folder = Path(root) / domain
     for split_index, (split, count) in enumerate(zip(SPLITS, DOMAINS[domain].counts, strict=True)):
         (folder / split).mkdir(parents=True, exist_ok=True)
-        images: list[dict[str, object]] = []
-        annotations: list[dict[str, object]] = []
+        content: dict[str, list[dict[str, object]]] = dict(images=[], annotations=[], categories=[
+            dict(id=label + 1, name=name) for label, name in enumerate(DIGIT_CLASSES)])
         for index in range(count):
             name = f'{index:04d}.jpg'
             rng = np.random.RandomState([DOMAINS[domain].seed, split_index, index])
             image, boxes = _draw(domain, samples[split], rng)
             Image.fromarray(image).save(folder / split / name, quality=95, subsampling=0)
-            images.append({'id': index, 'file_name': name, 'width': _SIDE, 'height': _SIDE})
-            for digit, (x, y, w, h) in boxes:
-                annotations.append({'id': len(annotations), 'image_id': index, 'category_id': digit + 1,
-                                    'bbox': [x, y, w, h], 'area': w * h, 'iscrowd': 0})
-        categories = [{'id': label + 1, 'name': name} for label, name in enumerate(DIGIT_CLASSES)]
-        content = {'images': images, 'annotations': annotations, 'categories': categories}
+            content['images'].append(dict(id=index, file_name=name, width=_SIDE, height=_SIDE))
+            content['annotations'] += [
+                dict(id=len(content['annotations']) + place, image_id=index, category_id=digit + 1, bbox=[x, y, w, h],
+                     area=w * h, iscrowd=0) for place, (digit, (x, y, w, h)) in enumerate(boxes)]
         (folder / f'{split}.json').write_text(json.dumps(content, sort_keys=True))
     return folder
 
@@ -240,14 +219,12 @@ def _draw(domain: str, samples: dict[int, list[np.ndarray]],
 
 
 def _stamp_text() -> str:
-    """What a complete set of this version says about itself."""
     domains = {name: asdict(domain) for name, domain in DOMAINS.items()}
     return json.dumps({'made_by': 'mgdet_plugin.datasets.digits', 'version': VERSION, 'domains': domains},
                       sort_keys=True)
 
 
 def _is_current(root: Path) -> bool:
-    """Whether ``root`` holds a complete set of this version."""
     try:
         return (root / STAMP).read_text() == _stamp_text()
     except OSError:
@@ -264,11 +241,9 @@ def _refuse_foreign(root: Path) -> None:
 def _remove_stale(root: Path) -> None:
     """Remove what killed runs left beside ``root``: temporary folders untouched for an hour."""
     for left in root.parent.glob(f'.{root.name}.*.tmp'):
-        try:
+        with suppress(FileNotFoundError):  # another process was faster
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
-        except FileNotFoundError:  # another process was faster
-            continue
 
 
 def _swap_in(made: Path, root: Path, aside: Path) -> None:

@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import write_together
 
 _COLUMNS = 3
 _SPACE = 4  # pixels between images
@@ -22,11 +24,8 @@ def draw_detections(config: str, checkpoint: str, out: str, count: int = 6, scor
         checkpoint: Path of the weights.
         out: PNG to write, replaced in one step.
         count: Images to draw.
-        score_thr: Detections of a lower score are left out.
+        score_thr: Detections of a lower score are left out; the number of others is returned.
         enlarge: Factor on each image's sides, for small images.
-
-    Returns:
-        The number of detections drawn.
 
     Raises:
         UserError: If the config or the checkpoint is missing or the test set is empty.
@@ -70,6 +69,4 @@ def _write_sheet(images: list[np.ndarray], out: Path) -> None:
     for index, image in enumerate(images):
         sheet.paste(Image.fromarray(image), (index % _COLUMNS * width, index // _COLUMNS * height))
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f'{out.name}.part')
-    sheet.save(part, format='PNG', optimize=True)
-    os.replace(part, out)
+    write_together({out: partial(sheet.save, format='PNG', optimize=True)})

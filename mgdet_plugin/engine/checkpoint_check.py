@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdet.registry import MODELS
@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.weights_path import check_weights_path
-from mgdet_plugin.datasets.formats.annotation_check import config_name, iter_dataset_cfgs
+from mgdet_plugin.datasets.formats.annotation_check import config_name, dataset_names, iter_dataset_cfgs
 from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.progress import stages_before
 from mgdet_plugin.plan.rules import check_rules, refuse_broken
 from mgdet_plugin.plan.wiring import check_wiring
-from mgdet_plugin.weights.mapping.classes import dataset_names
 
 _SHOWN = 3
 
@@ -51,17 +50,14 @@ def check_weights(cfg: Config, split: str = 'train') -> list[str]:
     lines = refuse_broken(check_rules(plan, cfg, model, history)) if plan else []
     if not is_local:
         return lines + ([] if path or split == 'test' else check_backbone(cfg, model))
-    compare(str(path), state_dict, model.state_dict(), cfg)
+    check_same_tensors(str(path), state_dict, model.state_dict(), cfg)
     meta = content.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     return lines + compare_classes(str(path), meta, cfg, split) + compare_anchors(str(path), meta, cfg)
 
 
 def check_backbone(cfg: Config, model: nn.Module) -> list[str]:
-    """Check the weights that ``backbone.init_cfg`` names: mmengine would load what fits and say little.
-
-    Returns:
-        Nothing to say where they fit.
+    """Check the weights that ``backbone.init_cfg`` names; there is nothing to say where they fit.
 
     Raises:
         UserError: The file is missing, a Keras file, no checkpoint, or does not hold every tensor of the backbone.
@@ -76,8 +72,7 @@ def check_backbone(cfg: Config, model: nn.Module) -> list[str]:
     wanted = model.get_submodule('backbone').state_dict()
     missing, others = _lacking(found, wanted)
     if missing or others:
-        what = [f'{len(keys)} {kind} ({_some(keys)})' for kind, keys in
-                (('missing', missing), ('of another shape', others)) if keys]
+        what = _counted(dict(missing=missing) | {'of another shape': others})
         raise UserError(f"{path} does not fit the backbone of {config_name(cfg)} (prefix '{prefix}'): "
                         f'{", ".join(what)}; import Darknet53: python tools/import_keras.py darknet53.h5 {path} '
                         '--part backbone')
@@ -90,7 +85,7 @@ def read_weights(path: str, cfg: Config, part: str = 'model') -> tuple[Mapping[s
     Args:
         path: The file.
         cfg: The config, for what to do about a missing file.
-        part: What it should hold, for the same.
+        part: 'model' or 'backbone', for the same.
 
     Returns:
         Name -> tensor, without the prefix of a distributed wrapper; and all of the file's content.
@@ -144,8 +139,8 @@ def compare_anchors(path: str, meta: Mapping[str, Any], cfg: Config) -> list[str
             'changes with its anchor; set model.bbox_head.anchors to those']
 
 
-def compare(path: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], cfg: Config) -> None:
-    """Raise unless two state dicts have the same names and shapes.
+def check_same_tensors(path: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], cfg: Config) -> None:
+    """Refuse weights that do not have the names and shapes a model's state dict has.
 
     A checkpoint of the backbone alone is refused too; a config names it in ``backbone.init_cfg``.
 
@@ -156,12 +151,12 @@ def compare(path: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
     unexpected = [key for key in found if key not in wanted]
     predictions = [key for key in mismatched if '.predict_convs.' in key]
     if predictions and len(predictions) == len(mismatched) and not missing and not unexpected:
-        classes = [state[predictions[0]].shape[0] - _base_channels(cfg) for state in (found, wanted)]
+        others = 5 + len(cfg.model.bbox_head.anchors[0])  # channels of a map that are not classes
+        classes = [state[predictions[0]].shape[0] - others for state in (found, wanted)]
         raise UserError(f'{path} was trained on {classes[0]} classes, the config has {classes[1]}: import its Keras '
                         f'file again with --classes {config_name(cfg)} (of a run of your own make one first: python '
                         f'tools/export_keras.py {path} model.h5), or set model.bbox_head.num_classes={classes[0]}')
-    problems = [f'{len(keys)} {kind} ({_some(keys)})' for kind, keys in
-                (('missing', missing), ('unexpected', unexpected)) if keys]
+    problems = _counted(dict(missing=missing, unexpected=unexpected))
     if mismatched:
         shown = [f'{key} {tuple(found[key].shape)} in the file, {tuple(wanted[key].shape)} in the model'
                  for key in mismatched[:_SHOWN]]
@@ -177,12 +172,7 @@ def _lacking(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple
             [key for key in wanted if key in found and found[key].shape != wanted[key].shape])
 
 
-def _base_channels(cfg: Config) -> int:
-    """Channels of a prediction map that are not classes."""
-    return 5 + len(cfg.model.bbox_head.anchors[0])
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more: Any = f', and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
-    return ', '.join(names[:_SHOWN]) + more
+def _counted(kinds: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names of each kind that has some, in words."""
+    more = {kind: f', and {len(names) - _SHOWN} more' if len(names) > _SHOWN else '' for kind, names in kinds.items()}
+    return [f'{len(names)} {kind} ({", ".join(names[:_SHOWN])}{more[kind]})' for kind, names in kinds.items() if names]

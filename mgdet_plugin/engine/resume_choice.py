@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -12,89 +13,82 @@ from torch import Tensor
 
 from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.checkpoint_check import compare
+from mgdet_plugin.engine.checkpoint_check import check_same_tensors
 from mgdet_plugin.plan.progress import RECORD
 
 PATTERNS = ('epoch_*.pth', 'iter_*.pth')
 
 
-@dataclass
+class Saved(NamedTuple):
+    """A checkpoint that a run can go on from; a later one is greater."""
+    epoch: int
+    iteration: int
+    time: float  # of the file
+    path: Path
+    run: str | None  # which run saved it, where it says
+    has_optimizer: bool  # which best.pth has not
+
+
 class Resumer:
     """Finds checkpoints that a run of a config can go on from. It writes nothing, so every rank may have one.
 
     Args:
         cfg: A whole config with its ``work_dir``.
     """
-    cfg: Config
-    _model_state: Mapping[str, Tensor] | None = field(default=None, init=False)
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
 
     def newest(self, folder: Path) -> tuple[Path | None, list[str]]:
         """The newest checkpoint in a folder that can be resumed from.
 
         Names and file times say nothing certain after a crash or a copy; the epoch and iteration in the files do.
 
-        Args:
-            folder: Where the checkpoints lie.
-
         Returns:
             Its path, ``None`` if there is none; and why each other one cannot be used, as far as that is known.
         """
-        readable: list[tuple[tuple[int, int], float, Path]] = []
+        readable: list[Saved] = []
         problems: list[str] = []
         for path in self.candidates(folder):
             try:
-                readable.append((self.progress(path), path.stat().st_mtime, path))
+                readable.append(self.read(path))
             except UserError as error:
                 problems.append(str(error).removesuffix(f'; {WRITTEN_BY}'))
-        run = self.current_run(folder)
-        mine = [entry for entry in readable if run is None or run_of(entry[-1]) in (None, run)]
-        for *_, path in sorted(mine, reverse=True):
+        run = _current_run(folder)
+        for saved in sorted((each for each in readable if run is None or each.run in (None, run)), reverse=True):
             try:
-                check_checksums(path)
+                check_checksums(saved.path)
             except UserError as error:
                 problems.append(str(error))
             else:
-                return path, problems
+                return saved.path, problems
         return None, problems
 
     def candidates(self, folder: Path) -> list[Path]:
         """The files in a folder that ``CheckpointHook`` wrote to go on from, and the one ``last_checkpoint`` names."""
-        hook = self.cfg.get('default_hooks', {}).get('checkpoint') or {}
-        own = hook.get('filename_tmpl')
+        own = (self.cfg.get('default_hooks', {}).get('checkpoint') or {}).get('filename_tmpl')
         patterns = [*PATTERNS, own.replace('{}', '*')] if own else PATTERNS
         found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-        last = folder / 'last_checkpoint'
-        if last.is_file() and (named := last.read_text(errors='replace').strip()):
-            elsewhere = Path(named)  # CheckpointHook.out_dir
-            if elsewhere.is_file() and not any(path.samefile(elsewhere) for path in found):
-                found.add(elsewhere)
+        named = _last_named(folder)
+        if named is not None and not any(path.samefile(named) for path in found):
+            found.add(named)
         return sorted(found)
 
-    def current_run(self, folder: Path) -> str | None:
-        """The run that last saved a checkpoint in a folder; started anew there, it leaves older files behind."""
-        last = folder / 'last_checkpoint'
-        named = Path(last.read_text(errors='replace').strip()) if last.is_file() else None
-        try:
-            return run_of(named) if named is not None and named.is_file() else None
-        except UserError:  # damaged
-            return None
-
-    def progress(self, path: Path) -> tuple[int, int]:
-        """Epoch and iteration a checkpoint was saved at, if a run can go on from it.
+    def read(self, path: Path) -> Saved:
+        """What a run needs to know of a checkpoint to go on from it.
 
         Raises:
             UserError: It cannot be loaded, holds weights alone, or does not fit the model.
         """
         state, content = load_checkpoint(path, mmap=True)
         meta = content.get('meta')
-        steps = [meta.get(key) if isinstance(meta, Mapping) else None for key in ('epoch', 'iter')]
-        if not all(isinstance(step, int) for step in steps) or 'message_hub' not in content:
+        epoch, iteration = (meta.get(key) if isinstance(meta, Mapping) else None for key in ('epoch', 'iter'))
+        if not (isinstance(epoch, int) and isinstance(iteration, int) and 'message_hub' in content):
             raise UserError(f'{path} holds no state of a training run; to start from its weights give '
                             f'--cfg-options load_from={path} without --resume')
         found = {key.removeprefix('module.'): value for key, value in state.items()}  # of a distributed wrapper
-        compare(str(path), found, self._wanted(), self.cfg)
-        epoch, iteration = map(int, steps)  # type: ignore[arg-type]
-        return epoch, iteration
+        check_same_tensors(str(path), found, self._wanted, self.cfg)
+        return Saved(epoch, iteration, path.stat().st_mtime, path, _run_of(content), 'optimizer' in content)
 
     def check(self, path: Path) -> None:
         """Refuse a checkpoint that a person named and that cannot be resumed from, naming one that can.
@@ -105,7 +99,7 @@ class Resumer:
         try:
             if not path.exists():
                 raise UserError(f'the checkpoint {path} to resume from is not there')
-            self.progress(path)
+            self.read(path)
             check_checksums(path)
         except UserError as error:
             folder = path if path.is_dir() else path.parent
@@ -114,31 +108,40 @@ class Resumer:
             raise UserError(f'cannot resume: {error}; {advice}') from None
 
     def has_all(self, path: Path) -> bool:
-        """Tell whether a file can be resumed from and has the optimizer's state, which ``best.pth`` has not."""
+        """Tell whether a file can be resumed from and has the optimizer's state."""
         try:
-            self.progress(path)
-            return has_optimizer(path)
+            return self.read(path).has_optimizer
         except UserError:
             return False
 
+    @cached_property
     def _wanted(self) -> Mapping[str, Tensor]:
         """The state dict of the config's model."""
-        if self._model_state is None:
-            init_default_scope(self.cfg.get('default_scope', 'mmdet'))
-            self._model_state = MODELS.build(self.cfg.model).state_dict()
-        return self._model_state
+        init_default_scope(self.cfg.get('default_scope', 'mmdet'))
+        return MODELS.build(self.cfg.model).state_dict()
 
 
-def run_of(path: Path) -> str | None:
-    """Which run saved a checkpoint; None where it does not say."""
-    record = load_checkpoint(path, mmap=True)[1].get(RECORD)
+def _last_named(folder: Path) -> Path | None:
+    """The file that ``last_checkpoint`` names, if it is there; with ``CheckpointHook.out_dir`` it lies elsewhere."""
+    last = folder / 'last_checkpoint'
+    named = Path(last.read_text(errors='replace').strip()) if last.is_file() else None
+    return named if named is not None and named.is_file() else None
+
+
+def _current_run(folder: Path) -> str | None:
+    """The run that last saved a checkpoint in a folder; started anew there, it leaves older files behind."""
+    named = _last_named(folder)
+    try:
+        return _run_of(load_checkpoint(named, mmap=True)[1]) if named is not None else None
+    except UserError:  # damaged
+        return None
+
+
+def _run_of(content: Mapping[str, Any]) -> str | None:
+    """Which run saved a checkpoint of this content."""
+    record = content.get(RECORD)
     run = record.get('run') if isinstance(record, Mapping) else None
     return run if isinstance(run, str) else None
-
-
-def has_optimizer(path: Path) -> bool:
-    """Tell whether a checkpoint holds the optimizer's state."""
-    return 'optimizer' in load_checkpoint(path, mmap=True)[1]
 
 
 def without_resume(arguments: list[str]) -> list[str]:
@@ -179,23 +182,18 @@ def resolve_resume(arguments: list[str], asked: str | None, cfg: Config) -> tupl
     if asked is None or '://' in asked:
         return arguments, []
     if asked == 'auto':
-        choice, said = _choose(resumer, Path(cfg.work_dir))
+        choice, problems = resumer.newest(Path(cfg.work_dir))
+        if problems and choice is None:
+            raise UserError(f'cannot resume: no checkpoint in {cfg.work_dir} can be used: {"; ".join(problems)}; '
+                            'without --resume, and best in another --work-dir, the run starts anew')
+        said = [f'{"; ".join(problems)}: resuming from {choice}'] if problems else []
     else:
         resumer.check(Path(asked))
         choice, said = Path(asked), []
     if choice is None:
         said = [f'no checkpoint in {cfg.work_dir} to resume from: starting from {start or "nothing"}']
         return [*without_resume(arguments), '--cfg-options', 'resume=False'], said
-    if not has_optimizer(choice):
+    if not resumer.read(choice).has_optimizer:
         said.append(f"{choice} holds no optimizer state: the optimizer's momentum starts from nothing")
     cfg.load_from, cfg.resume = str(choice), True
     return [*without_resume(arguments), f'--resume={choice}'], said
-
-
-def _choose(resumer: Resumer, folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint in a folder that can be used, and a line on those that cannot."""
-    good, problems = resumer.newest(folder)
-    if problems and good is None:
-        raise UserError(f'cannot resume: no checkpoint in {folder} can be used: {"; ".join(problems)}; without '
-                        '--resume, and best in another --work-dir, the run starts anew')
-    return good, [f'{"; ".join(problems)}: resuming from {good}'] if problems else []

@@ -10,25 +10,19 @@ from mmengine.dist import broadcast_object_list
 from mmengine.runner import Runner
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.optim.accumulation import start_counting
 from mgdet_plugin.engine.optim.moving_average import ema_hooks
 from mgdet_plugin.engine.optim.staged_lr_scheduler import StagedLR
-from mgdet_plugin.plan.freezing import Frozen, resolve, unwrap
+from mgdet_plugin.plan.freezing import Frozen, frozen_of, trained_parts, unwrap
 from mgdet_plugin.plan.plan import Plan, Stage
 from mgdet_plugin.plan.progress import Progress
-from mgdet_plugin.plan.rules import check_rules, history_entry, rate_limit, refuse_broken
+from mgdet_plugin.plan.rules import check_rules, rate_limit, refuse_broken
 
 if TYPE_CHECKING:
     from mgdet_plugin.engine.loops.staged_train_loop import StagedTrainLoop
 
 
 class StagedRun:
-    """A plan being carried out. ``StagedTrainLoop`` makes it; ``StagedUnfreezeHook`` begins it.
-
-    Args:
-        runner: The runner.
-        loop: Its training loop.
-        plan: The plan.
+    """A plan being carried out by a runner's loop. ``StagedTrainLoop`` makes it; ``StagedUnfreezeHook`` begins it.
 
     Attributes:
         plan: The plan; on resume with the start its first run had.
@@ -50,9 +44,8 @@ class StagedRun:
     def begin(self, record: Mapping[str, Any], history: list[dict[str, Any]]) -> None:
         """Find where the run is, hold its plan against the guide and give sampler and scheduler the plan.
 
-        Args:
-            record: Of the checkpoint to resume from; empty for a new run.
-            history: Stages that loaded weights went through before.
+        ``record`` is that of the checkpoint to resume from, empty for a new run; ``history`` are the stages that loaded
+        weights went through before.
 
         Raises:
             UserError: The plan breaks a rule, or does not fit the checkpoint or the run.
@@ -83,11 +76,7 @@ class StagedRun:
                              runner.cfg.train_dataloader.batch_size if scaled else None)
 
     def _check_wiring(self) -> None:
-        """Refuse a run in which something the plan says could not happen.
-
-        Raises:
-            UserError: What the plan says, and what is missing.
-        """
+        """Refuse a run in which something the plan says could not happen."""
         self._check_wrapper()
         if not self.schedulers():
             raise UserError("the rates of the stages would not be used: set param_scheduler=[dict(type='StagedLR')]")
@@ -98,17 +87,13 @@ class StagedRun:
     def _check_wrapper(self) -> None:
         """Refuse a distributed wrapper that waits for the gradients of frozen parameters."""
         model = self.runner.model
-        freezes = any(resolve(stage, model).parameters for stage in self.plan.stages)
+        freezes = any(frozen_of(stage, model).parameters for stage in self.plan.stages)
         if freezes and getattr(model, 'find_unused_parameters', True) is False:
             raise UserError("frozen parameters have no gradient, and DDP would wait for it ('Expected to have finished "
                             "reduction'); set find_unused_parameters=True in the config")
 
     def _fit_steps(self) -> None:
-        """Come to terms with another number of iterations an epoch than when the checkpoint was made.
-
-        Raises:
-            UserError: The checkpoint is of the middle of an epoch.
-        """
+        """Come to terms with another number of iterations an epoch than when the checkpoint was made."""
         runner, progress = self.runner, self.progress
         steps, before = self.loop.steps(progress.stage), progress.steps
         if not before or before == steps:
@@ -126,15 +111,18 @@ class StagedRun:
         """Tell sampler, schedulers and gradient accumulation which epoch, or what is left of one, comes next."""
         runner, progress = self.runner, self.progress
         steps = self.loop.steps(progress.stage)
-        skip = max(0, self._batches_done())
-        self.loop.start_epoch(progress.stage, skip)
+        self.loop.skip = skip = max(0, self._batches_done())
+        if self.loop.batch_sampler is not None:
+            self.loop.batch_sampler.set_progress(runner.epoch, progress.stage, skip)
         if not skip:  # within an epoch the schedule goes on
             progress.stood = min(progress.held, runner.epoch - progress.first_epoch)
         for scheduler in self.schedulers():
             scheduler.enter(progress.stage, progress.first_iter + progress.stood * steps, steps, runner.iter,
                             progress.damping)
         progress.steps = steps
-        start_counting(runner.optim_wrapper, skip, steps)
+        wrapper = runner.optim_wrapper  # mmengine lets a group of accumulated iterations reach over an edge
+        wrapper._inner_count, wrapper._max_counts = skip, steps
+        wrapper._remainder_counts = steps % wrapper._accumulative_counts
 
     def set_length(self) -> None:
         """Tell the loop how long the run is, as far as is known."""
@@ -142,19 +130,15 @@ class StagedRun:
         last = progress.last_epoch(plan, self.runner.epoch)
         end = min(last, self.loop.cap or last)
         steps = [self.loop.steps(index) for index in range(len(plan.stages))]
-        self.loop.set_length(end, progress.iterations(plan, last, end, steps))
+        self.loop._max_epochs, self.loop._max_iters = end, progress.iterations(plan, last, end, steps)
 
     def take_validation(self, metrics: Mapping[str, float]) -> bool:
-        """Decide about the stage's end in the first process, for all; returns whether it is the stage's best so far.
-
-        Args:
-            metrics: Name -> value.
-        """
+        """Decide about the stage's end in the first process, for all; returns whether it is the stage's best so far."""
         progress = self.progress
         improved = progress.after_validation(self.plan, self.runner.epoch, metrics, self.rolled_back)
-        decided: list[Any] = [progress.to_plain(), improved]
+        decided: list[Any] = [progress, improved]
         broadcast_object_list(decided, 0)
-        self.progress = progress = Progress.from_plain(decided[0], self.plan)
+        self.progress = progress = decided[0]
         until = self.plan.until(progress.stage)
         if progress.ended and until is not None:
             self.runner.logger.info(f"stage '{self.stage.name}' ends by {until.metric}: {progress.misses} validations "
@@ -173,18 +157,16 @@ class StagedRun:
 
     def entry(self, frozen: Frozen, epoch: int) -> dict[str, Any]:
         """What is remembered of the current stage, which froze ``frozen``, after an epoch of the run."""
-        progress = self.progress
-        return history_entry(self.stage, unwrap(self.runner.model), frozen, epoch - progress.first_epoch,
-                             progress.best, progress.best_epoch)
+        stage, progress = self.stage, self.progress
+        return dict(name=stage.name, freeze_level=stage.freeze_level, lr=stage.lr, best=progress.best,
+                    best_epoch=progress.best_epoch, epochs=epoch - progress.first_epoch,
+                    trained_parts=trained_parts(self.runner.model, frozen))
 
     def hold(self, most: int | None = None) -> str | None:
         """Make the current stage an epoch longer; its schedule stands still for that epoch.
 
-        Args:
-            most: Epochs by which a stage may be longer than planned. Default: its own length.
-
         Returns:
-            What was done in words, None if the stage is as long as it may be.
+            What was done in words, None if the stage is ``most`` epochs (its own length) longer than planned already.
         """
         progress, stage = self.progress, self.stage
         if progress.held >= (stage.epochs if most is None else most):

@@ -5,35 +5,34 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.dist import all_gather_object, all_reduce, broadcast_object_list, get_rank, is_distributed
+from mmengine.dist import all_gather_object, all_reduce, is_distributed
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
-from torch.nn.modules.batchnorm import _NormBase
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.optim.moving_average import share_averaged_statistics
+from mgdet_plugin.common.processes import on_first_rank
+from mgdet_plugin.engine.optim.moving_average import ema_hooks
 from mgdet_plugin.engine.staged_run import StagedRun
-from mgdet_plugin.plan.freezing import Frozen, digests, frozen_by_itself, learned_tensors, resolve, unwrap
+from mgdet_plugin.plan.freezing import Frozen, digests, frozen_of, statistics_layers, unwrap
 from mgdet_plugin.plan.progress import RECORD, Progress
+
+STAGE_BEST = 'stage{}_best.pth'  # in a run's folder, counted from 1
 
 
 def prove(runner: Runner, name: str, frozen: Frozen, start: Mapping[str, str]) -> None:
-    """Hold a model against a stage's start, by hash, and its processes against each other; log what changed.
+    """Hold a model against the start of the stage ``name``, by hash, and its processes against each other.
 
-    Args:
-        runner: The runner.
-        name: Of the stage.
-        frozen: What it froze.
-        start: Name -> hash of every tensor when it began.
+    ``frozen`` is what the stage froze, ``start`` name -> hash of every tensor when it began; the log says what changed.
 
     Raises:
         UserError: In every process, if a frozen tensor changed in one, or the processes' weights differ.
     """
     model = unwrap(runner.model)
     now, held = digests(model), frozen.tensors(model)
+    shared = Frozen(frozenset(name for name, _ in model.named_parameters()), statistics_layers(model)).tensors(model)
     seen = all_gather_object(([key for key in held if now[key] != start.get(key)],
-                              {key: now[key] for key in learned_tensors(model)}))
+                              {key: now[key] for key in shared}))
     moved: list[str] = next((each for each, _ in seen if each), [])
     if moved:
         raise UserError(f"stage '{name}': {len(moved)} of {len(held)} frozen tensors changed ({', '.join(moved[:3])}): "
@@ -63,42 +62,35 @@ def log_stage(runner: Runner, run: StagedRun, frozen: Frozen) -> None:
         f'training {trained:,} of {sum(each.numel() for each in model.parameters()):,} parameters, '
         f'{len(frozen.norms)} normalisation layers held, rate {stage.lr:g}, '
         f'augmentation {probs or "as in the pipeline"}')
-    own = frozen_by_itself(frozen, resolve(stage, model))
+    own = sorted(frozen.parameters - frozen_of(stage, model).parameters)
     if own:
         runner.logger.warning(f'{len(own)} parameters stay frozen by the model itself (frozen_stages or the like), '
                               f'though the plan trains them: {", ".join(own[:3])}, ...')
 
 
-def best_name(stage: int) -> str:
-    """File of a stage's best checkpoint in the run's folder."""
-    return f'stage{stage + 1}_best.pth'
-
-
-def save_stage_best(runner: Runner, stage: int) -> None:
-    """Keep the weights just validated as the stage's best."""
-    runner.save_checkpoint(runner.work_dir, best_name(stage), by_epoch=False,
-                           meta=dict(epoch=runner.epoch, iter=runner.iter))
+def save_as(runner: Runner, name: str) -> None:
+    """Save the epoch just validated under a name in the run's folder."""
+    runner.save_checkpoint(runner.work_dir, name, by_epoch=False, meta=dict(epoch=runner.epoch, iter=runner.iter))
 
 
 def restore_best(runner: Runner, progress: Progress) -> None:
     """Go on from the current stage's best checkpoint: weights, statistics and the optimizer's state.
 
-    Args:
-        runner: The runner; with a moving average its weights become the averaged ones, which were validated.
-        progress: The record that says which checkpoint that is.
+    With a moving average the weights become the averaged ones, which were validated.
     """
-    path = os.path.join(runner.work_dir, best_name(progress.stage))
-    wanted = [progress.stage, progress.best_epoch, progress.best]
-    read: list[Any] = [{}, None, None]
-    if get_rank() == 0 and progress.best is not None and os.path.isfile(path):
-        state, content = load_checkpoint(path)
+    path = os.path.join(runner.work_dir, STAGE_BEST.format(progress.stage + 1))
+
+    def read() -> tuple[dict, Any] | None:
+        state, content = load_checkpoint(path) if progress.best is not None and os.path.isfile(path) else ({}, {})
         record = content.get(RECORD) or {}
-        read = [dict(state), content.get('optimizer'), [record.get(key) for key in ('stage', 'best_epoch', 'best')]]
-    broadcast_object_list(read, 0)  # the first process wrote it, maybe on a disk of its own
-    state, optimizer, seen = read
-    if seen != wanted:  # nothing, or another run's
+        fits = all(record.get(key) == getattr(progress, key) for key in ('stage', 'best_epoch', 'best'))
+        return (dict(state), content.get('optimizer')) if record and fits else None
+
+    found = on_first_rank(read)
+    if found is None:  # nothing, or another run's
         runner.logger.warning(f"{path} is not this stage's best checkpoint; the run goes on from its last weights")
         return
+    state, optimizer = found
     unwrap(runner.model).load_state_dict(state, strict=True)
     if optimizer is not None:
         runner.optim_wrapper.load_state_dict(optimizer)
@@ -109,9 +101,7 @@ def restore_best(runner: Runner, progress: Progress) -> None:
 def save_last(runner: Runner, again: bool = False) -> None:
     """Save the last epoch as ``CheckpointHook`` would have, had it known that it is the last.
 
-    Args:
-        runner: The runner.
-        again: Save it even if it was saved: the weights are others now.
+    If it was saved, then only with ``again``: the weights are others now.
     """
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and hook.by_epoch and (again or (hook.save_last and (
@@ -126,9 +116,14 @@ def share_statistics(runner: Runner) -> None:
     """
     if not is_distributed():
         return
-    learning = {f'{name}.{key}': buffer for name, module in unwrap(runner.model).named_modules()
-                if isinstance(module, _NormBase) and module.training
-                for key, buffer in module.named_buffers(recurse=False) if buffer.is_floating_point()}
+    learning = {f'{name}.{key}': buffer for name, module in statistics_layers(unwrap(runner.model)).items()
+                if module.training for key, buffer in module.named_buffers(recurse=False) if buffer.is_floating_point()}
     for buffer in learning.values():
         all_reduce(buffer, 'mean')
-    share_averaged_statistics(runner, learning)
+    for hook in ema_hooks(runner):  # an averaged model is what is saved
+        averages = hook.ema_model.module.state_dict()
+        for name, statistic in learning.items():
+            if hook.ema_model.update_buffers:  # averages of their own, of what each process saw
+                all_reduce(averages[name], 'mean')
+            else:
+                averages[name].copy_(statistic)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS
-from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from mgdet_plugin.keep.batch_statistics import estimate_statistics
 from mgdet_plugin.models.multigrid_loss import RECIPE
 from mgdet_plugin.plan.freezing import unwrap
 
+FULL = 'full'  # a plan's start at which all weights have something to keep
 _STATISTICS_IMAGES = 64
 _SEED = 0
 _GUARDED = ('obj', 'conf', 'cls')  # in the names of objectness and class losses, of any detector of mmdet
@@ -59,7 +59,8 @@ def take_baselines(runner: Runner, loop: LossValLoop | None, record: GuardRecord
         runner.logger.info('guard: losses are held against those of the weights the earlier stage started from')
     else:
         if record.start != 'nothing':
-            record.pretrained = measure_pretrained(runner, loop)
+            with undisturbed(runner.model):
+                record.pretrained = scalars(loop.measure())
         if options.random_start:
             record.random = measure_random(runner, loop)
     names = record.pretrained or record.random
@@ -113,43 +114,28 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         set_random_state(state)
 
 
-def measure_pretrained(runner: Runner, loop: LossValLoop) -> dict[str, float]:
-    """Losses and metrics of the weights as they are, on all validation sets."""
-    with undisturbed(runner.model):
-        return scalars(loop.measure())
-
-
 def measure_random(runner: Runner, loop: LossValLoop) -> dict[str, float]:
-    """The same of a model that was never trained, its running statistics estimated on validation images.
+    """Losses and metrics of a model that was never trained, always the same.
 
-    Without that its normalisation would be wrong by far, and any weights would be better than it.
+    Its running statistics are estimated on validation images: without that its normalisation would be wrong by far, and
+    any weights would be better than it.
     """
-    model = unwrap(runner.model)
+    model, batches = unwrap(runner.model), loop.dataloader
     with undisturbed(model):
         own = {key: value.clone() for key, value in model.state_dict().items()}
+        random.seed(_SEED)
+        torch.manual_seed(_SEED)
+        start = MODELS.build(without_pretrained(runner.cfg.model))
+        start.init_weights()
+        start.to(next(model.parameters()).device)
+        images = spread(batches.dataset, _STATISTICS_IMAGES)  # the same in every process, so the same statistics
+        estimate_statistics(start, DataLoader(images, batch_size=batches.batch_size or 1,
+                                              collate_fn=batches.collate_fn))
         try:
-            model.load_state_dict(random_start(runner.cfg, model, loop.dataloader), strict=True)
+            model.load_state_dict(start.state_dict(), strict=True)
             return scalars(loop.measure())
         finally:
             model.load_state_dict(own, strict=True)
-
-
-def random_start(cfg: Config, like: nn.Module, batches: DataLoader) -> dict[str, Tensor]:
-    """Weights of a config's model that was never trained, always the same, with statistics of some images.
-
-    Args:
-        cfg: The whole config.
-        like: The built model, for its device.
-        batches: Images for the statistics.
-    """
-    random.seed(_SEED)
-    torch.manual_seed(_SEED)
-    model = MODELS.build(without_pretrained(cfg.model))
-    model.init_weights()
-    model.to(next(like.parameters()).device)
-    images = spread(batches.dataset, _STATISTICS_IMAGES)  # the same in every process, so the same statistics
-    estimate_statistics(model, DataLoader(images, batch_size=batches.batch_size or 1, collate_fn=batches.collate_fn))
-    return dict(model.state_dict())
 
 
 def without_pretrained(cfg: Any) -> Any:
@@ -161,12 +147,7 @@ def without_pretrained(cfg: Any) -> Any:
 
 
 def subset_loader(loop: LossValLoop, images: int) -> DataLoader:
-    """Batches of some images of a validation set, evenly spread, in order; each process has its share.
-
-    Args:
-        loop: The loop.
-        images: How many at most.
-    """
+    """Batches of at most so many images of a validation set, evenly spread, in order; each process has its share."""
     whole = loop.dataloader
     subset: Any = spread(whole.dataset, images)
     return DataLoader(subset, batch_size=whole.batch_size or 1, collate_fn=whole.collate_fn,
@@ -188,9 +169,8 @@ def measure_subset(runner: Runner, batches: DataLoader) -> dict[str, float]:
 def fingerprint(loop: LossValLoop, loss: Mapping[str, Any] | None = None) -> str:
     """A hash of the validation sets and of what is measured on them; equal ones give comparable figures.
 
-    Args:
-        loop: The loop: file names, boxes, classes, pipelines and kinds of metrics count.
-        loss: Config of the loss; what validation replaces in it does not count.
+    File names, boxes, classes, pipelines, kinds of metrics and the loss's config count, but what validation replaces
+    in it.
     """
     said: list[Any] = [sorted((key, repr(value)) for key, value in (loss or {}).items() if key not in RECIPE)]
     for name, each in {'': loop, **loop.others}.items():

@@ -1,14 +1,14 @@
 """What the guard is told: limits, and what to do in each kind of trouble."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.guard.guard_actions import ActionLimits, check_actions
+from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
 from mgdet_plugin.guard.loss_watch import DIVERGENCE, DRIFT, SPIKE
 
+WARN, HOLD, LOWER_RATE, ROLLBACK, STOP = ACTIONS = ('warn', 'hold', 'lower_rate', 'rollback', 'stop')
 NAN, MISMATCH = 'nan', 'mismatch'
 KINDS = (DRIFT, SPIKE, DIVERGENCE, NAN, MISMATCH)
 Actions = str | Sequence[str]
@@ -37,6 +37,9 @@ class GuardOptions:
         rate_factor: Factor on all rates each time they are lowered.
         max_hold: Epochs by which a stage is made longer at most. Default: its own length.
         max_rollbacks: Rollbacks of a run; the next one stops it.
+
+    Raises:
+        UserError: One is out of its range.
     """
     limit: float = 0.2
     terms: str | Sequence[str] | None = None
@@ -58,7 +61,7 @@ class GuardOptions:
     max_rollbacks: int = 3
 
     @classmethod
-    def build(cls, given: dict[str, Any]) -> GuardOptions:
+    def build(cls, given: Mapping[str, Any]) -> GuardOptions:
         """Options of a config entry.
 
         Raises:
@@ -68,23 +71,29 @@ class GuardOptions:
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise UserError(f'DriftGuardHook has no option {unknown}; it takes {", ".join(known)}')
-        options = cls(**given)
-        for name, least in (('limit', 0), ('spike_factor', 1), ('divergence_factor', 1), ('mismatch_factor', 1)):
-            value = getattr(options, name)
-            if not isinstance(value, (int, float)) or not value > least:
-                raise UserError(f'DriftGuardHook: {name} must be above {least}, got {value!r}')
-        for name in ('images', 'window', 'interval', 'nan_patience'):
-            value = getattr(options, name)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f'DriftGuardHook: {name} must be a whole number of at least 1, got {value!r}')
-        assert options.action_limits and all(options.actions(kind) for kind in KINDS)  # refuse what is wrong
-        return options
+        return cls(**given)
+
+    def __post_init__(self) -> None:
+        for name, bound in dict(limit=0, spike_factor=1, divergence_factor=1, mismatch_factor=1).items():
+            value = getattr(self, name)
+            require(is_number(value) and value > bound, f'DriftGuardHook: {name} must be above {bound}', value)
+        require(is_number(self.rate_factor) and 0 < self.rate_factor < 1,
+                'DriftGuardHook: rate_factor must be above 0 and below 1', self.rate_factor)
+        for name, least in dict(images=1, window=1, interval=1, nan_patience=1, max_hold=0, max_rollbacks=0).items():
+            value = getattr(self, name)
+            require(is_whole(value, least) or (name == 'max_hold' and value is None),
+                    f'DriftGuardHook: {name} must be a whole number of at least {least}', value)
+        for kind in KINDS:
+            self.actions(kind)
 
     def actions(self, kind: str) -> tuple[str, ...]:
-        """Actions in a kind of trouble, in the order they are taken."""
-        return check_actions(kind, getattr(self, kind))
+        """Actions in a kind of trouble, in the order they are taken.
 
-    @property
-    def action_limits(self) -> ActionLimits:
-        """How far actions go."""
-        return ActionLimits(self.rate_factor, self.max_hold, self.max_rollbacks)
+        Raises:
+            UserError: One is unknown, or there is none.
+        """
+        given = getattr(self, kind)
+        names = tuple(given) if isinstance(given, (list, tuple)) else (given, )
+        require(names and all(each in ACTIONS for each in names),
+                f'DriftGuardHook: {kind} must be one or several of {ACTIONS}', given)
+        return tuple(each for each in ACTIONS if each in names)

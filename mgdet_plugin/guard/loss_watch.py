@@ -28,7 +28,7 @@ class Sign:
 
 
 @dataclass
-class Block:
+class LossBlock:
     """Iterations of one process since the processes last compared notes."""
     count: int = 0
     sums: dict[str, float] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Block:
 
 @dataclass
 class LossWatch:
-    """Smoothed losses of a stage and what they are held against. All but the block is the same in every process.
+    """Smoothed losses of a stage and what they are held against, the same in every process.
 
     Attributes:
         seen: Iterations since the stage began.
@@ -78,13 +78,7 @@ class LossWatch:
         return {name: total / self.weight for name, total in self.sums.items()} if self.weight else {}
 
     def take(self, means: Mapping[str, float], count: int, window: int) -> None:
-        """Take a block of iterations.
-
-        Args:
-            means: Name -> mean over the block.
-            count: Its iterations.
-            window: Iterations over which losses are smoothed and the reference is taken.
-        """
+        """Take a block of iterations: name -> mean over its ``count`` iterations, to be smoothed over ``window``."""
         keep = (1 - 1 / window)**count
         for name, value in means.items():
             self.sums[name] = keep * self.sums.get(name, 0.0) + (1 - keep) * value
@@ -100,12 +94,7 @@ class LossWatch:
             self.lowest = total if self.lowest is None else min(self.lowest, total)
 
     def spike(self, peak: float, factor: float) -> Sign | None:
-        """Whether a block's highest total stands out; ask before taking the block.
-
-        Args:
-            peak: That total.
-            factor: How many times the smoothed total is too much.
-        """
+        """A sign if a block's highest total is above ``factor`` times the smoothed one; ask before taking the block."""
         usual = self.smoothed().get(TOTAL)
         if not self.reference or not usual or peak <= factor * usual:
             return None

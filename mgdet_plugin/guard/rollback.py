@@ -6,13 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import broadcast_object_list, get_rank, master_only
+from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.processes import on_first_rank
 from mgdet_plugin.engine.optim.moving_average import ema_hooks, restart_ema
+from mgdet_plugin.engine.transitions import save_as
 from mgdet_plugin.keep.start_weights import load_start, run_name
 from mgdet_plugin.plan.freezing import unwrap
 from mgdet_plugin.plan.progress import RECORD
@@ -23,14 +25,11 @@ GOOD = 'last_good.pth'
 @master_only
 def keep_good(runner: Runner) -> None:
     """Keep the epoch just validated as ``last_good.pth``: the checkpoint saved of it under a second name, if there is.
-
-    Args:
-        runner: The runner, right after a validation.
     """
     target = Path(runner.work_dir) / GOOD
     saved = _saved_now(runner)
     if saved is None:
-        runner.save_checkpoint(runner.work_dir, GOOD, by_epoch=False, meta=dict(epoch=runner.epoch, iter=runner.iter))
+        save_as(runner, GOOD)
         return
     temporary = target.with_name(f'.{GOOD}.{os.getpid()}.tmp')
     temporary.unlink(missing_ok=True)
@@ -55,10 +54,10 @@ def roll_back(runner: Runner, good: list[int] | None) -> str:
     """Put back weights, running statistics, averages and the optimizer's state of the last good checkpoint.
 
     Epochs and iterations go on counting, so rates and stages follow the plan. Before any good checkpoint the weights
-    are those of the start, the optimizer's state is empty and averages begin anew.
+    are those of the start, the optimizer's state is empty and averages begin anew. Every process calls this.
 
     Args:
-        runner: The runner. Every process calls this.
+        runner: The runner.
         good: Epoch and iteration of the checkpoint, or None for the start.
 
     Returns:
@@ -67,22 +66,14 @@ def roll_back(runner: Runner, good: list[int] | None) -> str:
     Raises:
         UserError: In every process, if the file is missing or of another run.
     """
-    read: list[Any] = [None]
-    if good is not None and get_rank() == 0:
-        try:
-            read[0] = _read(runner, good)
-        except UserError as error:
-            read[0] = str(error)
-    broadcast_object_list(read, 0)  # the first process wrote it, maybe on a disk of its own
-    if isinstance(read[0], str):
-        raise UserError(read[0])
+    read = on_first_rank(lambda: _read(runner, good)) if good else None
     runner.optim_wrapper.zero_grad()
-    if read[0] is None:
+    if read is None:
         unwrap(runner.model).load_state_dict(load_start(runner), strict=True)
         runner.optim_wrapper.optimizer.state.clear()
         restart_ema(runner)
         return 'the start'
-    epoch, state, averaged, steps, optimizer = read[0]
+    epoch, state, averaged, steps, optimizer = read
     unwrap(runner.model).load_state_dict(state, strict=True)
     for hook in ema_hooks(runner) if averaged else ():
         hook.ema_model.module.load_state_dict(averaged, strict=True)

@@ -1,68 +1,68 @@
 """The weights a run starts from: kept in one file of its folder, so that a resumed run knows them too."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from weakref import WeakSet
 
 import torch
-from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mgdet_plugin.common.checkpoints import load_checkpoint, save_whole, to_plain
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.processes import on_first_rank
 from mgdet_plugin.plan.freezing import unwrap
 
 START = 'start.pth'
 _SAVED: WeakSet[Runner] = WeakSet()  # runs of this process whose file is written
 
 
-def is_started(runner: Runner) -> bool:
-    """Whether a run was trained before: its weights are no longer those it started from."""
-    return runner.iter > 0
-
-
 def save_start(runner: Runner) -> None:
     """Write the weights a run starts from to ``<work_dir>/start.pth``, before its first step.
 
     A file an earlier run left there is replaced. Called again, for the same run or for a resumed one, it does nothing,
-    so that each hook that needs the file may ask for it.
-
-    Args:
-        runner: The runner, its weights loaded. Every process calls this; the first one writes.
+    so that each hook that needs the file may ask for it. Every process calls this; the first one writes.
 
     Raises:
         UserError: In every process, if the file cannot be written.
     """
-    if runner in _SAVED or is_started(runner):
+    if runner in _SAVED or runner.iter > 0:
         return
-    _on_first_rank(lambda: save_whole(start_content(runner), start_path(runner)))
-    _SAVED.add(runner)
-
-
-def start_content(runner: Runner) -> dict[str, Any]:
-    """The content of the file: weights, class names, and which run they are of."""
     metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
     meta = dict(run=run_name(runner), **(dict(dataset_meta=metainfo) if metainfo else {}))
     state = {key: value.detach().cpu() for key, value in unwrap(runner.model).state_dict().items()}
-    return dict(meta=to_plain(meta), state_dict=state)
+    on_first_rank(lambda: save_whole(dict(meta=to_plain(meta), state_dict=state), Path(runner.work_dir) / START))
+    _SAVED.add(runner)
 
 
 def load_start(runner: Runner) -> dict[str, Tensor]:
-    """The weights a run started from, on the CPU.
+    """The weights a run started from: name -> tensor on the CPU, everything in the model's state dict.
 
-    Args:
-        runner: The runner. Every process calls this; the first one reads the file and sends the others what it holds.
-
-    Returns:
-        Name -> tensor: everything in the model's state dict.
+    Every process calls this; the first one reads the file and sends the others what it holds.
 
     Raises:
         UserError: In every process, if the file is missing, damaged, of another run or of another model.
     """
-    state: dict[str, Tensor] = _on_first_rank(lambda: _read(runner))
+    def read() -> dict[str, Tensor]:
+        path = Path(runner.work_dir) / START
+        way_out = 'copy it from the folder the run began in, or start a new run without --resume'
+        if not path.is_file():
+            raise UserError(f'{path} is not there: it holds the weights this resumed run started from; {way_out}')
+        state, content = load_checkpoint(path)
+        meta = content.get('meta')
+        run, ours = meta.get('run') if isinstance(meta, Mapping) else None, run_name(runner)
+        if run and ours and run != ours:
+            raise UserError(f'{path} is of the run {run}, and the resumed one is {ours}; {way_out}')
+        wanted = unwrap(runner.model).state_dict()
+        other = [key for key in {**wanted, **state} if key not in state or key not in wanted
+                 or state[key].shape != wanted[key].shape]
+        if other:
+            raise UserError(f'{path} is of another model: {len(other)} tensors differ ({", ".join(other[:3])}); '
+                            f'{way_out}')
+        return dict(state)
+
+    state: dict[str, Tensor] = on_first_rank(read)
     return state
 
 
@@ -72,14 +72,9 @@ def start_state(runner: Runner) -> dict[str, Tensor]:
     Raises:
         UserError: As :func:`load_start`, for a run that was trained before.
     """
-    if is_started(runner):
+    if runner.iter > 0:
         return load_start(runner)
     return {key: value.detach().cpu().clone() for key, value in unwrap(runner.model).state_dict().items()}
-
-
-def start_path(runner: Runner) -> Path:
-    """Where a run's start weights lie."""
-    return Path(runner.work_dir) / START
 
 
 def run_name(runner: Runner) -> str | None:
@@ -92,9 +87,7 @@ def run_name(runner: Runner) -> str | None:
 def distances(model: nn.Module, start: Mapping[str, Tensor]) -> dict[str, float]:
     """How far a model has moved: part -> ||w - w0|| / ||w0|| over the part's parameters, 0.0 where nothing moved.
 
-    Args:
-        model: The model, wrapped or not.
-        start: Name -> tensor, with every parameter of the model; on any device.
+    ``start`` has every parameter of the model by name, on any device.
     """
     parts: dict[str, list[str]] = {}
     parameters = dict(unwrap(model).named_parameters())
@@ -113,35 +106,3 @@ def _norm(tensors: Sequence[Tensor]) -> float:
     """The Euclidean norm of many tensors as one; in float64, as a small step's square has no float32."""
     norms = torch._foreach_norm(list(tensors), 2, torch.float64)
     return float(torch.linalg.vector_norm(torch.stack(list(norms))))
-
-
-def _read(runner: Runner) -> dict[str, Tensor]:
-    """Read and check the file."""
-    path, way_out = start_path(runner), 'copy it from the folder the run began in, or start a new run without --resume'
-    if not path.is_file():
-        raise UserError(f'{path} is not there: it holds the weights this resumed run started from; {way_out}')
-    state, content = load_checkpoint(path)
-    meta = content.get('meta')
-    run, ours = meta.get('run') if isinstance(meta, Mapping) else None, run_name(runner)
-    if run and ours and run != ours:
-        raise UserError(f'{path} is of the run {run}, and the resumed one is {ours}; {way_out}')
-    wanted = unwrap(runner.model).state_dict()
-    other = [key for key in {**wanted, **state} if key not in state or key not in wanted
-             or state[key].shape != wanted[key].shape]
-    if other:
-        raise UserError(f'{path} is of another model: {len(other)} tensors differ ({", ".join(other[:3])}); {way_out}')
-    return dict(state)
-
-
-def _on_first_rank(action: Callable[[], Any]) -> Any:
-    """What an action gives in the first process, in every process; its UserError likewise."""
-    outcome: list[Any] = [None, None]
-    if get_rank() == 0:
-        try:
-            outcome[0] = action()
-        except UserError as error:
-            outcome[1] = str(error)
-    broadcast_object_list(outcome, 0)
-    if outcome[1] is not None:
-        raise UserError(outcome[1])
-    return outcome[0]

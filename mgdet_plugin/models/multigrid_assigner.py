@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from mmdet.registry import TASK_UTILS
@@ -54,10 +55,7 @@ class MultiGridTargets:
     grid: CellGrid
 
     def dense(self, num_classes: int) -> list[Tensor]:
-        """The targets as maps, in the layout Keras trains on.
-
-        Args:
-            num_classes: C.
+        """The targets as maps, in the layout Keras trains on, with C classes.
 
         Returns:
             Per level, coarse first, (B, H, W, 5 + A + C): xy, wh, objectness 1, one-hot anchor, one-hot class; zero
@@ -75,8 +73,7 @@ class MultiGridTargets:
         ]
 
 
-@dataclass
-class _Claims:
+class _Claims(NamedTuple):
     """Each box's claim on each cell of its block: image, cell, gt (K,); distance to the cell's centre (K,)."""
     image: Tensor
     cell: Tensor
@@ -84,7 +81,7 @@ class _Claims:
     distance: Tensor
 
     def take(self, index: Tensor) -> _Claims:
-        return _Claims(self.image[index], self.cell[index], self.gt[index], self.distance[index])
+        return _Claims(*(field[index] for field in self))
 
 
 @TASK_UTILS.register_module()
@@ -109,9 +106,7 @@ class MultiGridAssigner:
         UserError: If levels do not match or the rule is unknown.
     """
 
-    def __init__(self,
-                 anchors: Sequence[Sequence[Sequence[float]]],
-                 strides: Sequence[int],
+    def __init__(self, anchors: Sequence[Sequence[Sequence[float]]], strides: Sequence[int],
                  conflict: str = 'reference') -> None:
         if conflict not in ('reference', 'nearest'):
             raise UserError(f"conflict must be 'reference' or 'nearest', got '{conflict}'")
@@ -121,14 +116,11 @@ class MultiGridAssigner:
 
     def assign(self, batch_gt_instances: Sequence[InstanceData],
                map_sizes: Sequence[tuple[int, int]]) -> MultiGridTargets:
-        """Assign the objects of a batch.
+        """Assign the objects of a batch; the sparse targets are ordered by image and cell.
 
         Args:
             batch_gt_instances: Per image ``bboxes`` (G_i, 4) in input pixels (x1, y1, x2, y2) and ``labels`` (G_i,).
             map_sizes: (H, W) of each level in cells.
-
-        Returns:
-            The sparse targets, ordered by image and cell.
         """
         boxes, labels, image = gather_instances(batch_gt_instances)
         grid = CellGrid.build(map_sizes, self.strides, boxes.device)
@@ -136,10 +128,8 @@ class MultiGridAssigner:
         boxes = torch.where(usable[:, None], boxes, boxes.new_zeros(4))
         level, anchor = self.match_anchors(boxes)
         claims = self._claims(boxes, level, image, usable.nonzero().squeeze(1), grid)
-        if self.conflict == 'nearest':
-            claims = claims.take(self._nearest(claims, boxes, grid))
-        else:
-            claims = claims.take(self._reference(claims, grid))
+        claims = claims.take(self._nearest(claims, boxes, grid) if self.conflict == 'nearest' else
+                             self._reference(claims, grid))
         claims = claims.take((claims.image * grid.num_cells + claims.cell).argsort())
         return self._targets(claims, boxes, labels, anchor, len(batch_gt_instances), grid)
 

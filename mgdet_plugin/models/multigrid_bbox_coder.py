@@ -47,13 +47,9 @@ def invert_xy(offset: Tensor, xy_scale: float, steps: int = 60) -> Tensor:
     """Inverse of :func:`activate_xy` by bisection, to about 1e-6 cells inside (-0.999, 1.999).
 
     Args:
-        offset: Offsets from the cell's corner in cells; those outside the open range (-1, 2) give the raw value
-            of its end.
+        offset: Offsets from the cell's corner in cells; outside of (-1, 2) they give the raw value of its end.
         xy_scale: The s of the activation.
         steps: Halvings of the bracket.
-
-    Returns:
-        Raw values of the same shape.
     """
     low, high = torch.full_like(offset, -16.0), torch.full_like(offset, 16.0)
     for _ in range(steps):
@@ -85,12 +81,8 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         UserError: If levels do not match, xy_scale is not positive, a factor or a use is unknown.
     """
 
-    def __init__(self,
-                 anchors: Sequence[Sequence[Sequence[float]]],
-                 strides: Sequence[int],
-                 xy_scale: float = 0.15,
-                 use_softmax: bool = True,
-                 score_factors: Sequence[str] = SCORE_FACTORS,
+    def __init__(self, anchors: Sequence[Sequence[Sequence[float]]], strides: Sequence[int], xy_scale: float = 0.15,
+                 use_softmax: bool = True, score_factors: Sequence[str] = SCORE_FACTORS,
                  anchor_use: str = 'likely') -> None:
         super().__init__()
         if xy_scale <= 0:
@@ -116,7 +108,7 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         return CellGrid.build([(level.shape[-2], level.shape[-1]) for level in maps], self.strides, maps[0].device)
 
     def decode_boxes(self, raw: Tensor, anchor_sizes: Tensor, cols: Tensor, rows: Tensor, strides: Tensor) -> Tensor:
-        """Raw xy and wh of cells -> boxes; differentiable.
+        """Raw xy and wh of cells -> boxes (..., 4) in input pixels, not clipped; differentiable.
 
         Args:
             raw: (..., 4) tx, ty, tw, th.
@@ -124,9 +116,6 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
             cols: (...) column of each cell.
             rows: (...) row of each cell.
             strides: (...) stride of each cell in pixels.
-
-        Returns:
-            (..., 4) boxes (x1, y1, x2, y2) in input pixels, not clipped.
         """
         corner = torch.stack((cols, rows), -1).to(raw.dtype)
         centre = (activate_xy(raw[..., :2], self.xy_scale) + corner) * strides[..., None]
@@ -134,14 +123,9 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         return torch.cat((centre - half, centre + half), -1)
 
     def decode_cells(self, cells: Tensor, grid: CellGrid) -> Tensor:
-        """Boxes of all cells with each cell's most likely or expected anchor.
+        """Boxes (B, N, 4) of raw channels (B, N, D), in input pixels, not clipped.
 
-        Args:
-            cells: (B, N, D) raw channels.
-            grid: Places of the N cells.
-
-        Returns:
-            (B, N, 4) boxes in input pixels, not clipped.
+        Each cell has its most likely or the expected anchor.
         """
         logits = split_fields(cells, self.num_anchors).anchor
         if self.anchor_use == 'expected':
@@ -153,12 +137,7 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
     def expected_sizes(self, logits: Tensor, level: Tensor) -> Tensor:
         """Mean of the anchors by their probabilities, in log sizes; differentiable.
 
-        Args:
-            logits: (..., M, A) anchor logits of cells.
-            level: (M,) level of each cell.
-
-        Returns:
-            (..., M, 2) widths and heights in pixels.
+        Logits (..., M, A) of cells and the level of each (M,) -> widths and heights (..., M, 2) in pixels.
         """
         # of sigmoids: each over their sum
         chances = (logits if self.use_softmax else nn.functional.logsigmoid(logits)).softmax(-1)
@@ -172,10 +151,7 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         return fields.objectness.sigmoid(), fields.anchor.sigmoid(), fields.cls.sigmoid()
 
     def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Decode raw maps.
-
-        Args:
-            maps: (B, D, H_l, W_l) of each level, coarse to fine.
+        """Decode raw maps (B, D, H_l, W_l) of each level, coarse to fine.
 
         Returns:
             boxes (B, N, 4) in input pixels, not clipped; scores (B, N); class probabilities (B, N, C).
@@ -187,15 +163,12 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
         return self.decode_cells(cells, grid), scores, cls
 
     def encode(self, cells: Tensor, gt_bboxes: Tensor, anchor_sizes: Tensor) -> Tensor:  # type: ignore[override]
-        """Raw values that decode to given boxes; the inverse of :meth:`decode_boxes`.
+        """Raw values (P, 4) tx, ty, tw, th that decode to given boxes; the inverse of :meth:`decode_boxes`.
 
         Args:
             cells: (P, 3) column, row and stride of the cell that predicts each box.
             gt_bboxes: (P, 4) boxes (x1, y1, x2, y2) in input pixels, their centres within reach of the cell.
             anchor_sizes: (P, 2) anchor of each box in pixels.
-
-        Returns:
-            (P, 4) raw tx, ty, tw, th.
         """
         centre = (gt_bboxes[:, :2] + gt_bboxes[:, 2:]) / 2
         offset = centre / cells[:, 2:] - cells[:, :2]

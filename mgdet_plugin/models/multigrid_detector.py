@@ -19,13 +19,7 @@ class MultiGridDet(SingleStageDetector):
     """
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps for the head, coarse to fine.
-
-        Args:
-            batch_inputs: (B, 3, H, W) RGB in [0, 1], H and W in pixels.
-
-        Returns:
-            Maps (B, channels, H / stride, W / stride) for strides 32, 16 and 8.
+        """Feature maps (B, channels, H / stride, W / stride) for the head, strides 32, 16 and 8, of RGB (B, 3, H, W).
 
         Raises:
             UserError: If H or W is no multiple of 32.

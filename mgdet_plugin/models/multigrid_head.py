@@ -129,10 +129,7 @@ class MultiGridHead(BaseDenseHead):
         return tuple(conv(bridge(feat)) for bridge, conv, feat in zip(self.bridges, self.predict_convs, x))
 
     def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode raw maps.
-
-        Args:
-            maps: (B, D, H_l, W_l) of each level, coarse to fine.
+        """Decode raw maps (B, D, H_l, W_l), coarse to fine.
 
         Returns:
             boxes (B, N, 4) as (x1, y1, x2, y2) in input pixels, not clipped; scores (B, N); class probabilities
@@ -158,10 +155,7 @@ class MultiGridHead(BaseDenseHead):
         maps = self(x)
         return self.loss_by_feat(maps, gt, metas, gt_ignore), self.predict_by_feat(maps, metas, cfg=proposal_cfg)
 
-    def loss_by_feat(self,
-                     maps: Sequence[Tensor],
-                     batch_gt_instances: InstanceList,
-                     batch_img_metas: list[dict],
+    def loss_by_feat(self, maps: Sequence[Tensor], batch_gt_instances: InstanceList, batch_img_metas: list[dict],
                      batch_gt_instances_ignore: OptInstanceList = None,
                      loss: nn.Module | None = None) -> dict[str, Tensor]:
         """Losses of raw maps.
@@ -182,11 +176,10 @@ class MultiGridHead(BaseDenseHead):
         targets = self.assigner.assign(batch_gt_instances, grid.map_sizes)
         with torch.no_grad():
             boxes = self.bbox_coder.decode_cells(cells, grid)
-        raw = cells[targets.image, targets.cell, :4]  # (P, 4)
-        level = grid.level[targets.cell]
+        positive = cells[targets.image, targets.cell]  # (P, D)
+        raw, level = positive[:, :4], grid.level[targets.cell]
         if self.bbox_coder.anchor_use == 'expected':
-            logits = split_fields(cells[targets.image, targets.cell], self.num_anchors).anchor
-            sizes = self.bbox_coder.expected_sizes(logits, level)
+            sizes = self.bbox_coder.expected_sizes(split_fields(positive, self.num_anchors).anchor, level)
         else:
             sizes = self.bbox_coder.anchors.to(cells)[level, targets.anchor]
         place = (grid.col[targets.cell], grid.row[targets.cell], grid.stride[targets.cell])
@@ -195,12 +188,8 @@ class MultiGridHead(BaseDenseHead):
                                     spared_objects(batch_gt_instances, batch_gt_instances_ignore))
         return (loss or self.loss_module)(pred, targets)
 
-    def predict_by_feat(self,
-                        maps: Sequence[Tensor],
-                        batch_img_metas: list[dict] | None = None,
-                        cfg: OptConfigType = None,
-                        rescale: bool = False,
-                        with_nms: bool = True) -> InstanceList:
+    def predict_by_feat(self, maps: Sequence[Tensor], batch_img_metas: list[dict] | None = None,
+                        cfg: OptConfigType = None, rescale: bool = False, with_nms: bool = True) -> InstanceList:
         """Detections of raw maps.
 
         Args:
@@ -226,7 +215,6 @@ class MultiGridHead(BaseDenseHead):
 
     def _predict_image(self, boxes: Tensor, scores: Tensor, labels: Tensor, meta: dict, settings: dict[str, Any],
                        rescale: bool, with_nms: bool) -> InstanceData:
-        """Detections of one image from its N boxes, scores and labels."""
         index = (scores > settings['score_thr']).nonzero().squeeze(1)
         index = index[scores[index].argsort(descending=True, stable=True)]
         if settings['nms_pre'] > 0:
@@ -264,13 +252,8 @@ class MultiGridHead(BaseDenseHead):
 def spread_classes(boxes: Tensor, scores: Tensor, class_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A candidate for each class of each cell; that of the most likely class keeps the cell's score.
 
-    Args:
-        boxes: (B, N, 4).
-        scores: (B, N) of the cells.
-        class_probs: (B, N, C).
-
-    Returns:
-        boxes (B, N * C, 4), scores (B, N * C) in proportion to the class probabilities, labels (B, N * C).
+    From boxes (B, N, 4), scores (B, N) and class probabilities (B, N, C) to boxes (B, N * C, 4), scores (B, N * C) in
+    proportion to these and labels (B, N * C).
     """
     num_classes = class_probs.shape[-1]
     shares = class_probs / class_probs.amax(-1, keepdim=True).clamp(min=torch.finfo(class_probs.dtype).tiny)

@@ -158,13 +158,10 @@ class MultiGridLoss(nn.Module):
         return loss
 
     def set_class_counts(self, counts: Sequence[int]) -> Tensor:
-        """Set balanced class weights, ``sum / (C * count)`` held to [0.1, 10] and 1 for a class never seen.
+        """Set balanced class weights (C,), ``sum / (C * count)`` held to [0.1, 10] and 1 for a class never seen.
 
         Args:
             counts: (C,) objects of each class in the training set.
-
-        Returns:
-            (C,) the weights.
         """
         tensor = torch.tensor(counts, dtype=torch.float32)
         weights = (tensor.sum() / (len(counts) * tensor.clamp(min=1))).clamp(*BALANCED_RANGE)
@@ -172,15 +169,7 @@ class MultiGridLoss(nn.Module):
         return self.class_weights
 
     def forward(self, pred: MultiGridPredictions, targets: MultiGridTargets) -> dict[str, Tensor]:
-        """Losses of a batch.
-
-        Args:
-            pred: The predictions.
-            targets: The sparse targets.
-
-        Returns:
-            ``loss_coord``, ``loss_obj``, ``loss_anchor``, ``loss_cls`` (and ``loss_consensus``), scaled.
-        """
+        """Losses of a batch: ``loss_coord``, ``loss_obj``, ``loss_anchor``, ``loss_cls`` (+ options), scaled."""
         fields = split_fields(pred.cells[targets.image, targets.cell], targets.num_anchors)
         norm = self._level_norms(targets)  # (L,)
         positive_norm = norm[targets.grid.level[targets.cell]]  # (P,)

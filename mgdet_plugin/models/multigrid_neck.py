@@ -15,15 +15,7 @@ from mgdet_plugin.common.errors import UserError
 
 
 class LateralBlock(BaseModule):
-    """1x1, 3x3 and 1x1 convolutions: (B, in_channels, H, W) -> (B, out_channels, H, W).
-
-    Args:
-        in_channels: Channels of the input map.
-        out_channels: Channels of both 1x1 convolutions; the 3x3 between them has twice as many.
-        conv_cfg: Config of the convolutions. Default: plain ones.
-        norm_cfg: Config of the normalisation.
-        act_cfg: Config of the activation.
-    """
+    """1x1, 3x3 and 1x1 convolutions: (B, in_channels, H, W) -> (B, out_channels, H, W); inside twice as many."""
 
     def __init__(self, in_channels: int, out_channels: int, conv_cfg: OptConfigType, norm_cfg: ConfigType,
                  act_cfg: ConfigType) -> None:
@@ -57,9 +49,7 @@ class MultiGridNeck(BaseModule):
         UserError: If the two lists differ in length.
     """
 
-    def __init__(self,
-                 in_channels: Sequence[int] = (1024, 512, 256),
-                 out_channels: Sequence[int] = (256, 128, 64),
+    def __init__(self, in_channels: Sequence[int] = (1024, 512, 256), out_channels: Sequence[int] = (256, 128, 64),
                  conv_cfg: OptConfigType = None,
                  norm_cfg: ConfigType = dict(type='BN', eps=1e-3, momentum=0.01),
                  act_cfg: ConfigType = dict(type='LeakyReLU', negative_slope=0.1),
@@ -78,10 +68,7 @@ class MultiGridNeck(BaseModule):
             ConvModule(coarse, fine, 1, **cfg) for coarse, fine in itertools.pairwise(out_channels))
 
     def forward(self, feats: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Mix the backbone maps top down.
-
-        Args:
-            feats: Backbone maps (B, in_channels[i], H_i, W_i), fine to coarse as backbones give them.
+        """Mix the backbone maps (B, in_channels[i], H_i, W_i), fine to coarse as backbones give them, top down.
 
         Returns:
             Maps (B, out_channels[i], H_i, W_i), coarse to fine.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -46,9 +46,8 @@ class Frozen:
 
     def tensors(self, model: nn.Module) -> list[str]:
         """Names in the state dict of all that must not change: parameters and the buffers of frozen layers."""
-        kept = set(self.parameters)
-        for name, norm in self.norms.items():
-            kept.update(f'{name}.{buffer}' for buffer, _ in norm.named_buffers(recurse=False))
+        kept = self.parameters.union(f'{name}.{buffer}' for name, norm in self.norms.items()
+                                     for buffer, _ in norm.named_buffers(recurse=False))
         return [key for key in model.state_dict() if key in kept]
 
 
@@ -71,12 +70,7 @@ def is_frozen(name: str, patterns: Iterable[str]) -> bool:
 
 
 def check_patterns(patterns: Iterable[str], model: nn.Module, what: str) -> None:
-    """Refuse a pattern that matches no parameter.
-
-    Args:
-        patterns: Names or patterns.
-        model: The detector.
-        what: Where they are given, for the error line.
+    """Refuse a pattern that matches no parameter; ``what`` says where it is given.
 
     Raises:
         UserError: With the pattern and the names that come near.
@@ -105,17 +99,8 @@ def predict_layers(model: nn.Module) -> tuple[str, ...]:
                     f'with a {type(head).__name__} are is not known; name them: train=[...] in place of freeze_level')
 
 
-def built_frozen(model: nn.Module) -> frozenset[str]:
-    """Names of parameters that a detector was built with frozen (``norm_cfg=dict(requires_grad=False)``)."""
-    return frozenset(name for name, parameter in unwrap(model).named_parameters() if not parameter.requires_grad)
-
-
-def resolve(stage: Stage, model: nn.Module) -> Frozen:
-    """What a stage freezes in a model; nothing is changed.
-
-    Args:
-        stage: The stage.
-        model: The detector, wrapped or not.
+def frozen_of(stage: Stage, model: nn.Module) -> Frozen:
+    """What a stage freezes in a model, wrapped or not; nothing is changed.
 
     Raises:
         UserError: If a pattern matches nothing, or everything would be frozen.
@@ -143,11 +128,10 @@ def _norms(model: nn.Module, stage: Stage, frozen: set[str]) -> dict[str, nn.Mod
     """Normalisation layers whose parameters are all frozen; one without parameters goes by its name."""
     patterns, trains = _patterns(stage, model)
     norms: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, _NormBase):
-            parameters = [f'{name}.{key}' for key, _ in module.named_parameters(recurse=False)]
-            if frozen.issuperset(parameters) if parameters else is_frozen(name, patterns) != trains:
-                norms[name] = module
+    for name, module in statistics_layers(model).items():
+        parameters = [f'{name}.{key}' for key, _ in module.named_parameters(recurse=False)]
+        if frozen.issuperset(parameters) if parameters else is_frozen(name, patterns) != trains:
+            norms[name] = module
     return norms
 
 
@@ -160,7 +144,8 @@ def freeze(model: nn.Module, stage: Stage, built: Collection[str] = ()) -> Froze
     Args:
         model: The detector, wrapped or not.
         stage: The stage.
-        built: Names of parameters that stay frozen in every stage, see :func:`built_frozen`.
+        built: Names of parameters that stay frozen in every stage, as the detector was built with them
+            (``norm_cfg=dict(requires_grad=False)``).
 
     Returns:
         What is frozen now, with what the detector freezes by itself in ``train()`` (``frozen_stages``).
@@ -169,7 +154,7 @@ def freeze(model: nn.Module, stage: Stage, built: Collection[str] = ()) -> Froze
         UserError: If a pattern matches nothing, or everything would be frozen.
     """
     model = unwrap(model)
-    frozen = resolve(stage, model)
+    frozen = frozen_of(stage, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen.parameters and name not in built)
     training = model.training
@@ -191,14 +176,9 @@ def hold(norms: Iterable[nn.Module]) -> None:
         norm.eval()
 
 
-def learned_tensors(model: nn.Module) -> list[str]:
-    """Names of parameters and running statistics: what all processes of a run share."""
-    model = unwrap(model)
-    names = [name for name, _ in model.named_parameters()]
-    for name, module in model.named_modules():
-        if isinstance(module, _NormBase):
-            names += [f'{name}.{key}' for key, _ in module.named_buffers(recurse=False)]
-    return names
+def statistics_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> layer that keeps running statistics."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _NormBase)}
 
 
 def digests(model: nn.Module) -> dict[str, str]:
@@ -208,20 +188,11 @@ def digests(model: nn.Module) -> dict[str, str]:
 
 def digest(tensor: Tensor) -> str:
     """A hash of a tensor's bytes."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    content: Any = flat.numpy()
+    content: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def trained_parts(model: nn.Module, frozen: Frozen) -> list[str]:
     """Names of the detector's parts (backbone, neck, bbox_head) that have a parameter that trains, in order."""
-    parts: dict[str, None] = {}
-    for name, _ in unwrap(model).named_parameters():
-        if name not in frozen.parameters:
-            parts.setdefault(name.split('.')[0])
-    return list(parts)
-
-
-def frozen_by_itself(frozen: Frozen, planned: Frozen) -> Sequence[str]:
-    """Names of parameters the detector froze although the plan did not."""
-    return sorted(frozen.parameters - planned.parameters)
+    return list(dict.fromkeys(name.split('.')[0] for name, _ in unwrap(model).named_parameters()
+                              if name not in frozen.parameters))

@@ -13,45 +13,17 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
+from mgdet_plugin.plan.until import Until
 
 FREEZE_LEVELS = (0, 1, 2)
 STARTS = ('full', 'backbone', 'nothing')
 SCHEDULES = ('cosine', 'constant')
-RULES = ('greater', 'less')
 RECIPE_WARMUP_EPOCHS = 3.0
 RECIPE_WARMUP_SHARE = 0.6  # of a short stage
 RECIPE_ETA_MIN = 1e-7
 EARLY_STOPPING = dict(metric='val/loss', patience=10)
 BASE_AUGMENTATIONS = ('PhotoMetricDistortion', 'RandomAffine', 'RandomFlip')  # what a clean stage leaves out
-
-
-@dataclass(frozen=True)
-class Until:
-    """When a stage ends before its last epoch.
-
-    Attributes:
-        metric: Name of a validation metric, as logged ('coco/bbox_mAP').
-        patience: Validations without improvement after which the stage ends.
-        min_epochs: The stage lasts at least this long.
-        min_delta: An improvement is a change of more than this.
-        rule: 'greater' or 'less' is better. Default: by the metric's name.
-    """
-    metric: str
-    patience: int
-    min_epochs: int = 1
-    min_delta: float = 0.0
-    rule: str | None = None
-
-    @property
-    def sign(self) -> int:
-        """1 where greater is better, -1 where less is."""
-        rule = self.rule or ('less' if 'loss' in self.metric.lower() else 'greater')
-        return 1 if rule == 'greater' else -1
-
-    def improves(self, value: float, best: float | None) -> bool:
-        """Whether a value is better than the best one so far; nothing improves on a number with NaN."""
-        return not math.isnan(value) and (best is None or self.sign * (value - best) > self.min_delta)
 
 
 @dataclass(frozen=True)
@@ -80,6 +52,9 @@ class Stage:
         until: End by metric.
         restore_best: Go on from the stage's best checkpoint (by ``until``'s metric) when it ends.
         restart_ema: Start the moving average of weights anew at the stage's first iteration.
+
+    Raises:
+        UserError: A field is out of its range.
     """
     name: str
     epochs: int
@@ -122,50 +97,40 @@ class Stage:
         for key in ('lr_mult', 'probs'):
             values[key] = dict(values.get(key) or {})
         if values.get('until') is not None:
-            values['until'] = _until(f"stage '{fields['name']}': until", values['until'])
-        return cls(**values).checked()
+            values['until'] = Until.build(f"stage '{fields['name']}': until", values['until'])
+        return cls(**values)
 
-    def checked(self) -> Stage:
-        """The stage itself.
-
-        Raises:
-            UserError: If a field is out of its range.
-        """
+    def __post_init__(self) -> None:
         where = f"stage '{self.name}'"
-        if not isinstance(self.epochs, int) or isinstance(self.epochs, bool) or self.epochs < 1:
-            raise UserError(f'{where}: epochs must be a whole number of at least 1, got {self.epochs!r}')
-        if not _is_number(self.lr) or not 0 < self.lr < math.inf:
-            raise UserError(f'{where}: lr must be a positive number, got {self.lr!r}')
+        require(is_whole(self.epochs, 1), f'{where}: epochs must be a whole number of at least 1', self.epochs)
+        require(is_number(self.lr) and 0 < self.lr < math.inf, f'{where}: lr must be a positive number', self.lr)
         given = [key for key in ('freeze_level', 'freeze', 'train') if getattr(self, key) is not None]
         if len(given) != 1:
             raise UserError(f'{where}: give exactly one of freeze_level, freeze and train, got {given or "none"}')
-        if self.freeze_level is not None and (self.freeze_level not in FREEZE_LEVELS
-                                              or isinstance(self.freeze_level, bool)):
-            raise UserError(f'{where}: freeze_level must be one of {FREEZE_LEVELS}, got {self.freeze_level!r}')
+        require(self.freeze_level in (None, *FREEZE_LEVELS) and not isinstance(self.freeze_level, bool),
+                f'{where}: freeze_level must be one of {FREEZE_LEVELS}', self.freeze_level)
         if self.train == ():
             raise UserError(f'{where}: train is empty, so nothing would train; name what trains')
         self._check_rates(where)
         for key, value in self.step_probs().items():
-            if not _is_number(value) or not 0 <= value <= 1:
-                raise UserError(f'{where}: the probability of {key} must be from 0 to 1, got {value!r}')
-        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
-            raise UserError(f'{where}: batch_size must be a whole number of at least 1, got {self.batch_size!r}')
+            require(is_number(value) and 0 <= value <= 1, f'{where}: the probability of {key} must be from 0 to 1',
+                    value)
+        require(self.batch_size is None or is_whole(self.batch_size, 1),
+                f'{where}: batch_size must be a whole number of at least 1', self.batch_size)
         if self.restore_best and self.until is None:
             raise UserError(f'{where}: restore_best needs until=dict(metric=..., patience=...) to say what is best')
-        return self
 
     def _check_rates(self, where: str) -> None:
         """Check what the rate is made of."""
-        if self.schedule not in SCHEDULES:
-            raise UserError(f'{where}: schedule must be one of {SCHEDULES}, got {self.schedule!r}')
+        require(self.schedule in SCHEDULES, f'{where}: schedule must be one of {SCHEDULES}', self.schedule)
         for key, value in self.lr_mult.items():
-            if not _is_number(value) or not 0 < value < math.inf:
+            if not is_number(value) or not 0 < value < math.inf:
                 raise UserError(f"{where}: lr_mult['{key}'] must be a positive number, got {value!r}; to hold a part "
                                 'still freeze it: a rate of 0 lets its running statistics drift')
         for key in ('warmup_ratio', 'eta_min_ratio', 'warmup_epochs', 'boost_epochs', 'boost'):
             value = getattr(self, key)
-            if value is not None and (not _is_number(value) or not 0 <= value < math.inf):
-                raise UserError(f'{where}: {key} must be a number of at least 0, got {value!r}')
+            require(value is None or (is_number(value) and 0 <= value < math.inf),
+                    f'{where}: {key} must be a number of at least 0', value)
         if self.boost <= 0 or self.warmup_ratio > 1 or self.eta_ratio > 1:
             raise UserError(f'{where}: boost must be above 0, warmup_ratio and eta_min_ratio at most 1, got '
                             f'{self.boost}, {self.warmup_ratio} and {self.eta_ratio}')
@@ -197,22 +162,18 @@ class Stage:
         return {**clean, 'mosaic': self.mosaic_prob, 'mixup': self.mixup_prob, **self.probs}
 
     def factor(self, done: float) -> float:
-        """Factor on the stage's rate after a number of its epochs.
+        """Factor on the stage's rate after ``done`` of its epochs, fractions for iterations.
 
-        Args:
-            done: Epochs since the stage began, fractions for iterations.
-
-        Returns:
-            Linear from ``warmup_ratio``, then ``boost``, then 1 or the cosine, whose last value stays.
+        Linear from ``warmup_ratio``, then ``boost``, then 1 or the cosine, whose last value stays.
         """
+        begin = self.warmup + self.boost_epochs
         peak = self.boost if self.boost_epochs > 0 else 1.0
         if done < self.warmup:
             return (self.warmup_ratio + (1 - self.warmup_ratio) * done / self.warmup) * peak
-        if done < self.warmup + self.boost_epochs:
+        if done < begin:
             return self.boost
         if self.schedule == 'constant':
             return 1.0
-        begin = self.warmup + self.boost_epochs
         share = min(1.0, (done - begin) / (self.epochs - begin)) if self.epochs > begin else 1.0
         return self.eta_ratio + (1 - self.eta_ratio) * 0.5 * (1 + math.cos(math.pi * share))
 
@@ -261,8 +222,7 @@ class Plan:
         stopping = _early_stopping(options.pop('early_stopping', {}), cfg)
         if options:
             raise UserError(f"plan has no option {sorted(options)}; it takes 'start', 'allow' and 'early_stopping'")
-        if start not in STARTS:
-            raise UserError(f'plan.start must be one of {STARTS}, got {start!r}')
+        require(start in STARTS, f'plan.start must be one of {STARTS}', start)
         return cls(stages, start, frozenset([allow] if isinstance(allow, str) else allow), stopping)
 
     def until(self, index: int) -> Until | None:
@@ -292,8 +252,7 @@ def build_plan(stages: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
     if not stages or isinstance(stages, Mapping):
         raise UserError(f'stages must be a list of at least one stage, got {stages or "none"}')
     for entry in stages:
-        if not isinstance(entry, Mapping):
-            raise UserError(f'a stage must be a dict, got {entry!r}')
+        require(isinstance(entry, Mapping), 'a stage must be a dict', entry)
     plan = tuple(Stage.build(entry) for entry in stages)
     names = [stage.name for stage in plan]
     if len(set(names)) != len(names):
@@ -301,38 +260,12 @@ def build_plan(stages: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
     return plan
 
 
-def stage_at(plan: Sequence[Stage], epoch: int) -> tuple[int, Stage]:
-    """Index and stage of an epoch (from 0) where every stage lasts its longest; the last one has no end."""
-    end = 0
-    for index, stage in enumerate(plan):
-        end += stage.epochs
-        if epoch < end:
-            return index, stage
-    return len(plan) - 1, plan[-1]
-
-
-def _until(where: str, fields: Mapping[str, Any]) -> Until:
-    """The condition of a config entry, checked."""
-    known = {each.name for each in dataclasses.fields(Until)}
-    if not isinstance(fields, Mapping):
-        raise UserError(f'{where} must be dict(metric=..., patience=...), got {fields!r}')
-    if {'metric', 'patience'} - set(fields) or set(fields) - known:
-        raise UserError(f'{where} needs metric and patience and takes {sorted(known)}, got {dict(fields)}')
-    until = Until(**fields)
-    if until.rule not in (None, *RULES):
-        raise UserError(f'{where}.rule must be one of {RULES}, got {until.rule!r}')
-    if not isinstance(until.patience, int) or until.patience < 1 or until.min_epochs < 1 or until.min_delta < 0:
-        raise UserError(f'{where}.patience and min_epochs must be at least 1 and min_delta at least 0, got '
-                        f'{until.patience}, {until.min_epochs} and {until.min_delta}')
-    return until
-
-
 def _early_stopping(fields: Mapping[str, Any] | None, cfg: Config) -> Until | None:
     """The condition of ``plan.early_stopping``, which has defaults; they need a loop that measures the loss."""
     if fields is None or (not fields and (cfg.get('val_cfg') or {}).get('type') != 'LossValLoop'):
         return None
     given = {**EARLY_STOPPING, **fields} if isinstance(fields, Mapping) else fields
-    return _until('plan.early_stopping', given)
+    return Until.build('plan.early_stopping', given)
 
 
 def _start_of(cfg: Config) -> str:
@@ -341,7 +274,3 @@ def _start_of(cfg: Config) -> str:
         return 'full'
     init = (cfg.get('model') or {}).get('backbone', {}).get('init_cfg') or {}
     return 'backbone' if isinstance(init, Mapping) and init.get('type') == 'Pretrained' else 'nothing'
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)

@@ -54,15 +54,8 @@ class Progress:
 
     @classmethod
     def at(cls, plan: Plan, epoch: int, steps: int) -> Progress:
-        """Where a run without a record stands: every stage lasted its longest.
-
-        Args:
-            plan: The plan.
-            epoch: Epochs done.
-            steps: Iterations an epoch.
-        """
-        index = max(index for index, first in enumerate(plan.first_epochs()) if first <= max(0, epoch - 1))
-        first = plan.first_epochs()[index]
+        """Where a run of ``steps`` iterations an epoch stands that has no record: every stage lasted its longest."""
+        index, first = max(each for each in enumerate(plan.first_epochs()) if each[1] <= max(0, epoch - 1))
         return cls(stage=index, first_epoch=first, first_iter=first * steps, validated=epoch)
 
     def to_plain(self) -> dict[str, Any]:
@@ -94,23 +87,13 @@ class Progress:
         return self.history[:len(self.history) - self.stage]
 
     def batches_done(self, epoch: int, iteration: int, steps: int) -> int:
-        """Batches of an epoch that were trained on.
-
-        Args:
-            epoch: The epoch, of the run.
-            iteration: Iterations of the run done.
-            steps: Iterations an epoch in this stage.
-        """
+        """Batches of an epoch that were trained on, at an iteration of the run, ``steps`` an epoch in this stage."""
         return iteration - self.first_iter - (epoch - self.first_epoch) * steps
 
     def iterations(self, plan: Plan, last: int, end: int, steps: Sequence[int]) -> int:
         """Iterations of the whole run, as far as is known.
 
-        Args:
-            plan: The plan.
-            last: Epochs of the run by the plan, see :meth:`last_epoch`.
-            end: Epochs after which it ends, at most ``last``.
-            steps: Iterations an epoch in each stage.
+        It ends after ``end`` epochs, at most the ``last`` of :meth:`last_epoch`, of ``steps`` iterations in each stage.
         """
         later = plan.stages[self.stage + 1:]
         begin, total = self.first_epoch, self.first_iter
@@ -134,13 +117,9 @@ class Progress:
         return end + sum(stage.epochs for stage in plan.stages[self.stage + 1:])
 
     def after_validation(self, plan: Plan, epoch: int, metrics: Mapping[str, float], void: bool = False) -> bool:
-        """Take a validation into account.
+        """Take a validation after so many epochs of the run into account.
 
-        Args:
-            plan: The plan.
-            epoch: Epochs of the run done.
-            metrics: Name -> value.
-            void: Whether they are of weights that are no longer there: no improvement.
+        With ``void`` its metrics are of weights that are no longer there: no improvement.
 
         Returns:
             Whether it is the stage's best so far. A metric that could not be measured (mmdet gives none of its figures
@@ -167,13 +146,7 @@ class Progress:
         return improved
 
     def advance(self, epoch: int, iteration: int, entry: dict[str, Any]) -> None:
-        """Enter the next stage: what the last one went by starts anew.
-
-        Args:
-            epoch: Its first epoch.
-            iteration: Its first iteration.
-            entry: What is remembered of the last one.
-        """
+        """Enter the next stage at an epoch and iteration; of the last one ``entry`` is remembered, no more."""
         self.history.append(entry)
         self.stage, self.first_epoch, self.first_iter = self.stage + 1, epoch, iteration
         self.best, self.best_epoch, self.misses, self.ended, self.digests = None, 0, 0, False, {}

@@ -17,7 +17,7 @@ from torch.nn import GroupNorm, LayerNorm
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import Parameter
 
-from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.errors import UserError, require
 from mgdet_plugin.plan.freezing import check_patterns, matches
 from mgdet_plugin.plan.plan import Plan, Stage
 
@@ -35,9 +35,6 @@ class RateRules:
         norm_decay_mult: On the decay of normalisation layers.
         custom_keys: Name or pattern -> ``lr_mult``, ``decay_mult``; the longest match counts.
         layer_decay: Factor a step of depth, from the last block of the backbone down to its first.
-
-    Raises:
-        UserError: A factor makes no sense.
     """
     bias_lr_mult: float = 1.0
     bias_decay_mult: float = 1.0
@@ -59,8 +56,7 @@ class RateRules:
 
     def __post_init__(self) -> None:
         decay = self.layer_decay
-        if decay is not None and not 0 < decay <= 1:
-            raise UserError(f'paramwise_cfg.layer_decay must be above 0 and at most 1, got {decay}')
+        require(decay is None or 0 < decay <= 1, 'paramwise_cfg.layer_decay must be above 0 and at most 1', decay)
         factors: dict[str, Any] = {key: getattr(self, key) for key in OPTIONS[:3]}
         for pattern, entry in (self.custom_keys or {}).items():
             unknown = set(entry) - {'lr_mult', 'decay_mult'}
@@ -72,8 +68,7 @@ class RateRules:
             if name.endswith('lr_mult') and not value > 0:
                 raise UserError(f'paramwise_cfg.{name} must be above 0, got {value}; to hold a part still freeze it '
                                 'in a stage: a rate of 0 lets its running statistics drift')
-            if not 0 <= value < float('inf'):
-                raise UserError(f'paramwise_cfg.{name} must be at least 0, got {value}')
+            require(0 <= value < float('inf'), f'paramwise_cfg.{name} must be at least 0', value)
 
     def multipliers(self, name: str, is_norm: bool, model: nn.Module) -> tuple[float, float]:
         """Factors on rate and decay of a parameter."""
@@ -85,19 +80,10 @@ class RateRules:
         if best is not None:
             lr_mult *= keys[best].get('lr_mult', 1.0)
             decay_mult *= keys[best].get('decay_mult', 1.0)
-        return lr_mult * self._depth_factor(name, model), decay_mult
-
-    def _depth_factor(self, name: str, model: nn.Module) -> float:
-        """Layer-wise decay: the last block of the backbone gets the factor once, its first one most often."""
-        if self.layer_decay is None or not name.startswith('backbone.'):
-            return 1.0
-        blocks = backbone_blocks(model)
-        return float(self.layer_decay**(len(blocks) - blocks.index(name.split('.')[1])))
-
-    def label(self, name: str) -> str:
-        """What the group of a parameter is called: the part, with layer decay the block of the backbone."""
-        part, *rest = name.split('.')
-        return f'{part}.{rest[0]}' if part == 'backbone' and self.layer_decay is not None else part
+        if self.layer_decay is not None and name.startswith('backbone.'):
+            blocks = depth_order(model)  # the last block gets the factor once, the first one most often
+            lr_mult *= self.layer_decay**(len(blocks) - blocks.index(name.split('.')[1]))
+        return lr_mult, decay_mult
 
 
 def parameter_groups(model: nn.Module, rules: RateRules, stages: Sequence[Stage], rate: float,
@@ -108,8 +94,8 @@ def parameter_groups(model: nn.Module, rules: RateRules, stages: Sequence[Stage]
         model: The detector, not wrapped.
         rules: What holds in every stage.
         stages: The plan's; none where there is no plan.
-        rate: Of the first stage.
-        decay: Weight decay before multipliers.
+        rate: Of the first stage, before multipliers.
+        decay: Weight decay, before multipliers.
 
     Raises:
         UserError: A pattern matches nothing.
@@ -119,7 +105,8 @@ def parameter_groups(model: nn.Module, rules: RateRules, stages: Sequence[Stage]
     for name, parameter, is_norm in all_parameters(model):
         lr_mult, decay_mult = rules.multipliers(name, is_norm, model)
         stage_mults = tuple(stage_multiplier(stage, name) for stage in stages)
-        label = rules.label(name)
+        part, *rest = name.split('.')
+        label = f'{part}.{rest[0]}' if part == 'backbone' and rules.layer_decay is not None else part
         lr = rate * lr_mult * (stage_mults[0] if stage_mults else 1.0)
         group = groups.setdefault((label, lr_mult, decay_mult, stage_mults), dict(
             params=[], name=label, lr=lr, planned_lr=lr, weight_decay=decay * decay_mult, lr_mult=lr_mult,
@@ -134,11 +121,7 @@ def parameter_groups(model: nn.Module, rules: RateRules, stages: Sequence[Stage]
 
 
 def base_rate(plan: Plan | None, given: float | None) -> float:
-    """The rate of the first stage.
-
-    Args:
-        plan: The plan, if there is one.
-        given: The ``lr`` of the optimizer's config, if it has one.
+    """The rate of the first stage, which the optimizer's config may give, too.
 
     Raises:
         UserError: There is no rate, or the optimizer's config says another one.
@@ -161,38 +144,28 @@ class PlannedRates:
 
     Attributes:
         plan: The plan.
-        fixed: Of each group, the factor that holds in every stage.
-        by_stage: Of each group, a factor a stage; empty for a group that has none.
+        groups: Of :func:`parameter_groups`; one that is mmengine's own has no factors.
         limit: The highest rate a group that trains may have, or None.
         scale: Factor on all rates by the batch (``auto_scale_lr``); 1 where they are not scaled.
         batch_size: Images a process and iteration that ``scale`` is for; None where a stage's own batch changes
             nothing.
     """
     plan: Plan
-    fixed: Sequence[float]
-    by_stage: Sequence[Sequence[float]]
+    groups: Sequence[Mapping[str, Any]]
     limit: float | None = None
     scale: float = 1.0
     batch_size: int | None = None
 
-    @classmethod
-    def of(cls, plan: Plan, groups: Sequence[Mapping[str, Any]], **fields: Any) -> PlannedRates:
-        """The rates of groups that :func:`parameter_groups` made; one that is mmengine's own has no factors."""
-        return cls(plan, [group.get('lr_mult', 1.0) for group in groups],
-                   [group.get('stage_mults', ()) for group in groups], **fields)
-
     def peaks(self, index: int, trains: Sequence[bool]) -> list[float]:
         """The rate of each group in a stage before warmup, boost and cosine.
 
-        Args:
-            index: The stage.
-            trains: Of each group, whether anything of it trains: what is frozen does not count for the limit.
+        ``trains`` says of each whether anything of it trains: what is frozen does not count for the limit.
         """
         stage = self.plan.stages[index]
         own = stage.batch_size
         scale = self.scale * own / self.batch_size if own and self.batch_size else self.scale
-        rates = [stage.lr * scale * fixed * (mults[index] if mults else 1.0)
-                 for fixed, mults in zip(self.fixed, self.by_stage)]
+        rates = [stage.lr * scale * group.get('lr_mult', 1.0) * (group['stage_mults'][index] if group.get(
+            'stage_mults') else 1.0) for group in self.groups]
         if self.limit is None:
             return rates
         # one factor for all, so that multipliers keep their meaning
@@ -213,7 +186,7 @@ def fixed_multipliers(cfg: Config, model: nn.Module) -> dict[str, float]:
     return {name: rules.multipliers(name, is_norm, model)[0] for name, _, is_norm in all_parameters(model)}
 
 
-def backbone_blocks(model: nn.Module) -> list[str]:
+def depth_order(model: nn.Module) -> list[str]:
     """Names of the backbone's children that hold parameters, in the order of depth."""
     return [name for name, child in model.get_submodule('backbone').named_children()
             if next(child.parameters(), None) is not None]

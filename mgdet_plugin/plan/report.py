@@ -13,12 +13,13 @@ from torch import nn
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import iter_dataset_cfgs
-from mgdet_plugin.plan.freezing import Frozen, resolve
-from mgdet_plugin.plan.plan import Plan, Stage, Until
+from mgdet_plugin.plan.freezing import Frozen, frozen_of, statistics_layers
+from mgdet_plugin.plan.plan import Plan, Stage
 from mgdet_plugin.plan.progress import stages_before
 from mgdet_plugin.plan.rates import CONSTRUCTOR, PlannedRates, RateRules, base_rate, parameter_groups
 from mgdet_plugin.plan.rules import Finding, check_rules, rate_limit
-from mgdet_plugin.plan.wiring import check_wiring, pipeline_steps, stage_probs, step_name
+from mgdet_plugin.plan.until import Until
+from mgdet_plugin.plan.wiring import check_wiring, config_steps, planned_name, stage_probs
 
 
 def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[Finding]]:
@@ -40,28 +41,23 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
     plan = Plan.from_cfg(cfg)
     model = MODELS.build(cfg.model)
     check_wiring(cfg, plan)
-    findings = check_rules(plan, cfg, model, _history(cfg))
+    path = str(cfg.get('load_from') or '')  # weights that an earlier stage has yet to make have no history
+    loaded = load_checkpoint(path, mmap=True)[1] if path.endswith('.pth') and os.path.isfile(path) else {}
+    findings = check_rules(plan, cfg, model, stages_before(loaded))
     groups, rates = _rates(cfg, plan, model, processes)
-    steps = pipeline_steps((cfg.get('train_dataloader') or {}).get('dataset'))
-    probs = stage_probs(plan, steps)
+    probs = stage_probs(plan, config_steps((cfg.get('train_dataloader') or {}).get('dataset')))
     first = plan.first_epochs()
     stages = [
         dict(_stage(stage, model), until=_until(plan.until(index)),
              first_epoch=first[index] + 1, last_epoch=first[index] + stage.epochs,
              batch_size=stage.batch_size or cfg.train_dataloader.batch_size,
-             groups=_groups(groups, rates, index, resolve(stage, model), model),
+             groups=_groups(groups, rates, index, frozen_of(stage, model), model),
              augmentation={**_own_probs(cfg), **probs[index]})
         for index, stage in enumerate(plan.stages)
     ]
     report = dict(config=cfg.filename, start=plan.start, load_from=cfg.get('load_from'), epochs=plan.epochs,
                   rate_limit=rate_limit(plan), rate_scale=rates.scale, allow=sorted(plan.allow), stages=stages)
     return report, findings
-
-
-def _history(cfg: Config) -> list[Mapping[str, Any]]:
-    """Stages that the weights went through, where they are there already."""
-    path = str(cfg.get('load_from') or '')
-    return stages_before(load_checkpoint(path, mmap=True)[1]) if path.endswith('.pth') and os.path.isfile(path) else []
 
 
 def plan_text(report: Mapping[str, Any]) -> str:
@@ -100,13 +96,13 @@ def _stage_lines(index: int, stage: Mapping[str, Any]) -> list[str]:
 
 def _stage(stage: Stage, model: nn.Module) -> dict[str, Any]:
     """What a stage freezes, in numbers."""
-    frozen = resolve(stage, model)
+    frozen = frozen_of(stage, model)
     parts: dict[str, dict[str, int]] = {}
     for name, parameter in model.named_parameters():
         part = parts.setdefault(name.split('.')[0], dict(trained=0, frozen=0, norms_learning=0, norms_held=0))
         part['frozen' if name in frozen.parameters else 'trained'] += parameter.numel()
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and name.split('.')[0] in parts:
+    for name in statistics_layers(model):
+        if name.split('.')[0] in parts:
             parts[name.split('.')[0]]['norms_held' if name in frozen.norms else 'norms_learning'] += 1
     what = (f'freeze level {stage.freeze_level}' if stage.freeze_level is not None else
             f'only {", ".join(stage.train)} trains' if stage.train is not None else
@@ -146,9 +142,9 @@ def _rates(cfg: Config, plan: Plan, model: nn.Module, processes: int) -> tuple[l
                               base_rate(plan, wrapper.optimizer.get('lr')))
     scaling, batch = cfg.get('auto_scale_lr') or {}, cfg.train_dataloader.batch_size
     if not scaling.get('enable'):
-        return groups, PlannedRates.of(plan, groups, limit=rate_limit(plan))
+        return groups, PlannedRates(plan, groups, limit=rate_limit(plan))
     scale = processes * batch / scaling['base_batch_size'] * wrapper.get('accumulative_counts', 1)
-    return groups, PlannedRates.of(plan, groups, limit=rate_limit(plan), scale=scale, batch_size=batch)
+    return groups, PlannedRates(plan, groups, limit=rate_limit(plan), scale=scale, batch_size=batch)
 
 
 def _groups(groups: Sequence[Mapping[str, Any]], rates: PlannedRates, index: int, frozen: Frozen,
@@ -168,7 +164,7 @@ def _own_probs(cfg: Config) -> dict[str, float]:
     for leaf in iter_dataset_cfgs((cfg.get('train_dataloader') or {}).get('dataset')):
         for step in leaf.get('pipeline') or ():
             if isinstance(step.get('prob'), (int, float)):
-                found[step_name(step)] = float(step['prob'])
+                found[planned_name(step)] = float(step['prob'])
             elif step['type'] in ('PhotoMetricDistortion', 'RandomAffine'):
                 found[str(step['type'])] = 1.0
     return found

@@ -4,7 +4,7 @@ A broken rule is an error or a warning, one line, with the name a person can swi
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,8 +14,8 @@ from torch import nn
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.models.multigrid_loss import RECIPE_SCALES
-from mgdet_plugin.plan.freezing import Frozen, resolve, trained_parts
-from mgdet_plugin.plan.plan import Plan, Stage
+from mgdet_plugin.plan.freezing import Frozen, frozen_of, trained_parts
+from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.rates import fixed_multipliers, stage_multiplier
 
 MAX_FULL_RATE = 1e-4
@@ -37,11 +37,14 @@ class Finding:
     Attributes:
         rule: Its name, for ``plan.allow``.
         text: What is wrong, the value seen and what to do.
-        is_error: Whether training is refused.
     """
     rule: str
     text: str
-    is_error: bool
+
+    @property
+    def is_error(self) -> bool:
+        """Whether training is refused."""
+        return self.rule in ERRORS
 
     def line(self) -> str:
         """The one line a person reads."""
@@ -55,7 +58,7 @@ def check_rules(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Map
         plan: The plan.
         cfg: The whole config, for its loss, normaliser and length.
         model: The detector, to tell what a stage trains; nothing is changed.
-        history: Stages the loaded weights went through before, as :func:`history_entry` gives them.
+        history: Stages the loaded weights went through before, as a run records them.
 
     Returns:
         The broken rules that are not switched off, in the order of the plan.
@@ -65,20 +68,16 @@ def check_rules(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Map
     """
     names = [name for name, _ in model.named_parameters()]
     asked = repr([cfg.get('model'), cfg.get('optim_wrapper'), cfg.get('train_cfg'), names, list(history)])
-    if asked not in plan.answers:
-        plan.answers[asked] = _broken(plan, cfg, model, history)
-    return plan.answers[asked]
-
-
-def _broken(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    if asked in plan.answers:
+        return plan.answers[asked]
     unknown = plan.allow - {*ERRORS, *WARNINGS}
     if unknown:
         raise UserError(f'plan.allow names no rule {sorted(unknown)}; there are {", ".join((*ERRORS, *WARNINGS))}')
-    frozen = [resolve(stage, model) for stage in plan.stages]
+    frozen = [frozen_of(stage, model) for stage in plan.stages]
     parts = [trained_parts(model, each) for each in frozen]
     findings = [*_levels(plan, parts, history), *_rates(plan, cfg, model, frozen), *_loss(plan, cfg),
                 *_mixing(plan, model, parts), *_knobs(plan), *_length(plan, cfg)]
-    return [finding for finding in findings if finding.rule not in plan.allow]
+    return plan.answers.setdefault(asked, [each for each in findings if each.rule not in plan.allow])
 
 
 def refuse_broken(findings: Sequence[Finding]) -> list[str]:
@@ -95,47 +94,33 @@ def refuse_broken(findings: Sequence[Finding]) -> list[str]:
     return [finding.line() for finding in findings]
 
 
-def history_entry(stage: Stage, model: nn.Module, frozen: Frozen, epochs: int, best: float | None = None,
-                  best_epoch: int = 0) -> dict[str, Any]:
-    """What a checkpoint remembers of a stage, plain data; ``best`` is that of its metric, if it went by one."""
-    return dict(name=stage.name, freeze_level=stage.freeze_level, trained_parts=trained_parts(model, frozen),
-                lr=stage.lr, epochs=epochs, best=best, best_epoch=best_epoch)
-
-
 def rate_limit(plan: Plan) -> float | None:
     """The highest rate any group may have, scaled rates included; None where there is no limit."""
     return MAX_FULL_RATE if plan.start == 'full' and 'rate' not in plan.allow else None
 
 
-def _skips(before: Sequence[str], after: Sequence[str]) -> bool:
-    """Whether all is freed right after only a head trained, the neck left out."""
-    return 'backbone' in after and not {'backbone', 'neck'} & set(before) and bool(before)
-
-
-def _levels(plan: Plan, parts: Sequence[Sequence[str]], history: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def _levels(plan: Plan, parts: Sequence[Sequence[str]], history: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """A neck that is left out when all is freed right after a head, and all that trains from the start."""
     if plan.start != 'full':
-        return []
+        return
     trained = [('the weights', entry['name'], entry['trained_parts']) for entry in history[-1:]]
     trained += [('stage', stage.name, each) for stage, each in zip(plan.stages, parts)]
-    found = []
     for (kind, name, before), (_, following, after) in pairwise(trained):
-        if _skips(before, after):
+        if 'backbone' in after and before and not {'backbone', 'neck'} & set(before):
             what = (f"stage '{name}' trained only the head" if kind == 'stage' else
                     f"the weights come from stage '{name}', in which only the head trained,")
-            found.append(Finding('skipped-level', f"{what} and stage '{following}' frees "
-                                 'everything: put a stage between them that frees the neck (freeze_level=1)', True))
+            yield Finding('skipped-level', f"{what} and stage '{following}' frees everything: put a stage between them "
+                          'that frees the neck (freeze_level=1)')
     if not history and 'backbone' in parts[0] and len(plan.stages) > 1:
-        found.append(Finding('starts-thawed', f"stage '{plan.stages[0].name}' trains everything from the first step on "
-                             'pretrained weights: a new head sends large gradients into them; begin with '
-                             'freeze_level=2', False))
-    return found
+        yield Finding('starts-thawed', f"stage '{plan.stages[0].name}' trains everything from the first step on "
+                      'pretrained weights: a new head sends large gradients into them; begin with freeze_level=2')
 
 
-def _rates(plan: Plan, cfg: Config, model: nn.Module, frozen: Sequence[Frozen]) -> list[Finding]:
+def _rates(plan: Plan, cfg: Config, model: nn.Module, frozen: Sequence[Frozen]) -> Iterator[Finding]:
+    """Rates above the limit, multipliers and boost included."""
     limit = rate_limit(plan)
     if limit is None:
-        return []
-    found = []
+        return
     fixed = fixed_multipliers(cfg, model)
     for stage, held in zip(plan.stages, frozen):
         rates = {name: stage.lr * mult * stage_multiplier(stage, name) for name, mult in fixed.items()
@@ -146,45 +131,39 @@ def _rates(plan: Plan, cfg: Config, model: nn.Module, frozen: Sequence[Frozen]) 
             mult = rates[name] / stage.lr
             factors = (f' times {mult:g} (multipliers of {name})' if abs(mult - 1) > 1e-9 else '') + (
                 f' times {stage.peak_boost:g} (boost)' if stage.peak_boost > 1 else '')
-            found.append(Finding('rate', f"stage '{stage.name}': lr {stage.lr:g}{factors} is {highest:g}, and full "
-                                 f'pretrained weights take at most {limit:g}: lower it', True))
-    return found
+            yield Finding('rate', f"stage '{stage.name}': lr {stage.lr:g}{factors} is {highest:g}, and full pretrained "
+                          f'weights take at most {limit:g}: lower it')
 
 
-def _loss(plan: Plan, cfg: Config) -> list[Finding]:
+def _loss(plan: Plan, cfg: Config) -> Iterator[Finding]:
+    """A loss that is not the one the weights were trained with."""
     loss = ((cfg.get('model') or {}).get('bbox_head') or {}).get('loss') or {}
     if plan.start == 'nothing' or loss.get('type') != 'MultiGridLoss':
-        return []
-    found = []
-    other = {key: loss[key] for key, value in RECIPE_SCALES.items() if loss.get(key, value) != value}
+        return
+    other = [f'{key} is {loss[key]:g}, theirs {value:g}' for key, value in RECIPE_SCALES.items()
+             if loss.get(key, value) != value]
     if other:
-        found.append(Finding('loss-scales', 'the loss scales are not those the weights were trained with: '
-                             + ', '.join(f'{key} is {value:g}, theirs {RECIPE_SCALES[key]:g}'
-                                         for key, value in other.items())
-                             + '; take them out of model.bbox_head.loss', True))
+        yield Finding('loss-scales', f'the loss scales are not those the weights were trained with: {", ".join(other)}'
+                      '; take them out of model.bbox_head.loss')
     normalizers = tuple(loss.get('normalizers') or ())
     if 'grid' in normalizers:
-        found.append(Finding('grid-normalizer', f'model.bbox_head.loss.normalizers is {normalizers}: '
-                             "'grid' divides the losses by thousands and what the weights know drowns; use "
-                             "('batch',), or ('positives',)", True))
-    return found
+        yield Finding('grid-normalizer', f"model.bbox_head.loss.normalizers is {normalizers}: 'grid' divides the "
+                      "losses by thousands and what the weights know drowns; use ('batch',), or ('positives',)")
 
 
-def _mixing(plan: Plan, model: nn.Module, parts: Sequence[Sequence[str]]) -> list[Finding]:
+def _mixing(plan: Plan, model: nn.Module, parts: Sequence[Sequence[str]]) -> Iterator[Finding]:
+    """Mixed images while only the head trains."""
     heads = {name for name, _ in model.named_children() if 'head' in name}
-    found = []
     for stage, trained in zip(plan.stages, parts):
         probs = stage.step_probs()
-        mixed = {f'{name}_prob': probs[name] for name in ('mosaic', 'mixup') if probs[name] > 0}
+        mixed = [f'{name}_prob {probs[name]:g}' for name in ('mosaic', 'mixup') if probs[name] > 0]
         if mixed and set(trained) <= heads and stage.freeze_level in (2, None):
-            found.append(Finding('mixing-while-frozen', f"stage '{stage.name}' trains only the head and has "
-                                 + ' and '.join(f'{key} {value:g}' for key, value in mixed.items())
-                                 + ': frozen features cannot adapt to mixed images; set them to 0', True))
-    return found
+            yield Finding('mixing-while-frozen', f"stage '{stage.name}' trains only the head and has "
+                          f'{" and ".join(mixed)}: frozen features cannot adapt to mixed images; set them to 0')
 
 
-def _knobs(plan: Plan) -> list[Finding]:
-    found = []
+def _knobs(plan: Plan) -> Iterator[Finding]:
+    """Several changes at one edge that is not the guide's own."""
     for before, after in pairwise(plan.stages):
         edge = tuple((stage.lr, stage.mosaic_prob, stage.mixup_prob) for stage in (before, after))
         changed = [name for name, differs in (
@@ -193,16 +172,14 @@ def _knobs(plan: Plan) -> list[Finding]:
             ('augmentation', before.step_probs() != after.step_probs())) if differs]
         plain = before.batch_size == after.batch_size and (before.clean, before.probs) == (after.clean, after.probs)
         if len(changed) > 1 and not (edge in _GUIDE_EDGES and plain):
-            found.append(Finding('many-knobs', f"from stage '{before.name}' to '{after.name}' {' and '.join(changed)} "
-                                 'change at once: if the losses jump, which one did it cannot be told; change one',
-                                 False))
-    return found
+            yield Finding('many-knobs', f"from stage '{before.name}' to '{after.name}' {' and '.join(changed)} change "
+                          'at once: if the losses jump, which one did it cannot be told; change one')
 
 
-def _length(plan: Plan, cfg: Config) -> list[Finding]:
+def _length(plan: Plan, cfg: Config) -> Iterator[Finding]:
+    """A plan that is not run to its end."""
     cap = (cfg.get('train_cfg') or {}).get('max_epochs')
-    if cap is None or cap >= plan.epochs:
-        return []
-    last = [stage for first, stage in zip(plan.first_epochs(), plan.stages) if first < cap][-1]
-    return [Finding('cut-short', f"train_cfg.max_epochs={cap} ends the plan of {plan.epochs} epochs in stage "
-                    f"'{last.name}'; leave max_epochs out to run all of it", False)]
+    if cap is not None and cap < plan.epochs:
+        last = [stage for first, stage in zip(plan.first_epochs(), plan.stages) if first < cap][-1]
+        yield Finding('cut-short', f"train_cfg.max_epochs={cap} ends the plan of {plan.epochs} epochs in stage "
+                      f"'{last.name}'; leave max_epochs out to run all of it")

@@ -25,7 +25,7 @@ def check_wiring(cfg: Config, plan: Plan) -> None:
             raise UserError(f'param_scheduler is {types}: the rates of the stages would not be used alone; set '
                             "param_scheduler=[dict(type='StagedLR')]")
     interval = loop.get('val_interval', 1)
-    steps = pipeline_steps((cfg.get('train_dataloader') or {}).get('dataset'))
+    steps = config_steps((cfg.get('train_dataloader') or {}).get('dataset'))
     for stage in plan.stages:
         if stage.until is not None and (interval > stage.epochs or not cfg.get('val_cfg')):
             raise UserError(f"stage '{stage.name}' ends by {stage.until.metric}, and its {stage.epochs} epochs see no "
@@ -75,12 +75,12 @@ def check_validation(cfg: Config) -> None:
                                 'with the image and the validation loss is wrong; put LoadAnnotations before it')
 
 
-def pipeline_steps(dataset: Any) -> set[str]:
-    """Names of the steps in the pipelines of a dataset's config, wrappers included."""
-    return {step_name(step) for leaf in iter_dataset_cfgs(dataset) for step in leaf.get('pipeline') or ()}
+def config_steps(dataset: Any) -> set[str]:
+    """What a plan calls the steps in the pipelines of a dataset's config, wrappers included."""
+    return {planned_name(step) for leaf in iter_dataset_cfgs(dataset) for step in leaf.get('pipeline') or ()}
 
 
-def step_name(step: Mapping[str, Any]) -> str:
+def planned_name(step: Mapping[str, Any]) -> str:
     """What a plan calls a step of a pipeline, by its config."""
     return str(step.get('name', step['type'])) if step['type'] == 'StagedMix' else str(step['type'])
 
@@ -88,12 +88,8 @@ def step_name(step: Mapping[str, Any]) -> str:
 def stage_probs(plan: Plan, steps: Collection[str]) -> list[dict[str, float]]:
     """Name of a pipeline step -> probability, for each stage: what the plan says of the steps.
 
-    Mixing steps are named only if some stage mixes, and what a clean stage leaves out only where it is in the
-    pipeline: any other name must be there.
-
-    Args:
-        plan: The plan.
-        steps: Names of the steps of the pipeline.
+    Mixing steps are named only if some stage mixes, and what a clean stage leaves out only where it is among the
+    ``steps`` of the pipeline: any other name must be there.
     """
     mixed = {name for stage in plan.stages for name, prob in stage.step_probs().items() if prob > 0}
     optional = {*BASE_AUGMENTATIONS, 'mosaic', 'mixup'}

@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import check_datasets, iter_dataset_cfgs
-from mgdet_plugin.engine.checkpoint_check import compare, compare_anchors, compare_classes, read_weights
+from mgdet_plugin.engine.checkpoint_check import check_same_tensors, compare_anchors, compare_classes, read_weights
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.guard.baselines import spread
 from mgdet_plugin.keep.batch_statistics import estimate_statistics, norm_layers
@@ -57,19 +57,14 @@ class Blender:
             _check_old(cfg, sets['old'])
         self.pair, self.notes = read_pair(pretrained, finetuned, cfg)
         self._tests = HeldOut(cfg, sets, device)
-        compare(finetuned, self.pair.states[1], self._tests.model.state_dict(), cfg)
+        check_same_tensors(finetuned, self.pair.states[1], self._tests.model.state_dict(), cfg)
         inner = any(0 < alpha < 1 for alpha in points)
         self._batches = self._statistics_batches(cfg, sets.get('old'), images) if inner else []
         if 'old' not in sets:
             self.notes.append('only the new domain is measured: the config follows no old one (val_cfg.others.old)')
 
     def row(self, alpha: float, only: Collection[str] = ()) -> BlendRow:
-        """Put a blend into the model, estimate its statistics and measure it.
-
-        Args:
-            alpha: Share of the fine-tuned weights.
-            only: Domains to measure. Default: all.
-        """
+        """Put the blend of a share into the model, estimate its statistics and measure it, maybe on some domains."""
         state, statistics = blend_states(*self.pair.states, alpha), {}
         layers = self._changed_norms()
         if 0 < alpha < 1 and layers and self._batches:
@@ -91,10 +86,7 @@ class Blender:
         return found
 
     def _changed_norms(self) -> list[str]:
-        """Batch normalisation whose statistics differ between the two ends.
-
-        Others were held while fine-tuning: they compute with the same statistics at both ends, and so in between.
-        """
+        """Batch normalisation whose statistics differ between the ends; others were held while fine-tuning."""
         one, other = self.pair.states
         return [name for name in norm_layers(self._tests.model)
                 if any(not torch.equal(one[f'{name}.{key}'], other[f'{name}.{key}']) for key in _BUFFERS[:2])]
@@ -121,7 +113,6 @@ def _sets(cfg: Config) -> dict[str, Mapping[str, Any]]:
 
 
 def _check_old(cfg: Config, old: Mapping[str, Any]) -> None:
-    """Check the files of the old domain."""
     try:
         check_datasets(Config(dict(model=cfg.model, val_dataloader=old['dataloader'], val_evaluator=old['evaluator']),
                               filename=cfg.filename), ('val', ))
@@ -135,10 +126,7 @@ def spread_batches(dataloader: Mapping[str, Any], loads: Mapping[str, Any], imag
     Args:
         dataloader: Config that names the set; wrappers that repeat or mix are left out.
         loads: Config of the dataloader whose pipeline and batch size are taken.
-        images: How many; all if the set has fewer.
-
-    Raises:
-        UserError: There are fewer than two images, which have no variance.
+        images: How many, at least two (one has no variance); all if the set has fewer.
     """
     pipeline = next(iter_dataset_cfgs(loads['dataset']))['pipeline']
     leaves = [dict(copy.deepcopy(dict(leaf)), pipeline=pipeline) for leaf in iter_dataset_cfgs(dataloader['dataset'])]
@@ -154,10 +142,7 @@ def spread_batches(dataloader: Mapping[str, Any], loads: Mapping[str, Any], imag
 
 
 def read_pair(pretrained: str, finetuned: str, cfg: Config) -> tuple[Pair, list[str]]:
-    """Read both files and hold them against each other and the config.
-
-    Returns:
-        The pair, and what a person should know about it.
+    """Read both files and hold them against each other and the config; also returns what a person should know.
 
     Raises:
         UserError: A file is missing or no checkpoint, or they are of different models or classes.

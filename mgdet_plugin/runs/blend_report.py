@@ -70,13 +70,7 @@ def blend_checkpoint(blend: Blend) -> dict[str, Any]:
 
 
 def write_outputs(blend: Blend, out: str | None = None, plot: str | None = None, report: str | None = None) -> None:
-    """Write what is asked for, each file whole or not at all.
-
-    Args:
-        blend: What was measured.
-        out: Path of the picked weights.
-        plot: Path of the picture, PNG.
-        report: Path of the JSON.
+    """Write what is asked for, each file whole or not at all: picked weights, a picture (PNG) and a report (JSON).
 
     Raises:
         UserError: A file cannot be written.
@@ -117,7 +111,6 @@ def blend_figure(blend: Blend) -> Figure:
 
 
 def _draw_trade(axes: Axes, old: list[float], new: list[float], alphas: list[float], picked: int) -> None:
-    """New against old domain, each point with its alpha."""
     axes.plot(old, new, '-', color='#9aa5b1', lw=1.5)
     axes.plot(old, new, 'o', color='#4a5568', ms=6)
     axes.plot(old[picked], new[picked], '*', color=_PICKED, ms=18, zorder=5)

@@ -58,12 +58,9 @@ class BlendRow:
 
 @dataclass(frozen=True)
 class Pair:
-    """The two ends of a blend.
+    """The two ends of a blend: paths and tensors of the pretrained and the fine-tuned weights.
 
-    Attributes:
-        paths: Of the pretrained and the fine-tuned weights.
-        states: Their tensors by name.
-        content: All that the fine-tuned file holds.
+    ``content`` is all that the fine-tuned file holds.
     """
     paths: tuple[str, str]
     states: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = field(repr=False)
@@ -94,11 +91,7 @@ class Blend:
     notes: tuple[str, ...]
 
     def state(self, index: int | None = None) -> dict[str, Tensor]:
-        """The tensors of a blend, its statistics included.
-
-        Args:
-            index: Of its row. Default: the picked one.
-        """
+        """The tensors of the blend of a row, its statistics included; by default of the picked one."""
         row = self.rows[self.picked if index is None else index]
         return {**blend_states(*self.pair.states, row.alpha), **row.statistics}
 
@@ -130,7 +123,7 @@ def blend_weights(pretrained: str, finetuned: str, alphas: Sequence[float] = ALP
         UserError: Files, config or data are missing or do not fit, or an option is out of its range.
     """
     points = check_alphas(alphas)
-    check_choices(by, keep, statistics)
+    _check_choices(by, keep, statistics)
     config = _config_of(config, pretrained, finetuned)
     from mgdet_plugin.runs.blend_measuring import Blender
     blender = Blender(pretrained, finetuned, config, cfg_options, points, statistics, images, device)
@@ -145,12 +138,8 @@ def blend_weights(pretrained: str, finetuned: str, alphas: Sequence[float] = ALP
     return Blend(blender.pair, tuple(rows), metrics, picked, by, keep, blender.statistics, (*blender.notes, *said))
 
 
-def check_choices(by: str, keep: float, statistics: str | None) -> None:
-    """Refuse an unknown way to pick or to estimate statistics, or a share that is none.
-
-    Raises:
-        UserError: With the value seen.
-    """
+def _check_choices(by: str, keep: float, statistics: str | None) -> None:
+    """Refuse an unknown way to pick or to estimate statistics, or a share that is none."""
     if by not in PICKS:
         raise UserError(f"--pick must be one of {', '.join(PICKS)}, got '{by}'")
     if not 0 <= keep <= 1:
@@ -175,10 +164,7 @@ def _config_of(config: str | None, pretrained: str, finetuned: str) -> str:
 
 
 def main_metric(found: Sequence[Mapping[str, float]]) -> str:
-    """Name of the metric a domain is judged by: ``coco/bbox_mAP``, else its first that is a mAP.
-
-    Args:
-        found: What was measured there, for each alpha.
+    """Name of the metric a domain is judged by, of all measured there: ``coco/bbox_mAP``, else its first that is a mAP.
 
     Raises:
         UserError: There is none.
@@ -193,7 +179,7 @@ def main_metric(found: Sequence[Mapping[str, float]]) -> str:
 
 def pick(rows: Sequence[BlendRow], metrics: Sequence[str], by: str, keep: float,
          pretrained: BlendRow) -> tuple[int, list[str]]:
-    """Index of the blend to take; among equals the one nearest the pretrained weights.
+    """Index of the blend to take (among equals the one nearest the pretrained weights), and lines a person should know.
 
     Args:
         rows: By rising alpha.
@@ -201,9 +187,6 @@ def pick(rows: Sequence[BlendRow], metrics: Sequence[str], by: str, keep: float,
         by: ``mean`` or ``new``; without an old domain both mean the highest on the new one.
         keep: For ``new``: the share of the pretrained weights' old-domain metric that must be kept.
         pretrained: What was measured of them, whether or not they are one of the rows.
-
-    Returns:
-        The index, and lines a person should know.
     """
     scores = [row.scores(metrics) for row in rows]
     notes = [f'alpha {row.alpha:g} finds nothing on the {name} domain: its {metric} counts as 0'

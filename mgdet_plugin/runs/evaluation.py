@@ -68,8 +68,7 @@ def first_losses(config: str, checkpoint: str,
         cfg_options: Dotted keys of the config to set.
 
     Returns:
-        ``as given``, ``class rows random``, ``all prediction rows random`` -> term -> loss per image; ``loss`` is
-        their sum.
+        ``as given``, ``class rows random``, ``all prediction rows random`` -> term, or their sum ``loss`` -> per image.
 
     Raises:
         UserError: Config, dataset or weights are missing or do not fit.

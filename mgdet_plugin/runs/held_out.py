@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
-from mgdet_plugin.engine.checkpoint_check import compare, read_weights
+from mgdet_plugin.engine.checkpoint_check import check_same_tensors, read_weights
 from mgdet_plugin.engine.loops.validation import measure
 from mgdet_plugin.weights.conversion import replace_class_rows
 from mgdet_plugin.weights.mapping.classes import SEED
@@ -51,11 +51,7 @@ class HeldOut:
 
     @classmethod
     def of_tests(cls, configs: Mapping[str, Config], device: str | torch.device | None = None) -> HeldOut:
-        """The test sets of configs; the model is that of the first.
-
-        Args:
-            configs: Name of a domain -> config with its test set.
-            device: As for the class.
+        """The test sets of configs, a domain each; the model is that of the first.
 
         Raises:
             UserError: A dataset is missing or wrong.
@@ -69,22 +65,15 @@ class HeldOut:
     def read(self, path: str) -> Mapping[str, Tensor]:
         """The weights of a checkpoint, all of the model's.
 
-        Args:
-            path: Of the file.
-
         Raises:
             UserError: It is missing or does not fit.
         """
         state = read_weights(path, self.cfg)[0]
-        compare(path, state, self.model.state_dict(), self.cfg)
+        check_same_tensors(path, state, self.model.state_dict(), self.cfg)
         return state
 
     def measure(self, state: Mapping[str, Tensor], only: Collection[str] = ()) -> dict[str, dict[str, float]]:
-        """What weights reach on each set.
-
-        Args:
-            state: Name -> tensor, all of the model's.
-            only: Names of domains. Default: all.
+        """What weights, all of the model's, reach on each set, or on those of some domains.
 
         Returns:
             Domain -> metric or loss -> value; no metric where nothing is detected.

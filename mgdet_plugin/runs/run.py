@@ -36,12 +36,7 @@ class Run(GuardRecord):
         return self.validations[-1] if self.validations else None
 
     def ratio(self, loss: str, validation: Validation) -> float:
-        """A loss term of a validation over its pretrained value; NaN where either is missing or not finite.
-
-        Args:
-            loss: Its name, without 'val/'.
-            validation: One of :attr:`validations`.
-        """
+        """A loss term, named without 'val/', over its pretrained value; NaN where either is missing or not finite."""
         now, before = (figures.get(f'val/{loss}', math.nan) for figures in (validation.metrics, self.pretrained))
         return ratio(now, before)
 
@@ -66,15 +61,12 @@ class Run(GuardRecord):
     def epochs(self) -> float:
         """How many epochs the record reaches."""
         last_step = self.training['step'][-1] if self.training else 0
-        return max([float(self.epochs_at([last_step])[0]), *(float(each.epoch) for each in self.validations),
-                    *(float(each.first_epoch) for each in self.stages)])
+        return float(max([self.epochs_at([last_step])[0], *(each.epoch for each in self.validations),
+                          *(each.first_epoch for each in self.stages)]))
 
 
 def read_run(work_dir: str | Path) -> Run:
-    """Read the record of a run.
-
-    Args:
-        work_dir: The work folder of ``tools/train.py``.
+    """Read the record of a run from the work folder of ``tools/train.py``.
 
     Raises:
         UserError: The folder or its ``guard.json`` is missing, or a file in it is damaged or of an unknown version.

@@ -29,11 +29,7 @@ _MARGIN = 0.84  # share of a panel's width that is left for its axis
 
 
 def new_figure(height: float) -> Figure:
-    """A white figure.
-
-    Args:
-        height: In inches; all have the same width.
-    """
+    """A white figure of the width all have, and a height in inches."""
     figure = Figure(figsize=(WIDTH, height), dpi=110, layout='constrained', facecolor='white')
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     return figure
@@ -85,11 +81,7 @@ def finish(axes: Axes, run: Run, title: str, width: float, ylabel: str = '', eve
 
 
 def _name_stages(axes: Axes, run: Run, end: float, width: float) -> int:
-    """Shade the stages and name each above its beginning; a name that would run into another takes a row of its own.
-
-    Returns:
-        The number of rows.
-    """
+    """Shade the stages and name each above its beginning, in as many rows as returned: none runs into another."""
     edges = [*(float(each.first_epoch) for each in run.stages), end * 1.01]
     free: list[float] = []  # the epoch from which each row is free
     for index, (stage, (begin, after)) in enumerate(zip(run.stages, pairwise(edges))):
@@ -106,7 +98,6 @@ def _name_stages(axes: Axes, run: Run, end: float, width: float) -> int:
 
 
 def _mark(axes: Axes, run: Run, events: Sequence[Event]) -> None:
-    """Mark events in a strip below the data."""
     low, high = axes.get_ylim()
     axes.set_ylim(low * (low / high) ** 0.14 if axes.get_yscale() == 'log' else low - (high - low) * 0.14, high)
     for event in events:
@@ -140,13 +131,7 @@ def legend_right(axes: Axes) -> None:
 
 
 def legend_for(figure: Figure, panels: Sequence[Axes], place: SubplotSpec | None = None) -> None:
-    """One legend for several panels.
-
-    Args:
-        figure: Their figure.
-        panels: The panels.
-        place: A free place of the grid; None puts the legend below.
-    """
+    """One legend for several panels of a figure: in a free place of the grid, or below it."""
     if place is None:
         figure.legend(*labels_once(panels), loc='outside lower center', ncols=4, frameon=False, fontsize=SMALL)
         return

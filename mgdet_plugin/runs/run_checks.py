@@ -34,11 +34,8 @@ class Check:
 def check_run(run: Run | str | Path) -> list[Check]:
     """Judge a run: the loss against a random start, guarded losses and the metric against the pretrained weights, NaN.
 
-    Args:
-        run: Its work folder, or what :func:`mgdet_plugin.runs.run.read_run` read of it.
-
     Raises:
-        UserError: The folder holds no record that can be read.
+        UserError: The work folder holds no record that can be read.
     """
     run = run if isinstance(run, Run) else read_run(run)
     last = run.last
@@ -178,7 +175,6 @@ def _nothing(run: Run, metrics: Mapping[str, float]) -> str:
 
 
 def _no_nan(run: Run) -> Check:
-    """No step, validation figure or event was NaN or infinite."""
     spoiled = [f'{name} at epoch {each.epoch}' for each in run.validations
                for name, value in (*each.metrics.items(), *each.weights.items()) if not math.isfinite(value)]
     events = [each for each in run.events if each.kind == 'nan']

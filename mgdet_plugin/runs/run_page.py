@@ -60,14 +60,10 @@ figcaption { color: #3c4653; font-size: .92rem; margin-top: 8px; }
 
 
 def write_report(work_dir: str | Path, out: Path | None = None) -> list[Path]:
-    """Write a run's figures and its page, all or none.
+    """Write a run's figures and its page, all or none, to a folder that is made if it is not there.
 
-    Args:
-        work_dir: The work folder.
-        out: Folder to write to, made if it is not there; ``work_dir/report`` by default.
-
-    Returns:
-        The paths written, the page last. Figures without data are left out, and the page says so.
+    By default that is ``work_dir/report``. Returns the paths written, the page last. Figures without data are left out,
+    and the page says so.
 
     Raises:
         UserError: The record cannot be read or the folder cannot be written to.
@@ -92,13 +88,7 @@ def write_report(work_dir: str | Path, out: Path | None = None) -> list[Path]:
 
 
 def run_page(run: Run, checks: Sequence[Check], images: dict[str, bytes]) -> str:
-    """The page as HTML.
-
-    Args:
-        run: The run.
-        checks: What :func:`mgdet_plugin.runs.run_checks.check_run` found.
-        images: Name of a figure -> PNG.
-    """
+    """The page as HTML, of what ``check_run`` found and the images (name of a figure -> PNG)."""
     name, result, last = escape(run.folder.resolve().name), verdict(checks), run.last
     done = f'{last.epoch} epochs, {last.iter:,} iterations' if last else 'no validation yet'
     sections = [
@@ -125,7 +115,6 @@ def _checks(run: Run, checks: Sequence[Check]) -> str:
 
 
 def _stages(run: Run) -> str:
-    """What every stage did to the loss, the guarded ratios and the metric."""
     if not run.stages:
         return '<p>The run has entered no stage.</p>'
     rows = []
@@ -134,8 +123,8 @@ def _stages(run: Run) -> str:
         end = run.stages[index + 1].first_epoch if index + 1 < len(run.stages) else math.inf
         inside = [each for each in run.validations if stage.first_epoch < each.epoch <= end]
         after = inside[-1].metrics if inside else {}
-        last = f'{min(end, run.epochs):.3g}'
-        rows.append([escape(stage.name), f'{stage.first_epoch} to {last}', f'{stage.first_iter:,}', str(len(inside)),
+        rows.append([escape(stage.name), f'{stage.first_epoch} to {min(end, run.epochs):.3g}',
+                     f'{stage.first_iter:,}', str(len(inside)),
                      _change(before.get(LOSS), after.get(LOSS), '.4g'), _worst(run, inside),
                      _change(before.get(run.metric, 0.0 if before else None),
                              after.get(run.metric, 0.0) if inside else None, '.3f')])

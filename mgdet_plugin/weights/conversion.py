@@ -16,13 +16,14 @@ from torch import Tensor
 
 from mgdet_plugin import __version__
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.name_lists import MAX_CLASSES
 from mgdet_plugin.weights.checkpoint import COUNTER, refuse_unusable
 from mgdet_plugin.weights.container.stored_array import MAX_EXPANSION, quoted
 from mgdet_plugin.weights.container.weights_file import WeightsFile
 from mgdet_plugin.weights.import_report import Report, import_report
 from mgdet_plugin.weights.mapping.architecture import BOX_ROWS, Part, predict_prefixes, tensor_keys
 from mgdet_plugin.weights.mapping.class_names import ClassRows
-from mgdet_plugin.weights.mapping.classes import MAX_CLASSES, ROW_STD, SEED, TargetClasses, class_rows, source_names
+from mgdet_plugin.weights.mapping.classes import ROW_STD, SEED, TargetClasses, class_rows, source_names
 from mgdet_plugin.weights.mapping.layout import Assignment, FileLayout, assign, left_over
 from mgdet_plugin.weights.mapping.network import (
     Network,

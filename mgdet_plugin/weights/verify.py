@@ -9,12 +9,12 @@ import numpy as np
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import byte_progress, check_destination, write_together
+from mgdet_plugin.common.name_lists import MAX_CLASSES
 from mgdet_plugin.weights.checkpoint import Checkpoint, read_checkpoint, to_keras
 from mgdet_plugin.weights.container.archive import open_weights
 from mgdet_plugin.weights.container.weights_file import WeightsFile
 from mgdet_plugin.weights.import_report import Report, as_json, decided_by, file_line, table
 from mgdet_plugin.weights.mapping.architecture import BOX_ROWS
-from mgdet_plugin.weights.mapping.classes import MAX_CLASSES
 from mgdet_plugin.weights.mapping.layout import FileLayout, assign, resolve_layers
 
 SHOWN = 5

@@ -9,7 +9,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.resume_choice import Resumer
 from tests.support.small_run import make_dataset
-from tests.support.staged_run import FULL, HEAD, NECK, differences, newest, run, staged_config, state_of
+from tests.support.staged_run import FULL, HEAD, NECK, SnapshotHook, differences, newest, run, staged_config, state_of
 
 EMA = dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.02)
 BY_ITERATION = dict(type='CheckpointHook', by_epoch=False, interval=1, max_keep_ckpts=-1)
@@ -22,56 +22,68 @@ def data(tmp_path_factory):
 
 
 class Case:
-    """One config, its uninterrupted run made once, and runs stopped and resumed to compare with it."""
+    """One config, its uninterrupted run made once, and runs stopped at moments of it and resumed to compare with it."""
 
-    def __init__(self, folder, data, stages, **options):
-        self.folder = folder
-        self.cfg = staged_config(folder, data, stages, **options)
-        run(self.cfg, folder / 'whole')
+    def __init__(self, folder, cfg, moments):
+        self.folder, self.cfg = folder, cfg
+        self.stopped = SnapshotHook(folder, moments)
+        run(cfg, folder / 'whole', hooks=[self.stopped])
         self.whole = state_of(newest(folder / 'whole'))
 
     def resumed(self, *kill, **kwargs):
         """Where the final states of a stopped and resumed run and of the whole one differ."""
-        work_dir = self.folder / '-'.join(map(str, ('stopped', *kill, len(list(self.folder.iterdir())))))
-        stopped = run(self.cfg, work_dir, kill=kill)
+        work_dir = self.stopped.copy(*kill, self.folder / '-'.join(map(str, (
+            'resumed', *kill, len(list(self.folder.iterdir()))))))
+        before = newest(work_dir)['meta']['iter']
         resumed = run(self.cfg, work_dir, resume=True, **kwargs)
-        assert stopped.iter < resumed.iter or kill[0] != 'iter'
+        assert before < resumed.iter or kill[0] != 'iter'
         return differences(state_of(newest(work_dir)), self.whole)
+
+
+BY_EPOCH = [
+    ('iter', 1),  # in the first epoch
+    ('iter', 2), ('iter', 3), ('iter', 7), ('iter', 11),  # at the end of an epoch, within stages 1, 2 and 3
+    ('epoch', 1), ('epoch', 2), ('epoch', 4),  # trained, not validated: within a stage and on both edges
+    ('val', 1), ('val', 2), ('val', 3), ('val', 4), ('val', 5),
+]
+BY_METRIC = [('epoch', 1), ('val', 1), ('epoch', 2), ('val', 2), ('epoch', 3), ('val', 3), ('epoch', 4), ('val', 4)]
+ACCUMULATED = [('iter', 2), ('iter', 3), ('epoch', 2)]
 
 
 @pytest.fixture(scope='module')
 def by_epoch(tmp_path_factory, data):
-    return Case(tmp_path_factory.mktemp('by_epoch'), data, [HEAD, dict(NECK, restart_ema=True), FULL],
-                custom_hooks=[EMA, BY_ITERATION])
+    folder = tmp_path_factory.mktemp('by_epoch')
+    return Case(folder, staged_config(folder, data, [HEAD, dict(NECK, restart_ema=True), FULL],
+                                      custom_hooks=[EMA, BY_ITERATION]), BY_EPOCH)
 
 
 @pytest.fixture(scope='module')
 def by_metric(tmp_path_factory, data):
     """Stage 1 ends by its metric after 2 of 4 epochs and goes back to its best, stage 2 after 2 of 3."""
+    folder = tmp_path_factory.mktemp('by_metric')
     stages = [dict(HEAD, epochs=4, until=UNTIL, restore_best=True), dict(NECK, epochs=3, until=UNTIL),
               dict(FULL, epochs=1)]
-    case = Case(tmp_path_factory.mktemp('by_metric'), data, stages, custom_hooks=[EMA],
-                val_evaluator=dict(type='TableMetric', values=(0.5, 0.4, 0.2, 0.1)))
-    case.cfg.val_evaluator = dict(type='TableMetric', values=(0.5, 0.4, 0.2, 0.1, 0.3))
-    run(case.cfg, case.folder / 'table')
-    case.whole = state_of(newest(case.folder / 'table'))
+    cfg = staged_config(folder, data, stages, custom_hooks=[EMA])
+    cfg.val_evaluator = dict(type='TableMetric', values=(0.5, 0.4, 0.2, 0.1, 0.3))
+    case = Case(folder, cfg, BY_METRIC)
     assert case.whole['epoch'] == 5  # 2 + 2 + 1
     assert [entry['epochs'] for entry in case.whole['mgdet']['history']] == [2, 2]
     return case
 
 
-@pytest.mark.parametrize('kill', [
-    ('iter', 1),  # in the first epoch
-    ('iter', 2), ('iter', 3), ('iter', 7), ('iter', 11),  # at the end of an epoch, within stages 1, 2 and 3
-    ('epoch', 1), ('epoch', 2), ('epoch', 4),  # trained, not validated: within a stage and on both edges
-    ('val', 1), ('val', 2), ('val', 3), ('val', 4), ('val', 5),
-])
+@pytest.fixture(scope='module')
+def accumulated(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp('accumulated')
+    return Case(folder, staged_config(folder, data, [HEAD, NECK], custom_hooks=[BY_ITERATION], **{
+        'optim_wrapper.accumulative_counts': 2, 'train_dataloader.batch_size': 3}), ACCUMULATED)
+
+
+@pytest.mark.parametrize('kill', BY_EPOCH)
 def test_resumed_equals_uninterrupted(by_epoch, kill):
     assert by_epoch.resumed(*kill) == []
 
 
-@pytest.mark.parametrize('kill', [('epoch', 1), ('val', 1), ('epoch', 2), ('val', 2), ('epoch', 3), ('val', 3),
-                                  ('epoch', 4), ('val', 4)])
+@pytest.mark.parametrize('kill', BY_METRIC)
 def test_resumed_equals_uninterrupted_around_edges_by_metric(by_metric, kill):
     assert by_metric.resumed(*kill) == []
 
@@ -104,13 +116,11 @@ def test_workers_do_not_matter(by_epoch, data, tmp_path):
     assert differences(state_of(newest(tmp_path / 'workers')), by_epoch.whole) == []
 
 
-@pytest.mark.parametrize('kill', [('iter', 2), ('iter', 3), ('epoch', 2)])
-def test_gradient_accumulation(tmp_path, data, kill):
+@pytest.mark.parametrize('kill', ACCUMULATED)
+def test_gradient_accumulation(accumulated, kill):
     """Three iterations an epoch, two a step: the rest steps at the epoch's end; gradients that wait are saved."""
-    case = Case(tmp_path, data, [HEAD, NECK], custom_hooks=[BY_ITERATION],
-                **{'optim_wrapper.accumulative_counts': 2, 'train_dataloader.batch_size': 3})
-    assert case.whole['iter'] == 12
-    assert case.resumed(*kill) == []
+    assert accumulated.whole['iter'] == 12
+    assert accumulated.resumed(*kill) == []
 
 
 def test_finished_stage_goes_on_to_the_next(data, tmp_path):

@@ -5,10 +5,18 @@ from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.progress import Progress
 from tests.support.guarded_run import EMA, guard_json, guarded_config
 from tests.support.small_run import make_dataset
-from tests.support.staged_run import HEAD, NECK, differences, newest, run, state_of
+from tests.support.staged_run import HEAD, NECK, SnapshotHook, differences, newest, run, state_of
 
 FAULTS = {'1': 'loss', '2': 'nan image', '3': 'label', '8': 'loss'}
 STAGES = [dict(HEAD, epochs=1, warmup_epochs=0), dict(NECK, epochs=6)]
+MOMENTS = [
+    ('iter', 3),  # two of three bad steps in a row are done
+    ('iter', 9),  # a group's first iteration was bad
+    ('iter', 11),  # two iterations after the last checkpoint
+    ('epoch', 3),  # ruined, not validated yet
+    ('val', 3),  # held, lowered and gone back, and one miss of two
+    ('epoch', 4),
+]
 STOPPING = dict(metric='table/value', patience=2, min_epochs=1)
 
 
@@ -19,8 +27,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory, data):
-    """Config and folder of the uninterrupted run: bad steps that go back to the start, a group of iterations that
-    makes no step, a drift with every action but stopping, and its end by early stopping."""
+    """Config, folder and what it leaves where it is killed, of the uninterrupted run: bad steps that go back to the
+    start, a group of iterations that makes no step, a drift with every action but stopping, and its end by early
+    stopping."""
     folder = tmp_path_factory.mktemp('whole')
     cfg = guarded_config(
         folder, data, STAGES,
@@ -30,9 +39,10 @@ def whole(tmp_path_factory, data):
     cfg.val_evaluator = dict(type='TableMetric', values=(0.5, 0.6, 0.5, 0.6))
     cfg.custom_hooks = [EMA, dict(type='FaultHook', faults=FAULTS), dict(type='RuinHook', epochs={'3': 30.0}),
                         dict(type='CheckpointHook', by_epoch=False, interval=3, max_keep_ckpts=-1)]
-    runner = run(cfg, folder / 'run')
+    stopped = SnapshotHook(folder, MOMENTS)
+    runner = run(cfg, folder / 'run', hooks=[stopped])
     assert (runner.epoch, runner.iter) == (4, 16)
-    return cfg, folder / 'run'
+    return cfg, folder / 'run', stopped
 
 
 def test_the_uninterrupted_run(whole):
@@ -50,17 +60,10 @@ def test_the_uninterrupted_run(whole):
     assert {'pretrained', 'random', 'subset'} <= {key for key, value in kept.items() if value}
 
 
-@pytest.mark.parametrize('kill', [
-    ('iter', 3),  # two of three bad steps in a row are done
-    ('iter', 9),  # a group's first iteration was bad
-    ('iter', 11),  # two iterations after the last checkpoint
-    ('epoch', 3),  # ruined, not validated yet
-    ('val', 3),  # held, lowered and gone back, and one miss of two
-    ('epoch', 4)])
+@pytest.mark.parametrize('kill', MOMENTS)
 def test_resumed_equals_uninterrupted(whole, tmp_path, kill):
-    cfg, folder = whole
-    run(cfg, tmp_path / 'run', kill=kill)
-    runner = run(cfg, tmp_path / 'run', resume=True)
+    cfg, folder, stopped = whole
+    runner = run(cfg, stopped.copy(*kill, tmp_path / 'run'), resume=True)
     assert (runner.epoch, runner.iter) == (4, 16)
     one, other = state_of(newest(tmp_path / 'run')), state_of(newest(folder))
     assert 'guard' in one and differences(one, other) == []

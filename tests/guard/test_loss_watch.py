@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mgdet_plugin.guard.loss_watch import DIVERGENCE, DRIFT, SPIKE, Block, LossWatch, Sign
+from mgdet_plugin.guard.loss_watch import DIVERGENCE, DRIFT, SPIKE, LossBlock, LossWatch, Sign
 
 
 def watch_of(*totals, window=2, names=('loss', 'loss_obj')):
@@ -22,7 +22,7 @@ def signs(watch, divergence=2.0, limit=0.2, guarded=('loss_obj', )):
 
 
 def test_a_block():
-    block = Block()
+    block = LossBlock()
     block.add(dict(loss=4.0, loss_obj=1.0))
     block.add(dict(loss=8.0, loss_obj=2.0))
     block.add(dict(loss=3.0, loss_obj=6.0))

@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.plan.freezing import digests, freeze, is_frozen, predict_layers, resolve, trained_parts
+from mgdet_plugin.plan.freezing import digests, freeze, frozen_of, is_frozen, predict_layers, trained_parts
 from mgdet_plugin.plan.plan import Stage
 from tests.conftest import ROOT
 from tests.support.mmdet_detectors import RETINANET, YOLOV3
@@ -56,7 +56,7 @@ def test_levels(nano, level, trained):
 
 
 def test_resolving_changes_nothing(nano):
-    resolve(stage(2), nano)
+    frozen_of(stage(2), nano)
     assert all(parameter.requires_grad for parameter in nano.parameters())
 
 

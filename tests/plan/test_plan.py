@@ -5,16 +5,17 @@ import pytest
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.plan.plan import Plan, Stage, build_plan, stage_at
+from mgdet_plugin.plan.plan import Plan, Stage, build_plan
+from mgdet_plugin.plan.progress import Progress
 
 HEAD = dict(name='head', epochs=5, freeze_level=2, lr=1e-4)
 NECK = dict(name='neck', epochs=2, freeze_level=1, lr=5e-5)
 
 
-def test_stage_at():
-    plan = build_plan([HEAD, NECK])
-    assert [stage_at(plan, epoch)[0] for epoch in (0, 4, 5, 6, 7, 100)] == [0, 0, 1, 1, 1, 1]
-    assert stage_at(plan, 5)[1] == Stage('neck', 2, 5e-5, 1)
+def test_the_stage_of_an_epoch_without_a_record():
+    plan = Plan(build_plan([HEAD, NECK]))
+    assert [Progress.at(plan, epoch + 1, 1).stage for epoch in (0, 4, 5, 6, 7, 100)] == [0, 0, 1, 1, 1, 1]
+    assert Progress.at(plan, 5 + 1, 1).current(plan) == Stage('neck', 2, 5e-5, 1)
 
 
 @pytest.mark.parametrize(('change', 'message'), [

@@ -38,8 +38,6 @@ def guarded_config(folder: Path, data: Path, stages: Sequence[dict], guard: Mapp
     cfg = staged_config(folder, data, stages, **options)
     cfg.default_hooks.drift_guard.update(guard or {})
     cfg.default_hooks.checkpoint.save_best = None
-    for split in ('train', 'val'):
-        cfg[f'{split}_dataloader'].dataset.serialize_data = False  # which collects garbage, a third of a run's time
     return cfg
 
 

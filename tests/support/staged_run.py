@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from mmdet.registry import HOOKS, METRICS, MODELS
@@ -22,7 +23,7 @@ from mmengine.runner import Runner
 from torch.nn import functional as F
 
 from mgdet_plugin.models import MultiGridNeck
-from tests.support.small_run import write_config
+from tests.support.small_run import plain_config_text, write_config
 
 _NUMBERS = itertools.count()
 HEAD = dict(name='head', epochs=2, freeze_level=2, lr=1e-4)
@@ -60,31 +61,62 @@ class TableMetric(BaseMetric):
         return dict(value=self.values[min(epoch, len(self.values) - 1)])
 
 
-@HOOKS.register_module(force=True)
-class KillHook(Hook):
-    """Raise :class:`Killed` at a moment, after every other hook.
+class MomentHook(Hook):
+    """Does something at moments of a run, after every other hook.
 
-    Args:
-        moment: 'iter' (after that many iterations), 'epoch' (after that many epochs, before their validation) or
-            'val' (after the validation of that epoch).
-        count: Which.
+    A moment is 'iter' (after that many iterations), 'epoch' (after that many epochs, before their validation) or 'val'
+    (after the validation of that epoch), and a number.
     """
     priority = 100
 
-    def __init__(self, moment: str, count: int) -> None:
-        self.moment, self.count = moment, count
+    def at(self, runner: Runner, moment: str, count: int) -> None:
+        """Called at every moment."""
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        if self.moment == 'iter' and runner.iter + 1 == self.count:
-            raise Killed
+        self.at(runner, 'iter', runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        if self.moment == 'epoch' and runner.epoch + 1 == self.count:
-            raise Killed
+        self.at(runner, 'epoch', runner.epoch + 1)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        if self.moment == 'val' and runner.epoch == self.count:
+        self.at(runner, 'val', runner.epoch)
+
+
+@HOOKS.register_module(force=True)
+class KillHook(MomentHook):
+    """Raise :class:`Killed` at a moment."""
+
+    def __init__(self, moment: str, count: int) -> None:
+        self.moment = moment, count
+
+    def at(self, runner: Runner, moment: str, count: int) -> None:
+        if (moment, count) == self.moment:
             raise Killed
+
+
+class SnapshotHook(MomentHook):
+    """Keep a run's folder as a process killed at some moments would have left it: resumed, it is what a killed run is.
+    """
+
+    def __init__(self, folder: Path, moments: Sequence[tuple[str, int]]) -> None:
+        self.folder, self.moments = folder, set(moments)
+
+    def at(self, runner: Runner, moment: str, count: int) -> None:
+        if (moment, count) in self.moments:
+            copy_folder(Path(runner.work_dir), self.folder / f'{moment}-{count}')
+
+    def copy(self, moment: str, count: int, work_dir: Path) -> Path:
+        """A folder to resume in, as the run's was at a moment."""
+        copy_folder(self.folder / f'{moment}-{count}', work_dir)
+        last = work_dir / 'last_checkpoint'
+        last.write_text(str(work_dir / Path(last.read_text().strip()).name))
+        return work_dir
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a run's folder; its checkpoints, which appear whole and are never written to, by a second name."""
+    shutil.copytree(source, target, copy_function=lambda one, other: (
+        os.link if one.endswith('.pth') else shutil.copy2)(one, other))
 
 
 @HOOKS.register_module(force=True)
@@ -114,6 +146,8 @@ def staged_config(folder: Path, data: Path, stages: Sequence[dict], **options: A
     cfg.model.bbox_head.loss.class_weights = None
     cfg.val_evaluator = dict(type='TableMetric', values=(0.1, ))
     cfg.val_dataloader.dataset.indices = 2
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.serialize_data = False  # which collects garbage, a third of a run's time
     cfg.default_hooks.checkpoint.update(save_best='table/value', rule='greater', max_keep_ckpts=-1)
     cfg.default_hooks.pop('visualization', None)
     cfg.log_level = 'WARNING'
@@ -144,8 +178,7 @@ def run(cfg: Config, work_dir: Path, kill: tuple[str, int] | None = None, resume
     if change:
         change(cfg)
     torch.manual_seed(next(_NUMBERS))  # what a process has drawn before must not matter
-    # mmengine lays out the config's text anew for every checkpoint, which would take nine tenths of the time.
-    with patch('mmengine.config.config.FormatCode', lambda text, **_: (text, True)):
+    with plain_config_text():  # which mmengine makes anew for every checkpoint
         runner = Runner.from_cfg(cfg)
         for hook in hooks:
             runner.register_hook(hook)

@@ -16,6 +16,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.name_lists import checked_names, class_metainfo, registered_names, text_names
 from mgdet_plugin.datasets.formats.annotation_files import (
     DatasetReport,
     load_coco,
@@ -32,28 +33,22 @@ def iter_dataset_cfgs(dataset: Any) -> Iterator[dict[str, Any]]:
 
     Args:
         dataset: a dataset config, or None.
-
-    Yields:
-        Each config that has no ``dataset`` or ``datasets`` of its own, in order.
     """
-    if not isinstance(dataset, Mapping):
-        return
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
-    if inner is None:
+    return (each for each in _with_wrappers(dataset) if 'dataset' not in each and each.get('datasets') is None)
+
+
+def _with_wrappers(dataset: Any) -> Iterator[dict[str, Any]]:
+    """A dataset config and all those inside it."""
+    if isinstance(dataset, Mapping):
         yield dataset  # type: ignore[misc]
-        return
-    for each in inner:
-        yield from iter_dataset_cfgs(each)
+        for each in [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets') or []:
+            yield from _with_wrappers(each)
 
 
 def check_datasets(cfg: Config, splits: Sequence[str] = SPLITS) -> list[DatasetReport]:
-    """Check the datasets and the evaluation files of a config.
+    """Check the datasets and the evaluation files of the splits of a config that will be used.
 
     CocoDataset and XMLDataset and subclasses that read the same files are read through, others only looked up.
-
-    Args:
-        cfg: a whole config.
-        splits: which of ``train``, ``val`` and ``test`` will be used.
 
     Returns:
         One report a dataset, in order; log their ``lines()``.
@@ -71,6 +66,28 @@ def config_name(cfg: Config) -> str:
     return min(name, os.path.relpath(name), key=len)
 
 
+def dataset_names(dataset: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+    """Classes of a dataset config: of its ``metainfo`` or else of its class, as mmengine's datasets do."""
+    names = metainfo_names(dataset.get('metainfo'), origin)
+    if names is not None:
+        return names
+    kind = dataset.get('type')
+    return registered_names(kind, origin) if isinstance(kind, str) else class_metainfo(kind, str(kind), origin)
+
+
+def metainfo_names(metainfo: Any, origin: str) -> tuple[str, ...] | None:
+    """Classes of a ``metainfo``, None where it has none; a text is the path of a file of names, as for mmengine."""
+    classes = metainfo.get('classes') if isinstance(metainfo, Mapping) else None
+    if classes is None:
+        return None
+    if isinstance(classes, str):
+        if not Path(classes).is_file():
+            raise UserError(f'{origin}: metainfo.classes is the text {classes!r}, neither a file nor a tuple of names; '
+                            f'write ({classes!r},) for one class')
+        return text_names(Path(classes), origin)
+    return checked_names(classes, origin)
+
+
 class _Checker:
     """One run of the preflight; remembers the last annotation file, which val and test usually share."""
 
@@ -82,11 +99,10 @@ class _Checker:
         """Check one dataloader's datasets and, for val and test, the evaluator's file."""
         dataset = (self.cfg.get(f'{split}_dataloader') or {}).get('dataset')
         leaves = list(iter_dataset_cfgs(dataset))
-        drops = _has_transform(dataset, 'DropDegenerateBoxes')
-        reports = []
-        for index, leaf in enumerate(leaves):
-            name = split if len(leaves) == 1 else f'{split}[{index}]'
-            reports.append(self.check_dataset(name, leaf, drops))
+        drops = any(str(step.get('type')).endswith('DropDegenerateBoxes')
+                    for each in _with_wrappers(dataset) for step in each.get('pipeline') or [])
+        reports = [self.check_dataset(split if len(leaves) == 1 else f'{split}[{index}]', leaf, drops)
+                   for index, leaf in enumerate(leaves)]
         if split == 'train' and reports and all(not r.note and r.boxes == r.skipped.total() for r in reports):
             raise UserError(f'train: the datasets hold no usable box of their classes; see {leaves[0].get("ann_file")}')
         if split != 'train':
@@ -105,7 +121,8 @@ class _Checker:
         classes = _classes(name, cls, leaf)
         self.check_class_count(name, classes)
         is_coco = issubclass(cls, CocoDataset)
-        if not _reads_like(cls, CocoDataset if is_coco else XMLDataset):
+        base = CocoDataset if is_coco else XMLDataset
+        if any(getattr(cls, each) is not getattr(base, each) for each in ('load_data_list', 'parse_data_info')):
             return DatasetReport(name, note=f'annotations not checked ({kind} reads its files in its own way)')
         report = self.coco(name, leaf, classes) if is_coco else self.voc(name, leaf, classes)
         if report.left_to_transform and not drops:
@@ -189,11 +206,6 @@ def _is_remote(leaf: Mapping[str, Any]) -> bool:
     return backend != 'local' or '://' in f'{leaf.get("data_root") or ""} {leaf.get("ann_file") or ""}'
 
 
-def _reads_like(cls: type, base: type) -> bool:
-    """Whether a dataset class reads its files with the methods of ``base``."""
-    return all(getattr(cls, method) is getattr(base, method) for method in ('load_data_list', 'parse_data_info'))
-
-
 def _classes(name: str, cls: type, leaf: Mapping[str, Any]) -> tuple[str, ...]:
     """The dataset's classes: metainfo before the class's METAINFO, a text being the path of a file of names."""
     classes = (leaf.get('metainfo') or {}).get('classes', getattr(cls, 'METAINFO', {}).get('classes'))
@@ -205,16 +217,6 @@ def _classes(name: str, cls: type, leaf: Mapping[str, Any]) -> tuple[str, ...]:
     if not classes:
         raise UserError(f'{name}: no classes; set metainfo=dict(classes=(...)) of the dataset')
     return tuple(classes)
-
-
-def _has_transform(dataset: Any, kind: str) -> bool:
-    """Whether any pipeline of a dataset config, wrappers included, holds a transform of this name."""
-    if not isinstance(dataset, Mapping):
-        return False
-    if any(str(step.get('type')).endswith(kind) for step in dataset.get('pipeline') or []):
-        return True
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets') or []
-    return any(_has_transform(each, kind) for each in inner)
 
 
 def _require_images(ann_file: Path, folder: Path, file_names: Sequence[str]) -> None:

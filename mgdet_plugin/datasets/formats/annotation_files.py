@@ -52,12 +52,13 @@ class DatasetReport:
         """Number of images its annotations name."""
         return len(self.file_names)
 
-    def skip(self, reason: str, image: str, box: object, by_dataset: bool) -> None:
-        """Count one degenerate box."""
-        if not self.skipped:
-            self.first_skipped = f'image {image}, {box}'
-        self.skipped[reason] += 1
-        self.left_to_transform += not by_dataset
+    def count(self, reason: str | None, image: str, box: object, by_dataset: bool) -> None:
+        """Count one box, degenerate where there is a reason; ``by_dataset``: then mmdet's dataset skips it."""
+        self.boxes += 1
+        if reason is not None:
+            self.first_skipped = self.first_skipped or f'image {image}, {box}'
+            self.skipped[reason] += 1
+            self.left_to_transform += not by_dataset
 
     def lines(self) -> list[str]:
         """The lines to log; empty when there is nothing a person should know."""
@@ -82,12 +83,7 @@ def some(names: Sequence[object], limit: int = 10) -> str:
 def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
     """Read a COCO file and check the fields that mmdet and pycocotools read.
 
-    Args:
-        path: the JSON file.
-        test_mode: whether it is evaluated on: ``iscrowd`` is needed then, ``annotations`` may be missing.
-
-    Returns:
-        The file's content.
+    If it is evaluated on (``test_mode``), ``iscrowd`` is needed and ``annotations`` may be missing.
 
     Raises:
         UserError: not JSON, not COCO, or an entry without a field it needs.
@@ -114,12 +110,7 @@ def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
 
 
 def summarize_coco(path: Path, classes: Sequence[str], content: dict[str, Any]) -> DatasetReport:
-    """What a COCO file holds for ``classes``.
-
-    Args:
-        path: where the content came from, for messages.
-        classes: the dataset's metainfo classes, in order.
-        content: what :func:`load_coco` returned.
+    """What the content of a COCO file holds for a dataset's metainfo classes; the path is for messages.
 
     Raises:
         UserError: classes that are not in the file or in another order, repeated ids, or an annotation of an
@@ -177,24 +168,16 @@ def _check_coco_annotation(path: Path, annotation: Mapping[str, Any], images: Ma
 
 
 def _count_coco_box(report: DatasetReport, annotation: Mapping[str, Any], image: Mapping[str, Any]) -> None:
-    """Count one box of a chosen class."""
     x, y, w, h = annotation['bbox']
     reason = degenerate_reason((x, y, x + w, y + h), (image['width'], image['height']))
     if reason is None and not annotation['area'] > 0:
         reason = 'area not above zero'
-    report.boxes += 1
-    if reason is not None:
-        # comparisons with NaN are false: CocoDataset lets such a box pass
-        report.skip(reason, image['file_name'], annotation['bbox'], 'not a number' not in reason)
+    # comparisons with NaN are false: CocoDataset lets such a box pass
+    report.count(reason, image['file_name'], annotation['bbox'], 'not a number' not in (reason or ''))
 
 
 def summarize_voc(image_ids: Sequence[str], xml_folder: Path, classes: Sequence[str]) -> DatasetReport:
-    """What the VOC files of some images hold for ``classes``, coordinates as XMLDataset reads them.
-
-    Args:
-        image_ids: names of the images without suffix.
-        xml_folder: the folder with ``<image id>.xml``.
-        classes: the dataset's metainfo classes.
+    """What the files ``<image id>.xml`` of some images hold for ``classes``, coordinates as XMLDataset reads them.
 
     Raises:
         UserError: a missing or malformed file, or no object at all of the chosen classes.
@@ -218,10 +201,7 @@ def summarize_voc(image_ids: Sequence[str], xml_folder: Path, classes: Sequence[
                 report.other_classes[name] += 1
                 continue
             box = _voc_box(path, index, element)
-            reason = degenerate_reason([value - 1 for value in box], size)
-            report.boxes += 1
-            if reason is not None:
-                report.skip(reason, file_name, box, by_dataset=False)
+            report.count(degenerate_reason([value - 1 for value in box], size), file_name, box, by_dataset=False)
     if report.other_classes and not report.boxes:
         raise UserError(f'{xml_folder}: no object is one of the classes {some(classes)} (the files name: '
                         f'{some(sorted(report.other_classes))}); set metainfo=dict(classes=(...)) to those names')

@@ -41,16 +41,7 @@ class SampleIndex(int):
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """Seed of one sample's randomness: the same in every process and on every machine, well mixed.
-
-    Args:
-        seed: seed of the run.
-        epoch: epoch, from 0.
-        index: index of the sample in the dataset.
-
-    Returns:
-        32 bits of a hash of the three.
-    """
+    """Seed of a sample's randomness by seed of the run, epoch and index: 32 bits of a hash, the same everywhere."""
     digest = hashlib.blake2b(f'{int(seed)}/{int(epoch)}/{int(index)}'.encode(), digest_size=4).digest()
     return int.from_bytes(digest, 'little')
 
@@ -69,12 +60,9 @@ def kept_randomness() -> Iterator[None]:
 
 @contextmanager
 def sample_randomness(seed: int) -> Iterator[None]:
-    """Seed the three generators for the block, then put their states back.
+    """Seed the three generators for the block with 32 bits, then put their states back.
 
     They are seeded in different ways, since equal Mersenne twisters would repeat each other's numbers.
-
-    Args:
-        seed: 32 bits.
     """
     with kept_randomness():
         random.seed(seed)

@@ -50,10 +50,9 @@ class StagedBatchSampler(BatchSampler):
         self._skip = 0
 
     def set_seed(self, seed: int) -> None:
-        """Set the seed of augmentation and, where it has one, of the sampler's order: a resumed run takes its old one.
+        """Set the seed of augmentation and, where it has one, of the sampler's order, the same on every rank.
 
-        Args:
-            seed: the same on every rank.
+        A resumed run takes its old one.
         """
         self.seed = seed
         if hasattr(self.sampler, 'seed'):
@@ -80,11 +79,7 @@ class StagedBatchSampler(BatchSampler):
             self.sampler.set_epoch(epoch)
 
     def batches_of(self, stage: int) -> int:
-        """Number of batches of an epoch in a stage.
-
-        Args:
-            stage: stage of the plan, from 0.
-        """
+        """Number of batches of an epoch in a stage of the plan, from 0."""
         return len(self._batches(stage))
 
     def __len__(self) -> int:
@@ -98,7 +93,6 @@ class StagedBatchSampler(BatchSampler):
                 for batch in islice(iter(self._batches(stage)), skip, None))
 
     def _size(self, stage: int) -> int:
-        """Batch size of a stage."""
         if self.batch_sizes is None:
             return self.batch_size
         if stage >= len(self.batch_sizes):

@@ -33,15 +33,10 @@ def pipeline_steps(pipeline: Any) -> Iterator[Step]:
 
 
 def apply_step(step: Step, results: Sample, probs: Mapping[str, float]) -> Sample | None:
-    """Run one step with the plan's probability where the plan names it; a ``prob`` of its own is 1 for the call.
+    """Run one step with the plan's probability where the plan names it.
 
-    Args:
-        step: the step.
-        results: the sample; ``augmented`` gets the step's name if the plan gates it and the coin says yes.
-        probs: name of a step -> probability.
-
-    Returns:
-        What the step returns, or the sample given.
+    A ``prob`` of its own is 1 for the call. The sample's ``augmented`` gets the step's name if the plan gates it and
+    the coin says yes.
     """
     name = step_name(step)
     if name not in probs:
@@ -113,7 +108,10 @@ class StagedDataset(Dataset):
         steps: list[Step] = []
         for leaf in _leaves(self.dataset):
             own = list(pipeline_steps(leaf.pipeline))
-            _fit_mixes(own)
+            scale = next((step.scale for step in own if isinstance(step, Letterbox)), None)
+            for step in own:
+                if scale is not None and isinstance(step, StagedMix):
+                    step.fit(scale)
             steps += own
         for stage, probs in enumerate(self.stage_probs):
             for name, prob in probs.items():
@@ -134,13 +132,7 @@ class StagedDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        """One sample.
-
-        Args:
-            index: a SampleIndex, or an int from -len to len - 1.
-
-        Returns:
-            What the pipeline gives, the same for the same (seed, epoch, index, stage).
+        """One sample as the pipeline gives it, the same for the same (seed, epoch, index, stage).
 
         Raises:
             IndexError: outside of the dataset.
@@ -150,12 +142,9 @@ class StagedDataset(Dataset):
         position = int(index) + (len(self) if index < 0 else 0)
         if not 0 <= position < len(self):
             raise IndexError(f'index {int(index)} of a dataset of {len(self)}')
-        if isinstance(index, SampleIndex):
-            stage, seed = index.stage, index.seed
-        else:
-            stage, seed = 0, sample_seed(0, 0, position)
-        probs = self._probs(stage)
-        with sample_randomness(seed):
+        sample = index if isinstance(index, SampleIndex) else SampleIndex(position, 0, 0, sample_seed(0, 0, position))
+        probs = self._probs(sample.stage)
+        with sample_randomness(sample.seed):
             for _ in range(self.max_refetch + 1):
                 results = self._load(position, probs)
                 if results is not None:
@@ -165,7 +154,6 @@ class StagedDataset(Dataset):
                         'the pipeline; FilterAnnotations, for one, keeps images without boxes if keep_empty=False')
 
     def _probs(self, stage: int) -> Mapping[str, float]:
-        """Probabilities of a stage."""
         if not self.stage_probs:
             return {}
         if not 0 <= stage < len(self.stage_probs):
@@ -174,7 +162,6 @@ class StagedDataset(Dataset):
         return self.stage_probs[stage]
 
     def _load(self, position: int, probs: Mapping[str, float]) -> Any:
-        """One image through its leaf's pipeline."""
         leaf, index = locate_sample(self.dataset, position)
         results: Sample | None = {**leaf.get_data_info(index), 'augmented': ()}
         steps = list(pipeline_steps(leaf.pipeline))
@@ -190,11 +177,7 @@ class StagedDataset(Dataset):
 
 
 def _leaves(dataset: Any) -> Iterator[BaseDataset]:
-    """The datasets inside the wrappers.
-
-    Raises:
-        UserError: for a wrapper or dataset that loads samples in its own way, since only its pipeline is run here.
-    """
+    """The datasets inside the wrappers, refusing those that load samples in their own way: only pipelines run here."""
     if isinstance(dataset, ConcatDataset):
         for each in dataset.datasets:
             yield from _leaves(each)
@@ -220,16 +203,7 @@ def locate_sample(dataset: Any, index: int) -> tuple[BaseDataset, int]:
     return dataset, int(index)
 
 
-def _fit_mixes(steps: Sequence[Step]) -> None:
-    """Let the mixing steps of a pipeline follow its Letterbox, so that an input size is set in one place."""
-    scale = next((step.scale for step in steps if isinstance(step, Letterbox)), None)
-    for step in steps:
-        if scale is not None and isinstance(step, StagedMix):
-            step.fit(scale)
-
-
 def _check_gate(stage: int, name: str, prob: object, steps: Sequence[Step]) -> None:
-    """Refuse what a plan cannot set, see :class:`StagedDataset`."""
     where = f'StagedDataset: stage {stage} sets {name!r} to {prob!r}'
     if not isinstance(prob, (int, float)) or isinstance(prob, bool) or not 0 <= prob <= 1:
         raise UserError(f'{where}; a probability from 0 to 1 is needed')

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from mmcv.transforms import BaseTransform
+from mmcv.transforms import BaseTransform, Compose
 from mmdet.datasets.transforms import MixUp, Mosaic, RandomAffine
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import BaseBoxes
@@ -29,11 +29,10 @@ def clip_to_image(results: Sample) -> Sample:
     """Clip the boxes to their own image and drop those without area, so that none reaches into a neighbour's part.
 
     Args:
-        results: a sample with ``img`` (h, w, 3) and, optional, ``gt_bboxes`` (G, 4), ``gt_bboxes_labels``,
-            ``gt_ignore_flags``.
+        results: a sample with ``img`` (h, w, 3) and maybe ``gt_bboxes`` (G, 4) and what goes with them; stays as it is.
 
     Returns:
-        A shallow copy with boxes of its own; the given sample stays as it is.
+        A shallow copy with boxes of its own.
     """
     results = dict(results)
     if results.get('gt_bboxes') is None:
@@ -126,11 +125,7 @@ class StagedMix(BaseTransform):
             raise UserError(f'StagedMix {name!r}: {kind} has prob={first.prob}; set it to 1 and prob of StagedMix')
 
     def fit(self, scale: tuple[int, int]) -> None:
-        """Make mixed images of another size.
-
-        Args:
-            scale: (W, H) in pixels, of the Letterbox in the same pipeline.
-        """
+        """Make mixed images of another size (W, H) in pixels, that of the Letterbox in the same pipeline."""
         for each in self.transforms:
             if isinstance(each, Mosaic):
                 each.img_scale = scale
@@ -140,13 +135,7 @@ class StagedMix(BaseTransform):
                 each.border = (-scale[0] // 2, -scale[1] // 2)
 
     def transform(self, results: Sample) -> Sample | None:
-        """Mix one sample, or leave it.
-
-        Args:
-            results: the pipeline's sample, keys as listed at the class.
-
-        Returns:
-            The mixed sample or the one given; None where a later transform gives none.
+        """Mix one sample, or leave it; None where a later transform gives none.
 
         Raises:
             UserError: outside of a StagedDataset, if ``prob`` is above 0.
@@ -163,11 +152,7 @@ class StagedMix(BaseTransform):
         if mixed is None:
             return results
         mixed['augmented'] = (*results.get('augmented', ()), self.name)
-        for each in self.transforms[1:]:
-            mixed = each(mixed)
-            if mixed is None:
-                return None
-        return mixed
+        return Compose(self.transforms[1:])(mixed)
 
     def _mix(self, results: Sample, partners: _Partners) -> Sample | None:
         """The first transform's result, None if there was nothing to mix with."""

@@ -12,13 +12,10 @@ from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import keep_boxes
 
 
 def clip_boxes(results: dict[str, Any], size: tuple[int, int], min_visibility: float = 0.0) -> None:
-    """Hold a sample's boxes inside its image and drop those of which too little is left, with their labels and flags.
+    """Hold a sample's boxes inside its image (h, w), and drop those of which too little is left with labels and flags.
 
-    Args:
-        results: the pipeline's sample; it gets boxes of its own, the given ones stay as they are.
-        size: (h, w) of the image, pixels.
-        min_visibility: the smallest share of a box's area inside the image with which it stays. Boxes without area
-            inside never stay.
+    The sample gets boxes of its own, the given ones stay as they are. ``min_visibility`` is the smallest share of a
+    box's area inside the image with which it stays; boxes without area inside never do.
     """
     whole: BaseBoxes = results['gt_bboxes']
     boxes = whole.clone()

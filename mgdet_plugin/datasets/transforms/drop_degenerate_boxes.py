@@ -17,14 +17,9 @@ MIN_SIZE = 1.0  # pixels; CocoDataset's own limit
 
 
 def degenerate_reason(box: Sequence[float], image_size: tuple[float, float] | None = None) -> str | None:
-    """Why a box cannot be an object; the rule of :class:`DropDegenerateBoxes` in words.
+    """Why a box xyxy cannot be an object, None for a sound one; the rule of :class:`DropDegenerateBoxes` in words.
 
-    Args:
-        box: xyxy, pixels.
-        image_size: (w, h) of its image, pixels; None leaves the image's edges out of it.
-
-    Returns:
-        The reason, or None for a sound box.
+    ``image_size`` is (w, h); None leaves the image's edges out of it. All in pixels.
     """
     x1, y1, x2, y2 = box
     if not all(math.isfinite(value) for value in box):
@@ -39,12 +34,7 @@ def degenerate_reason(box: Sequence[float], image_size: tuple[float, float] | No
 
 
 def keep_boxes(results: dict[str, Any], keep: Tensor) -> None:
-    """Drop boxes of a sample, in place, with their labels and flags.
-
-    Args:
-        results: the pipeline's sample.
-        keep: (G,) bool, the boxes that stay.
-    """
+    """Keep the boxes of a sample that a mask (G,) bool names, in place, with their labels and flags."""
     if not keep.all():
         results['gt_bboxes'] = results['gt_bboxes'][keep]
         for key in ('gt_bboxes_labels', 'gt_ignore_flags'):

@@ -16,11 +16,7 @@ SIDE_DIVISOR = 32  # the coarsest stride: stride-2 convolutions of odd maps diff
 
 
 def _checked_scale(scale: Sequence[int]) -> tuple[int, int]:
-    """Validate (W, H): two positive whole multiples of 32.
-
-    Raises:
-        UserError: with the value seen and the nearest sides allowed.
-    """
+    """(W, H), having refused all but two positive whole multiples of 32."""
     if isinstance(scale, str) or not isinstance(scale, Sequence) or len(scale) != 2 \
             or not all(isinstance(side, int) and not isinstance(side, bool) for side in scale):
         raise UserError(f'Letterbox: scale must be (width, height) in whole pixels, e.g. (608, 608), got {scale!r}')
@@ -36,8 +32,7 @@ def _checked_scale(scale: Sequence[int]) -> tuple[int, int]:
 def _as_uint8(image: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8 of an image; float images, as PhotoMetricDistortion leaves them, are rounded and clipped.
 
-    Raises:
-        ValueError: for another number of channels, an empty image or other integers (16 bit would saturate).
+    Other integers are refused, since 16 bit would saturate.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f'Letterbox: needs an image of shape (h, w, 3), got {image.shape}')

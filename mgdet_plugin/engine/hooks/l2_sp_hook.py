@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.registry import HOOKS
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.keep.start_weights import is_started, load_start, save_start
+from mgdet_plugin.common.errors import UserError, is_number, require
+from mgdet_plugin.keep.start_weights import save_start, start_state
 from mgdet_plugin.plan.freezing import check_patterns, unwrap
 from mgdet_plugin.plan.rates import longest_match
 
@@ -67,8 +67,7 @@ class L2SPHook(Hook):
             raise UserError(f'L2SPHook works with one optimizer, and this run has a '
                             f'{type(runner.optim_wrapper).__name__}; take the hook out')
         save_start(runner)
-        start = load_start(runner) if is_started(runner) else dict(model.named_parameters())
-        self.anchors = anchors(model, start, self.strength)
+        self.anchors = anchors(model, start_state(runner), self.strength)
         self._interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), _LOG_INTERVAL)
         self.after_train(runner)
         self._handle = runner.optim_wrapper.optimizer.register_step_pre_hook(self._pull)
@@ -90,55 +89,30 @@ class L2SPHook(Hook):
             self._handle = None
 
     def _pull(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Before a step of the optimizer.
-
-        A fused optimizer takes the scale of mixed precision out of the gradients itself, in its step, and says it in
-        ``grad_scale``.
+        """Before a step; a fused optimizer takes the scale of mixed precision out in it, and says it in ``grad_scale``.
         """
         pull(self.anchors, getattr(optimizer, 'grad_scale', None))
 
 
-class Anchor:
-    """Parameters of one part and one strength, and where they started.
-
-    Args:
-        part: Name of the part: backbone, neck, bbox_head.
-        strength: Of the pull.
-    """
-
-    def __init__(self, part: str, strength: float) -> None:
-        self.part, self.strength = part, strength
-        self.parameters: list[nn.Parameter] = []
-        self.start: list[Tensor] = []
-
-    def trained(self, stepping: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """The parameters that train, and where they started.
-
-        Args:
-            stepping: Those that have a gradient alone.
-        """
-        chosen = [index for index, each in enumerate(self.parameters)
-                  if each.requires_grad and (each.grad is not None or not stepping)]
-        return [self.parameters[index] for index in chosen], [self.start[index] for index in chosen]
+class Anchor(NamedTuple):
+    """A parameter, where it started, the part it is of (backbone, neck, bbox_head) and the strength of its pull."""
+    parameter: nn.Parameter
+    start: Tensor
+    part: str
+    strength: float
 
 
 def anchors(model: nn.Module, start: Mapping[str, Tensor], strength: float | Mapping[str, float]) -> list[Anchor]:
-    """Copies of the start weights, grouped by part and strength; without what is not pulled.
+    """Copies of the start weights of what is pulled.
 
     Args:
         model: The model, not wrapped.
         start: Name -> tensor, with every parameter of the model.
         strength: As :class:`L2SPHook` takes it.
     """
-    found: dict[tuple[str, float], Anchor] = {}
-    for name, parameter in model.named_parameters():
-        value = strength_of(name, strength)
-        if value > 0:
-            part = name.split('.')[0]
-            anchor = found.setdefault((part, value), Anchor(part, value))
-            anchor.parameters.append(parameter)
-            anchor.start.append(start[name].detach().to(parameter, copy=True))
-    return list(found.values())
+    strengths = ((name, parameter, strength_of(name, strength)) for name, parameter in model.named_parameters())
+    return [Anchor(parameter, start[name].detach().to(parameter, copy=True), name.split('.')[0], value)
+            for name, parameter, value in strengths if value > 0]
 
 
 def strength_of(name: str, strength: float | Mapping[str, float]) -> float:
@@ -150,33 +124,35 @@ def strength_of(name: str, strength: float | Mapping[str, float]) -> float:
 
 
 @torch.no_grad()
-def pull(groups: Sequence[Anchor], grad_scale: Tensor | None = None) -> None:
+def pull(pulled: Sequence[Anchor], grad_scale: Tensor | None = None) -> None:
     """Add strength * (w - w_start) to the gradients of what trains, in place.
 
     Args:
-        groups: Of :func:`anchors`.
+        pulled: Of :func:`anchors`.
         grad_scale: What the gradients are multiplied by.
     """
-    for group in groups:
-        parameters, start = group.trained(stepping=True)
-        if not parameters:
-            continue
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        moved = torch._foreach_sub(parameters, start)
-        if grad_scale is not None:
-            torch._foreach_mul_(moved, grad_scale.to(moved[0]))
-        torch._foreach_add_(gradients, moved, alpha=group.strength)
+    gradients = [each.parameter.grad for each in pulled
+                 if each.parameter.requires_grad and each.parameter.grad is not None]
+    stepping = [each for each in pulled if each.parameter.requires_grad and each.parameter.grad is not None]
+    if not stepping:
+        return
+    moved = torch._foreach_sub([each.parameter for each in stepping], [each.start for each in stepping])
+    if grad_scale is not None:
+        torch._foreach_mul_(moved, grad_scale.to(moved[0]))
+    torch._foreach_mul_(moved, [each.strength for each in stepping])
+    torch._foreach_add_(gradients, moved)
 
 
 @torch.no_grad()
-def penalties(groups: Sequence[Anchor]) -> dict[str, float]:
+def penalties(pulled: Sequence[Anchor]) -> dict[str, float]:
     """Part -> strength / 2 * ||w - w_start||^2 over what trains; 0.0 for a part of which nothing trains."""
-    found: dict[str, float] = {}
-    for group in groups:
-        parameters, start = group.trained(stepping=False)
-        norms = list(torch._foreach_norm(torch._foreach_sub(parameters, start))) if parameters else []
-        value = float(torch.stack(norms).double().square().sum()) if norms else 0.0
-        found[group.part] = found.get(group.part, 0.0) + group.strength / 2 * value
+    found = {each.part: 0.0 for each in pulled}
+    training = [each for each in pulled if each.parameter.requires_grad]
+    if training:
+        norms = torch._foreach_norm(torch._foreach_sub([each.parameter for each in training],
+                                                       [each.start for each in training]))
+        for each, square in zip(training, torch.stack(list(norms)).double().square().tolist()):
+            found[each.part] += each.strength / 2 * square
     return found
 
 
@@ -190,7 +166,6 @@ def check_strength(strength: Any) -> float | dict[str, float]:
     if not entries:
         raise UserError('L2SPHook.strength is empty, so nothing would be pulled; give a number, or name -> number')
     for name, value in entries.items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not 0 <= value < float('inf'):
-            raise UserError(f'L2SPHook.strength{[name] if name else ""} must be a number of at least 0, got {value!r}')
+        require(is_number(value) and 0 <= value < float('inf'),
+                f'L2SPHook.strength{[name] if name else ""} must be a number of at least 0', value)
     return {name: float(value) for name, value in entries.items()} if isinstance(strength, Mapping) else float(strength)

@@ -5,25 +5,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdet.registry import HOOKS
+from mmengine.dist import all_gather_object, get_rank, is_distributed
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from torch import Tensor, nn
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
-from mgdet_plugin.engine.optim.accumulation import PendingGradients
-from mgdet_plugin.engine.optim.moving_average import FrozenAverage, restart_ema
+from mgdet_plugin.engine.optim.moving_average import frozen_averages, restart_ema
 from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import check_groups
 from mgdet_plugin.engine.staged_run import StagedRun, staged_run
 from mgdet_plugin.engine.transitions import (
+    STAGE_BEST,
     log_stage,
     prove,
     restore_best,
+    save_as,
     save_last,
-    save_stage_best,
     share_statistics,
 )
-from mgdet_plugin.plan.freezing import Frozen, built_frozen, digests, freeze, hold
+from mgdet_plugin.plan.freezing import Frozen, digests, freeze, hold, unwrap
 from mgdet_plugin.plan.progress import RECORD, Progress, stages_before
+
+_GRADIENTS = 'gradients'  # in a checkpoint
 
 
 @HOOKS.register_module()
@@ -53,7 +58,7 @@ class StagedUnfreezeHook(Hook):
         self._gradients = PendingGradients()
         self._applied = -1
         self._built: frozenset[str] = frozenset()
-        self._average: FrozenAverage | None = None
+        self._averages: list[tuple[Tensor, Tensor]] = []
 
     @property
     def run(self) -> StagedRun:
@@ -68,7 +73,9 @@ class StagedUnfreezeHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Look at what the detector was built with frozen."""
-        self._applied, self._built = -1, built_frozen(runner.model)
+        self._applied = -1
+        self._built = frozenset(name for name, each in unwrap(runner.model).named_parameters()
+                                if not each.requires_grad)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Take the record of a checkpoint to resume from, or what loaded weights went through before."""
@@ -81,11 +88,7 @@ class StagedUnfreezeHook(Hook):
             self._history = [dict(entry) for entry in stages_before(checkpoint)]
 
     def before_train(self, runner: Runner) -> None:
-        """Find where the run is and freeze accordingly.
-
-        Raises:
-            UserError: The plan does not fit the run, or its loop cannot carry it out.
-        """
+        """Find where the run is and freeze accordingly."""
         self._run = staged_run(runner)
         if self._run is None:
             raise UserError(f'StagedUnfreezeHook needs the loop that follows a plan, and this run has a '
@@ -104,7 +107,7 @@ class StagedUnfreezeHook(Hook):
         self._gradients.restore(runner.model)
         if not run.progress.digests:
             self.take_weights_as_start(runner)
-        self._average = FrozenAverage.of(runner, self.frozen)
+        self._averages = frozen_averages(runner, self.frozen)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
         """Hold the frozen statistics: the loop calls ``model.train()`` after ``before_train_epoch``."""
@@ -128,7 +131,7 @@ class StagedUnfreezeHook(Hook):
         if self._run is None:  # a validation without training
             return
         if self._run.take_validation(metrics or {}) and self._run.stage.restore_best:
-            save_stage_best(runner, self._run.progress.stage)
+            save_as(runner, STAGE_BEST.format(self._run.progress.stage + 1))
 
     def after_train(self, runner: Runner) -> None:
         """Prove the last stage, too, and leave a checkpoint that says the run is over."""
@@ -147,13 +150,12 @@ class StagedUnfreezeHook(Hook):
     def take_weights_as_start(self, runner: Runner) -> None:
         """Prove frozen tensors against what they are now: the stage begins, or earlier weights were put back."""
         self.run.progress.digests = digests(runner.model) if self.verify else {}
-        self._average = FrozenAverage.of(runner, self.frozen)
+        self._averages = frozen_averages(runner, self.frozen)
 
     def _pass_edge(self, runner: Runner) -> None:
         """From the current stage to the next."""
-        run = self.run
+        run, restores = self.run, self.run.stage.restore_best
         self._prove(runner)
-        restores = run.stage.restore_best
         if restores:
             restore_best(runner, run.progress)
         run.progress.advance(runner.epoch, runner.iter, run.entry(self.frozen, runner.epoch))
@@ -179,8 +181,8 @@ class StagedUnfreezeHook(Hook):
     def _make_exact(self, runner: Runner) -> None:
         """Before a checkpoint or validation: one set of statistics, averages of frozen weights without rounding."""
         share_statistics(runner)
-        if self._average is not None:
-            self._average.put_back()
+        for average, tensor in self._averages:
+            average.copy_(tensor)
 
     def _log_rates(self, runner: Runner) -> None:
         """One scalar a group, where there are several: its rate, 0 if nothing of it trains."""
@@ -188,3 +190,42 @@ class StagedUnfreezeHook(Hook):
             groups = [entry for entry in zip(runner.optim_wrapper.param_groups, scheduler.trains) if 'name' in entry[0]]
             for group, trains in groups if len(groups) > 1 else ():
                 runner.message_hub.update_scalar(f"train/{group['name']}_lr", group['lr'] if trains else 0.0)
+
+
+class PendingGradients:
+    """Gradients that wait for their step, of every process: in a checkpoint and out of it."""
+
+    def __init__(self) -> None:
+        self._loaded: list[dict[str, Tensor]] = []
+        self._gathered: list[dict[str, Tensor]] = []
+
+    def load(self, checkpoint: Mapping[str, Any]) -> None:
+        """Keep a checkpoint's until training begins."""
+        self._loaded = list(checkpoint.get(_GRADIENTS) or ())
+
+    def restore(self, model: nn.Module) -> None:
+        """Put this process's back, once."""
+        own = self._loaded[get_rank()] if get_rank() < len(self._loaded) else {}
+        for name, parameter in unwrap(model).named_parameters():
+            if name in own and parameter.requires_grad:
+                parameter.grad = own[name].to(parameter)
+        self._loaded = []
+
+    def gather(self, optim_wrapper: OptimWrapper, model: nn.Module) -> None:
+        """Take note of all processes' before an iteration's checkpoint, which the first one saves."""
+        waiting = self._waiting(optim_wrapper, model)
+        self._gathered = all_gather_object(waiting) if waiting and is_distributed() else []
+
+    def save(self, optim_wrapper: OptimWrapper, model: nn.Module, checkpoint: dict[str, Any]) -> None:
+        """Add them to a checkpoint, this process's as they are now."""
+        waiting = self._waiting(optim_wrapper, model)
+        if waiting:
+            checkpoint[_GRADIENTS] = [waiting, *self._gathered[1:]]
+
+    @staticmethod
+    def _waiting(optim_wrapper: OptimWrapper, model: nn.Module) -> dict[str, Tensor]:
+        """This process's; empty right after a step."""
+        if optim_wrapper.should_update():
+            return {}
+        return {name: parameter.grad.detach().cpu().clone() for name, parameter in unwrap(model).named_parameters()
+                if parameter.grad is not None}

@@ -62,7 +62,7 @@ class LossValLoop(ValLoop):
         for index, batch in enumerate(self.dataloader):
             self.run_iter(index, batch)
         metrics = dict(self.evaluator.evaluate(len(self.dataloader.dataset)))
-        metrics.update(self._named(PREFIX, self.meter.means(self._device)))
+        metrics.update(_named(PREFIX, self.meter.means(next(unwrap(self.runner.model).parameters()).device)))
         metrics.update(self._measure_others())
         self.runner.call_hook('after_val_epoch', metrics=metrics)
         self.runner.call_hook('after_val')
@@ -79,24 +79,20 @@ class LossValLoop(ValLoop):
     def measure(self) -> dict[str, float]:
         """What :meth:`run` would give the hooks, without any hook; leaves the model in evaluation mode."""
         found = measure(self.runner.model, self.dataloader, self.evaluator, self.fp16)
-        losses = {name: value for name, value in found.items() if '/' not in name and name.startswith('loss')}
-        metrics = {name: value for name, value in found.items() if name not in losses}
-        return {**metrics, **self._named(PREFIX, losses), **self._measure_others()}
+        own = {f'{PREFIX}/{name}' if '/' not in name and name.startswith('loss') else name: value
+               for name, value in found.items()}
+        return {**own, **self._measure_others()}
 
     def _measure_others(self) -> dict[str, float]:
         """Metrics and losses of the other validation sets, under their names."""
         found: dict[str, float] = {}
         for name, loop in self.others.items():
-            found.update(self._named(name, measure(self.runner.model, loop.dataloader, loop.evaluator, self.fp16)))
+            found.update(_named(name, measure(self.runner.model, loop.dataloader, loop.evaluator, self.fp16)))
         return found
 
-    @staticmethod
-    def _named(domain: str, values: Mapping[str, float]) -> dict[str, float]:
-        return {f'{domain}/{name}': value for name, value in values.items()}
 
-    @property
-    def _device(self) -> torch.device:
-        return next(unwrap(self.runner.model).parameters()).device
+def _named(domain: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f'{domain}/{name}': value for name, value in values.items()}
 
 
 def check_other(name: str, entry: Any) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from mmdet.engine.hooks import CheckInvalidLossHook
@@ -19,7 +20,7 @@ from mgdet_plugin.engine.optim.step_guard import Fault, StepGuard
 from mgdet_plugin.engine.staged_run import StagedRun
 from mgdet_plugin.plan.plan import Plan, build_plan
 from mgdet_plugin.plan.rates import CONSTRUCTOR
-from mgdet_plugin.plan.wiring import pipeline_steps, stage_probs
+from mgdet_plugin.plan.wiring import config_steps, stage_probs
 
 
 @LOOPS.register_module()
@@ -49,8 +50,7 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         super().__init__(runner, staged_dataloader(dataloader, plan), min(plan.epochs, max_epochs or plan.epochs),
                          **kwargs)
         self.staged = StagedRun(runner, self, plan)
-        self._skip = 0
-        self._step_guard: StepGuard | None = None
+        self.skip = 0  # batches of the coming epoch that were trained on before an interruption
         self.fault: Fault | None = None  # of the iteration just done
         self.stop_reason: str | None = None
 
@@ -64,40 +64,13 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         """Iterations an epoch in a stage."""
         return self.batch_sampler.batches_of(stage) if self.batch_sampler is not None else len(self.dataloader)
 
-    def set_length(self, epochs: int, iterations: int) -> None:
-        """Set the length of the run.
-
-        Args:
-            epochs: Epochs of the whole run.
-            iterations: Its iterations.
-        """
-        self._max_epochs = epochs
-        self._max_iters = iterations
-
-    def start_epoch(self, stage: int, skip: int) -> None:
-        """Tell the sampler where the run is.
-
-        Args:
-            stage: Index of the stage.
-            skip: Batches of this epoch that were trained on before an interruption.
-        """
-        self._skip = skip
-        if self.batch_sampler is not None:
-            self.batch_sampler.set_progress(self._epoch, stage, skip)
-
-    @property
+    @cached_property
     def step_guard(self) -> StepGuard:
         """What runs the training steps; made when the model and its optimizer are final."""
-        if self._step_guard is None:
-            self._step_guard = StepGuard(self.runner.model, self.runner.optim_wrapper)
-        return self._step_guard
+        return StepGuard(self.runner.model, self.runner.optim_wrapper)
 
     def stop(self, reason: str) -> None:
-        """End the run after this iteration or validation, as a failed one.
-
-        Args:
-            reason: One line that says why and what to do.
-        """
+        """End the run after this iteration or validation, as a failed one; ``reason`` says why and what to do."""
         self.stop_training, self.stop_reason = True, reason
 
     def run(self) -> nn.Module:
@@ -123,11 +96,11 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         """Iterate over an epoch, or what is left of it."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        for index, data_batch in enumerate(self.dataloader, start=self._skip):
+        for index, data_batch in enumerate(self.dataloader, start=self.skip):
             self.run_iter(index, data_batch)
             if self.stop_reason is not None:  # in the middle of an epoch: no checkpoint of an epoch, no validation
                 return
-        self._skip = 0
+        self.skip = 0
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
@@ -148,11 +121,7 @@ class StagedTrainLoop(EpochBasedTrainLoop):
 
 
 def _the_plan(runner: Runner) -> Plan:
-    """The plan of the runner's config; stages given to the hook are put there.
-
-    Raises:
-        UserError: If there is none, it is wrong, or the config and the hook have different ones.
-    """
+    """The plan of the runner's config; stages given to the hook are put there."""
     hook, stages = _the_hook(runner), runner.cfg.get('stages')
     if hook.stages is not None and stages and build_plan(hook.stages) != build_plan(stages):
         raise UserError('the config has stages, and StagedUnfreezeHook has others; give them once, in the config')
@@ -174,17 +143,12 @@ def _with_plan(runner: Runner, plan: Plan) -> Any:
 
 
 def _the_hook(runner: Runner) -> StagedUnfreezeHook:
-    """The hook that carries out the plan; one with stages of its own takes the place of the default one.
-
-    Raises:
-        UserError: If there is none, or there are several.
-    """
+    """The hook that carries out the plan; one with stages of its own takes the place of the default one."""
     hooks = [hook for hook in runner.hooks if isinstance(hook, StagedUnfreezeHook)]
-    if len(hooks) > 1 and sum(hook.stages is not None for hook in hooks) == 1:
-        for hook in hooks:
-            if hook.stages is None:
-                runner.hooks.remove(hook)
-        hooks = [hook for hook in hooks if hook.stages is not None]
+    own = [hook for hook in hooks if hook.stages is not None]
+    if len(own) == 1:
+        runner._hooks = [hook for hook in runner.hooks if hook not in hooks or hook in own]
+        hooks = own
     if not hooks:
         raise UserError('StagedTrainLoop found no StagedUnfreezeHook, so nothing would be frozen; add '
                         "default_hooks=dict(staged_unfreeze=dict(type='StagedUnfreezeHook'))")
@@ -197,23 +161,18 @@ def _the_hook(runner: Runner) -> StagedUnfreezeHook:
 def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan) -> DataLoader | dict[str, Any]:
     """A dataloader's config with dataset and batch sampler wrapped so that they follow the plan.
 
-    Args:
-        dataloader: The config; it is not changed.
-        plan: The plan.
-
     Raises:
         UserError: A built dataloader cannot follow a plan that mixes images or changes probabilities.
     """
-    probs = stage_probs(plan, pipeline_steps(dataloader['dataset']) if isinstance(dataloader, Mapping) else ())
+    probs = stage_probs(plan, config_steps(dataloader['dataset']) if isinstance(dataloader, Mapping) else ())
     sizes = tuple(stage.batch_size for stage in plan.stages)
     if not isinstance(dataloader, Mapping):
         if any(probs) or any(sizes):
             raise UserError('the training dataloader is built already, so it cannot follow the augmentation and batch '
                             'sizes of the plan; give its config')
         return dataloader
-    wrapped = dict(dataloader)
-    wrapped['batch_sampler'] = dict(
-        type='StagedBatchSampler', inner=wrapped.get('batch_sampler'), batch_sizes=sizes,
-        drop_last=wrapped.pop('drop_last', False))
-    wrapped['dataset'] = dict(type='StagedDataset', dataset=wrapped['dataset'], stage_probs=probs)
-    return wrapped
+    sampler = dict(type='StagedBatchSampler', inner=dataloader.get('batch_sampler'), batch_sizes=sizes,
+                   drop_last=dataloader.get('drop_last', False))
+    dataset = dict(type='StagedDataset', dataset=dataloader['dataset'], stage_probs=probs)
+    kept = {key: value for key, value in dataloader.items() if key != 'drop_last'}
+    return dict(kept, batch_sampler=sampler, dataset=dataset)

@@ -1,7 +1,7 @@
 """Validation with losses: every loss term of the images that are predicted on, in the same forward pass."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,12 +35,7 @@ class LossMeter:
         self.images = 0
 
     def update(self, terms: Mapping[str, Tensor], images: int) -> None:
-        """Add a batch.
-
-        Args:
-            terms: Name -> mean over the batch's images.
-            images: How many those are; 0 to take note of the names alone.
-        """
+        """Add means over so many images of a batch; over 0 to take note of the names alone."""
         self.images += images
         for name, value in terms.items():
             total = self.sums.setdefault(name, torch.zeros((), dtype=torch.float64, device=value.device))
@@ -50,8 +45,7 @@ class LossMeter:
     def means(self, device: torch.device) -> dict[str, float]:
         """Name -> mean over all images, the total first; empty where nothing was measured.
 
-        Args:
-            device: One the processes can exchange numbers from.
+        The processes exchange their numbers from ``device``.
         """
         names = max(all_gather_object(list(self.sums)), key=len)  # a process without images knows none
         zero = torch.zeros((), dtype=torch.float64, device=device)
@@ -75,6 +69,9 @@ def measure(model: nn.Module, dataloader: DataLoader, evaluator: Evaluator | Non
 
     Returns:
         'loss' and every term, means over images of the recipe's loss, and the evaluator's metrics.
+
+    Raises:
+        UserError: The pipeline loads no boxes.
     """
     model.eval()
     meter = LossMeter()
@@ -97,10 +94,7 @@ def measured_step(model: nn.Module, batch: Any, meter: LossMeter, own: int | Non
         meter: Takes the terms.
         own: Images that this process measures, repetitions of the sampler left out. Default: all.
         fp16: Mixed precision.
-        predict: Whether predictions are wanted.
-
-    Returns:
-        The data samples, with predictions.
+        predict: Whether the data samples returned should have predictions.
     """
     inner: Any = unwrap(model)
     with autocast(enabled=fp16):
@@ -108,7 +102,10 @@ def measured_step(model: nn.Module, batch: Any, meter: LossMeter, own: int | Non
         samples = data['data_samples']
         kept = len(samples) if own is None else max(0, min(len(samples), own - meter.images))
         labelled = samples[:kept or 1]  # a sampler's repetitions go last
-        check_labelled(labelled)
+        if not all('gt_instances' in sample and 'bboxes' in sample.gt_instances for sample in labelled):
+            raise UserError("the validation set's pipeline loads no boxes, so there is no validation loss; put "
+                            "dict(type='LoadAnnotations', with_bbox=True) before the Letterbox, or set "
+                            "val_cfg=dict(_delete_=True, type='ValLoop')")
         if is_one_pass(inner):
             terms, samples = _one_pass(inner, data['inputs'], samples, labelled, predict)
         else:
@@ -171,18 +168,6 @@ def loss_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
     """The terms that are summed to the total, each one number, as ``BaseModel.parse_losses`` takes them."""
     return {name: value.mean() if isinstance(value, Tensor) else sum(each.mean() for each in value)
             for name, value in losses.items() if 'loss' in name}
-
-
-def check_labelled(samples: Sequence[Any]) -> None:
-    """Refuse samples without boxes.
-
-    Raises:
-        UserError: The pipeline does not load them.
-    """
-    if not all('gt_instances' in sample and 'bboxes' in sample.gt_instances for sample in samples):
-        raise UserError("the validation set's pipeline loads no boxes, so there is no validation loss; put "
-                        "dict(type='LoadAnnotations', with_bbox=True) before the Letterbox, or set "
-                        "val_cfg=dict(_delete_=True, type='ValLoop')")
 
 
 def own_images(dataloader: DataLoader) -> int | None:

@@ -53,8 +53,8 @@ class StagedLR(_ParamScheduler):
             accumulated: Iterations a step, where rates are scaled by the batch: mmengine leaves them out.
             batch_size: The dataloader's, where rates are scaled: a stage may have another.
         """
-        self.planned = PlannedRates.of(plan, self.optimizer.param_groups, limit=limit,
-                                       scale=self.batch_ratio * accumulated, batch_size=batch_size)
+        scale = self.batch_ratio * accumulated
+        self.planned = PlannedRates(plan, self.optimizer.param_groups, limit, scale, batch_size)
 
     def enter(self, stage: int, first_iter: int, steps: int, iteration: int, damping: float = 1.0) -> None:
         """Say where the run is; sets the rates of the next iteration.
@@ -80,9 +80,10 @@ class StagedLR(_ParamScheduler):
         self.apply()
 
     def apply(self) -> None:
-        """Set the rates of the next iteration."""
-        for group, rate in zip(self.optimizer.param_groups, self._get_value()):
-            group['lr'] = rate
+        """Set the rates of the next iteration; before the plan is there they are the optimizer's."""
+        if self.planned is not None:
+            for group, rate in zip(self.optimizer.param_groups, self.rates(self.last_step)):
+                group['lr'] = rate
         self._last_value = [group['lr'] for group in self.optimizer.param_groups]
 
     def rates(self, iteration: int) -> list[float]:
@@ -90,11 +91,6 @@ class StagedLR(_ParamScheduler):
         assert self.planned is not None
         return self.planned.at(self.stage, self.trains, max(0.0, (iteration - self.first_iter) / self.steps),
                                self.damping)
-
-    def _get_value(self) -> list[float]:
-        if self.planned is None:  # built before the plan is there; the run sets the first rates
-            return [group['lr'] for group in self.optimizer.param_groups]
-        return self.rates(self.last_step)
 
     def state_dict(self) -> dict[str, Any]:
         """The next iteration; everything else follows from the plan."""

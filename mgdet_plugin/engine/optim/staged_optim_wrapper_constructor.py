@@ -25,7 +25,7 @@ class StagedOptimWrapperConstructor:
         plan: The run's plan; ``StagedTrainLoop`` hands it over.
 
     Raises:
-        UserError: If an option is unknown or a factor makes no sense.
+        UserError: An option is unknown, a factor makes no sense, a pattern matches nothing, the rate is given twice.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None,
@@ -37,11 +37,7 @@ class StagedOptimWrapperConstructor:
         self.rules, self.plan = RateRules.build(paramwise_cfg), plan
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """The optimizer of a model, wrapped or not.
-
-        Raises:
-            UserError: If a pattern matches nothing or the rate is given twice.
-        """
+        """The optimizer of a model, wrapped or not."""
         rate = base_rate(self.plan, self.optimizer_cfg.get('lr'))
         groups = parameter_groups(unwrap(model), self.rules, self.plan.stages if self.plan else (), rate,
                                   self.optimizer_cfg.get('weight_decay', 0) or 0)

@@ -34,12 +34,7 @@ class Fault:
 
 
 class StepGuard:
-    """Runs training steps and undoes what a bad one has changed.
-
-    Args:
-        model: The detector, wrapped or not.
-        optim_wrapper: Its optimizer.
-    """
+    """Runs training steps of a detector, wrapped or not, and undoes what a bad one has changed."""
 
     def __init__(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
         self.model: Any = model
@@ -48,14 +43,7 @@ class StepGuard:
         self.kept = [buffer.clone() for buffer in self.buffers]
 
     def step(self, batch: Any) -> tuple[dict[str, Any], Fault | None]:
-        """One training step.
-
-        Args:
-            batch: What the dataloader gives.
-
-        Returns:
-            What ``train_step`` returns, empty after a fault; and the fault, if there was one.
-        """
+        """One training step: what ``train_step`` returns, empty after a fault; and the fault, if there was one."""
         fault = self.optim.agree(bad_input(batch))
         if fault is not None:
             self.optim.skip()
@@ -76,10 +64,6 @@ class CheckedOptim:
     """An optimizer wrapper whose ``update_params`` steps only with a finite loss and finite gradients.
 
     A bad iteration takes its whole group of accumulated iterations with it. Everything else is the wrapper's own.
-
-    Args:
-        inner: The wrapper.
-        model: What it optimizes, not wrapped.
 
     Attributes:
         fault: Of the last call of ``update_params``.
@@ -123,11 +107,11 @@ class CheckedOptim:
         """The fault of any process: its own, or one of the same kind without names."""
         if not is_distributed():
             return fault
-        kinds = (IMAGE, LABEL, LOSS, GRADIENT)
-        seen = torch.tensor(0 if fault is None else kinds.index(fault.kind) + 1, device=self.device)
+        kinds = (None, IMAGE, LABEL, LOSS, GRADIENT)
+        seen = torch.tensor(kinds.index(fault and fault.kind), device=self.device)
         all_reduce(seen, 'max')
-        worst = int(seen)
-        return fault if not worst or fault is not None else Fault(kinds[worst - 1])
+        worst = kinds[int(seen)]
+        return fault if fault is not None or worst is None else Fault(worst)
 
     def _close_group(self, zero_kwargs: dict | None) -> None:
         self.inner.zero_grad(**(zero_kwargs or {}))

@@ -15,14 +15,7 @@ from mgdet_plugin.common.errors import UserError
 
 
 def anchors_tensor(anchors: Sequence[Sequence[Sequence[float]]], strides: Sequence[int]) -> Tensor:
-    """Anchors of a config as a tensor.
-
-    Args:
-        anchors: Per level, coarse first, the (width, height) of each anchor in pixels.
-        strides: Stride of each level in pixels.
-
-    Returns:
-        (L, A, 2) float32.
+    """Anchors of a config, for each level the (width, height) of its anchors in pixels, as a tensor (L, A, 2).
 
     Raises:
         UserError: If levels do not match or differ in their number of anchors, or a size is not positive.
@@ -65,19 +58,11 @@ class CellGrid:
 
     @classmethod
     def build(cls, map_sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> CellGrid:
-        """Grid of maps of the given sizes.
-
-        Args:
-            map_sizes: (H, W) of each level in cells.
-            strides: Stride of each level in pixels.
-            device: Where the tensors go.
-        """
+        """Grid of maps whose (H, W) in cells are given for each level, with its stride in pixels."""
         levels, rows, cols = [], [], []
         for index, (height, width) in enumerate(map_sizes):
-            row, col = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device),
-                                      indexing='ij')
-            rows.append(row.flatten())
-            cols.append(col.flatten())
+            rows.append(torch.arange(height, device=device).repeat_interleave(width))
+            cols.append(torch.arange(width, device=device).repeat(height))
             levels.append(torch.full((height * width,), index, device=device))
         level = torch.cat(levels)
         return cls(level, torch.cat(cols), torch.cat(rows), torch.tensor(strides, device=device)[level],

@@ -13,15 +13,10 @@ from torch import Tensor
 
 
 def letterbox_geometry(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Where an image comes to lie inside the letterbox.
+    """Where an image of (w, h) comes to lie inside a letterbox of (W, H): (left, top, new_w, new_h), all in pixels.
 
-    Args:
-        size: (w, h) of the image, pixels.
-        scale: (W, H) of the letterbox, pixels.
-
-    Returns:
-        (left, top, new_w, new_h) of the resized image, pixels. The float product is floored, so the long side can
-        come out one pixel short of the letterbox; a side is never shorter than one pixel.
+    The float product is floored, so the long side can come out one pixel short of the letterbox; a side is never
+    shorter than one pixel.
     """
     width, height = size
     ratio = min(scale[0] / width, scale[1] / height)
@@ -30,16 +25,7 @@ def letterbox_geometry(size: tuple[int, int], scale: tuple[int, int]) -> tuple[i
 
 
 def letterbox_image(image: np.ndarray, scale: tuple[int, int], pad_val: int = 128) -> np.ndarray:
-    """Resize (bicubic with antialiasing, by Pillow) and paste centred on grey.
-
-    Args:
-        image: (h, w, 3) uint8.
-        scale: (W, H), pixels.
-        pad_val: grey level of the border, 0 to 255.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """Resize an image (h, w, 3) uint8 (bicubic with antialiasing, by Pillow) and paste it centred on grey (H, W, 3)."""
     left, top, new_w, new_h = letterbox_geometry((image.shape[1], image.shape[0]), scale)
     resized = Image.fromarray(np.ascontiguousarray(image)).resize((new_w, new_h), Image.Resampling.BICUBIC)
     canvas = np.full((scale[1], scale[0], 3), pad_val, dtype=np.uint8)
@@ -56,30 +42,12 @@ def _scale_and_offset(boxes: Tensor, scale_factor: Sequence[float],
 
 
 def letterbox_boxes(boxes: Tensor, scale_factor: Sequence[float], pad_param: Sequence[float]) -> Tensor:
-    """Map boxes of the original image into the letterboxed one: scale, then shift. Nothing is clipped.
-
-    Args:
-        boxes: (..., 4) xyxy, pixels of the original image, floating point.
-        scale_factor: (w_scale, h_scale), new side / old side.
-        pad_param: (top, bottom, left, right), pixels.
-
-    Returns:
-        (..., 4) xyxy, pixels of the letterboxed image.
-    """
+    """Map boxes (..., 4) of the original image into the letterboxed one: scale, then shift. Nothing is clipped."""
     factor, shift = _scale_and_offset(boxes, scale_factor, pad_param)
     return boxes * factor + shift
 
 
 def unletterbox_boxes(boxes: Tensor, scale_factor: Sequence[float], pad_param: Sequence[float]) -> Tensor:
-    """Inverse of :func:`letterbox_boxes`: shift back, then divide by the scale. Nothing is clipped.
-
-    Args:
-        boxes: (..., 4) xyxy, pixels of the letterboxed image, floating point.
-        scale_factor: (w_scale, h_scale), as the transform stores it.
-        pad_param: (top, bottom, left, right), as the transform stores it.
-
-    Returns:
-        (..., 4) xyxy, pixels of the original image.
-    """
+    """Inverse of :func:`letterbox_boxes`: shift back, then divide by the scale. Nothing is clipped."""
     factor, shift = _scale_and_offset(boxes, scale_factor, pad_param)
     return (boxes - shift) / factor

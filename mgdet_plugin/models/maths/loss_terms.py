@@ -19,13 +19,8 @@ FIT_FLOOR = 1e-3  # so that an object none of whose cells fits yet weighs as muc
 def best_overlap(boxes: Tensor, objects: Tensor, kind: str) -> Tensor:
     """Highest overlap of each box with any object of its image; carries no gradient.
 
-    Args:
-        boxes: (B, N, 4) in pixels.
-        objects: (B, G, 4) in pixels, padded with empty boxes.
-        kind: 'iou' or 'iol'.
-
-    Returns:
-        (B, N) in [0, 1]; 0 in images without objects.
+    Boxes (B, N, 4) and objects (B, G, 4), padded with empty boxes, in pixels; 'iou' or 'iol' -> (B, N) in [0, 1], 0 in
+    images without objects.
     """
     if objects.shape[1] == 0:
         return boxes.new_zeros(boxes.shape[:2])
@@ -77,15 +72,12 @@ def sigmoid_term(logits: Tensor, labels: Tensor, smoothing: float = 0.0, focal: 
 
 
 def cell_weights(fit: Tensor, owner: Tensor, power: float) -> Tensor:
-    """Weight of each cell by how well its box fits, 1 for the best cell of an object.
+    """Weight in (0, 1] of each cell by how well its box fits, 1 for the best cell of an object.
 
     Args:
         fit: (P,) overlap of each cell's box with its object, without gradient.
         owner: (P,) object each cell predicts.
         power: Of the ratio to the best; 0 gives 1 everywhere.
-
-    Returns:
-        (P,) weights in (0, 1].
     """
     owners, place = owner.unique(return_inverse=True)
     best = fit.new_zeros(len(owners)).scatter_reduce(0, place, fit, 'amax')
@@ -98,12 +90,10 @@ def consensus_term(centres: Tensor, log_sizes: Tensor, owner: Tensor, num_object
     Args:
         centres: (P, 2) predicted centres in cells of the level.
         log_sizes: (P, 2) log of the predicted sizes in pixels.
-        owner: (P,) object each cell predicts.
-        num_objects: Objects of the batch.
+        owner: (P,) object, of ``num_objects``, that each cell predicts.
 
     Returns:
-        (P,) squared distance of each cell's (x, y, log w, log h) from the mean of its object's cells, divided by
-        the number of those cells.
+        (P,) squared distance of each cell's (x, y, log w, log h) from the mean of its object's, over its cells' number.
     """
     boxes = torch.cat((centres, log_sizes), 1)
     cells = boxes.new_zeros(num_objects).index_add(0, owner, torch.ones_like(boxes[:, 0])).clamp(min=1)

@@ -64,14 +64,5 @@ def centre_distance_penalty(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def centred_overlap(sizes1: Tensor, sizes2: Tensor, kind: str = 'iol') -> Tensor:
-    """Overlap of boxes of which only width and height are known, placed on the same centre.
-
-    Args:
-        sizes1: (..., 2) widths and heights in pixels.
-        sizes2: (..., 2) widths and heights in pixels.
-        kind: 'iou' or 'iol'.
-
-    Returns:
-        (...) values in [0, 1].
-    """
+    """Overlap (...) in [0, 1] of boxes on the same centre, of which only widths and heights (..., 2) are known."""
     return overlap(torch.cat((-sizes1 / 2, sizes1 / 2), -1), torch.cat((-sizes2 / 2, sizes2 / 2), -1), kind)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.compat.mmcv_ops import settle
 from mgdet_plugin.models.maths.overlaps import centre_distance_penalty, check_overlap_kind, overlap
 
 METHODS = ('standard', 'diou', 'soft', 'cluster')
@@ -30,13 +31,9 @@ class Suppressed(NamedTuple):
 
 
 def pair_measure(boxes: Tensor, labels: Tensor | None, kind: str, distance: bool) -> Tensor:
-    """(K, K) measure of every pair; pairs of different labels, where labels are given, never meet (-1).
+    """(K, K) measure of every pair of boxes (K, 4); pairs of different labels (K,), where given, never meet (-1).
 
-    Args:
-        boxes: (K, 4).
-        labels: (K,) classes, or None for class-agnostic suppression.
-        kind: 'iou' or 'iol'.
-        distance: Subtract the centres' distance penalty, as DIoU does.
+    ``kind`` is 'iou' or 'iol'; ``distance`` subtracts the centres' distance penalty, as DIoU does.
     """
     measure = overlap(boxes[:, None], boxes[None], kind)
     if distance:
@@ -47,23 +44,13 @@ def pair_measure(boxes: Tensor, labels: Tensor | None, kind: str, distance: bool
 
 
 def greedy_keep(measure: Tensor, threshold: float) -> Tensor:
-    """Boxes greedy suppression keeps: each box not above the threshold with a kept box of higher score.
+    """Boxes (K,) bool that greedy suppression keeps: not above the threshold with a kept box of higher score.
 
     Args:
         measure: (K, K) measure of every pair, boxes by falling score.
         threshold: A pair above it is a duplicate.
-
-    Returns:
-        (K,) bool.
     """
-    duplicate = (measure > threshold).triu(1)  # row: the better box
-    keep = torch.ones(len(measure), dtype=torch.bool, device=measure.device)
-    for _ in range(len(measure)):  # at most K steps, in practice the length of the longest chain
-        following = ~(duplicate & keep[:, None]).any(0)
-        if torch.equal(following, keep):
-            break
-        keep = following
-    return keep
+    return settle(measure > threshold)
 
 
 def cluster_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, mode: str = 'plain',
@@ -81,9 +68,6 @@ def cluster_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float
         votes: Of 'weighted': the score of a kept box is the mean of the best ``votes`` scores among itself and its
             duplicates, 0 for each that is missing. Cells that found the same object confirm each other; the best of
             several is too high a guess where they do not. 1 keeps the best.
-
-    Returns:
-        What is left.
     """
     keep = greedy_keep(measure, threshold)
     better = (measure.clamp(min=0) * keep[:, None]).triu(1)  # row i survives and has the higher score
@@ -112,12 +96,9 @@ def soft_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, s
         scores: (K,).
         measure: (K, K) measure of every pair.
         threshold: Linear decay, ``score * (1 - measure)``, applies from this measure on.
-        score_thr: Boxes whose score falls to this or below are dropped.
+        score_thr: Boxes whose score falls to this or below are dropped; the rest have the decayed scores.
         decay: 'linear' or 'gaussian' (``score * exp(-measure^2 / sigma)`` for every pair).
         sigma: Of the Gaussian.
-
-    Returns:
-        What is left with the decayed scores.
     """
     measure = measure.clamp(min=0)
     factors = (-measure.square() / sigma).exp() if decay == 'gaussian' else torch.where(
@@ -131,11 +112,8 @@ def soft_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, s
         final.append(left[best].clone())
         left = left * factors[best]
         left[torch.stack(taken)] = -1.0
-    if not taken:
-        index = torch.zeros(0, dtype=torch.long, device=boxes.device)
-        return Suppressed(index, boxes[index], scores[index])
-    index = torch.stack(taken)
-    return Suppressed(index, boxes[index], torch.stack(final))
+    index = torch.stack(taken) if taken else left.new_zeros(0, dtype=torch.long)
+    return Suppressed(index, boxes[index], torch.stack(final) if final else left[:0])
 
 
 class NMSOptions(NamedTuple):
@@ -185,17 +163,9 @@ class NMSOptions(NamedTuple):
 
 
 def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, options: NMSOptions, score_thr: float = 0.0) -> Suppressed:
-    """Suppress the duplicates of one image.
+    """Suppress the duplicates of one image: boxes (K, 4), scores (K,) and labels (K,) in any order.
 
-    Args:
-        boxes: (K, 4) in any order.
-        scores: (K,).
-        labels: (K,) classes.
-        options: Method and thresholds.
-        score_thr: Boxes that a method decays to this score or below are dropped.
-
-    Returns:
-        What is left; its indices point into the input.
+    Boxes that a method decays to ``score_thr`` or below are dropped. The indices of what is left point into the input.
     """
     order = scores.argsort(descending=True, stable=True)
     boxes, scores = boxes[order], scores[order]

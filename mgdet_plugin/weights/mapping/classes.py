@@ -6,22 +6,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.name_lists import FORMS, MAX_CLASSES, checked_names, registered_names, text_names
 from mgdet_plugin.weights.mapping.class_names import ClassRows, all_rows, match_classes, new_rows
 
-MAX_CLASSES = 10_000
-MAX_NAMES_BYTES = 2 ** 20
 ROW_STD = 0.01
 SEED = 0
 COCO_CLASSES = 80
-FORMS = ('a file of names (one a line), a COCO annotation .json, a config .py or a registered dataset such as '
-         'CocoDataset or VOCDataset')
 
 
 @dataclass(frozen=True)
@@ -98,20 +93,6 @@ def class_rows(target: TargetClasses | None, source: Sequence[str] | None, in_fi
     return match_classes(target.names, source)
 
 
-def text_names(path: Path, origin: str) -> tuple[str, ...]:
-    """Read a file of class names, one a line."""
-    try:
-        if path.stat().st_size > MAX_NAMES_BYTES:
-            raise UserError(f'{origin}: larger than {MAX_NAMES_BYTES:,} bytes, no list of class names')
-        lines = path.read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'{origin}: cannot be read as text: {error}') from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise UserError(f'{origin}: the file has no class names; write one name a line')
-    return checked_names(names, origin)
-
-
 def coco_names(path: Path, origin: str) -> tuple[str, ...]:
     """Names of the ``categories`` of a COCO annotation file; nothing else in it matters."""
     try:
@@ -128,7 +109,7 @@ def config_names(path: Path, origin: str) -> tuple[str, ...]:
     """Classes a config trains on: of its train dataset, looked for inside wrappers, or its top-level ``metainfo``."""
     from mmengine.config import Config
 
-    from mgdet_plugin.datasets.formats.annotation_check import iter_dataset_cfgs
+    from mgdet_plugin.datasets.formats.annotation_check import dataset_names, iter_dataset_cfgs, metainfo_names
     try:
         config = Config.fromfile(path)
         loader = config.get('train_dataloader') or {}
@@ -143,61 +124,3 @@ def config_names(path: Path, origin: str) -> tuple[str, ...]:
         raise UserError(f'{origin}: the datasets of train_dataloader have different classes ({len(found[0])} beginning '
                         f'{found[0][0]!r} and {len(found[1])} beginning {found[1][0]!r}); give a file of names')
     return found[0]
-
-
-def dataset_names(dataset: Mapping[str, Any], origin: str) -> tuple[str, ...]:
-    """Classes of a dataset config: of its ``metainfo`` or else of its class, as mmengine's datasets do."""
-    names = metainfo_names(dataset.get('metainfo'), origin)
-    if names is not None:
-        return names
-    kind = dataset.get('type')
-    return registered_names(kind, origin) if isinstance(kind, str) else class_metainfo(kind, str(kind), origin)
-
-
-def metainfo_names(metainfo: Any, origin: str) -> tuple[str, ...] | None:
-    """Classes of a ``metainfo``, None where it has none; a text is the path of a file of names, as for mmengine."""
-    classes = metainfo.get('classes') if isinstance(metainfo, Mapping) else None
-    if classes is None:
-        return None
-    if isinstance(classes, str):
-        if not Path(classes).is_file():
-            raise UserError(f'{origin}: metainfo.classes is the text {classes!r}, neither a file nor a tuple of names; '
-                            f'write ({classes!r},) for one class')
-        return text_names(Path(classes), origin)
-    return checked_names(classes, origin)
-
-
-def registered_names(name: str, origin: str) -> tuple[str, ...]:
-    """Classes of a dataset class in mmdet's registry."""
-    dataset = None
-    if re.fullmatch(r'(mmdet\.)?[A-Za-z_]\w*', name):
-        from mmdet.registry import DATASETS
-
-        dataset = DATASETS.get(name)
-    if dataset is None:
-        raise UserError(f'{origin}: neither a number of classes, a file nor a registered dataset; give {FORMS}')
-    return class_metainfo(dataset, name, origin)
-
-
-def class_metainfo(dataset: Any, name: str, origin: str) -> tuple[str, ...]:
-    """Classes of a dataset class's ``METAINFO``."""
-    metainfo = getattr(dataset, 'METAINFO', None)
-    if not isinstance(metainfo, Mapping) or not metainfo.get('classes'):
-        raise UserError(f'{origin}: the dataset {name} names no classes by itself; set metainfo.classes of the dataset '
-                        'in the config, or give a file of names')
-    return checked_names(metainfo['classes'], origin)
-
-
-def checked_names(names: Any, origin: str) -> tuple[str, ...]:
-    """The names as a tuple, having refused what no class list can hold."""
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise UserError(f'{origin}: class names must be a list of texts, got {str(names)[:80]!r}')
-    if not 1 <= len(names) <= MAX_CLASSES:
-        raise UserError(f'{origin}: {len(names):,} names, from 1 to {MAX_CLASSES:,} are taken')
-    unprintable = next((name for name in names if not name.strip() or not name.isprintable()), None)
-    if unprintable is not None:
-        raise UserError(f'{origin}: the class name {unprintable[:80]!r} is empty or cannot be printed')
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise UserError(f'{origin}: it names a class twice: {", ".join(twice[:5])}')
-    return tuple(names)

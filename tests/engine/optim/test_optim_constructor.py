@@ -8,7 +8,7 @@ from mmengine.registry import init_default_scope
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine import StagedOptimWrapperConstructor
 from mgdet_plugin.plan.plan import Plan, build_plan
-from mgdet_plugin.plan.rates import backbone_blocks, longest_match
+from mgdet_plugin.plan.rates import depth_order, longest_match
 from tests.conftest import ROOT
 
 STAGES = [dict(name='head', epochs=1, freeze_level=2, lr=1e-4),
@@ -67,7 +67,7 @@ def test_rules_multiply(nano):
 
 
 def test_layer_decay_follows_the_depth_of_darknet(nano):
-    assert backbone_blocks(nano) == ['conv1', *(f'conv_res_block{i}' for i in range(1, 6))]
+    assert depth_order(nano) == ['conv1', *(f'conv_res_block{i}' for i in range(1, 6))]
     found = groups(nano, stages=STAGES[:1], layer_decay=0.5)
     mults = {name: group['lr_mult'] for name, (_, group) in found.items()}
     assert mults == {'backbone.conv1': 0.5**6, **{f'backbone.conv_res_block{i}': 0.5**(6 - i) for i in range(1, 6)},
