@@ -16,10 +16,11 @@ class BuildWithResources(build_py):
 
     def run(self) -> None:
         """Build the package, then add the files."""
-        super().run()
         if self.editable_mode:
+            super().run()
             return
-        shutil.rmtree(Path(self.build_lib) / MIM, ignore_errors=True)  # of an earlier build
+        shutil.rmtree(Path(self.build_lib) / 'mgdet_plugin', ignore_errors=True)  # of an earlier build
+        super().run()
         for path in sorted(path for pattern in SHIPPED for path in HERE.glob(pattern)):
             target = Path(self.build_lib) / MIM / path.relative_to(HERE)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +38,9 @@ setup(
     entry_points=dict(console_scripts=['mgdet = mgdet_plugin.cli:main']),
     python_requires='>=3.11',
     # mmcv or mmcv-lite is the user's choice (they share a folder), so neither is required here.
-    install_requires=['torch', 'mmengine==0.10.7', 'mmdet==3.3.0', 'numpy', 'h5py', 'pillow', 'tqdm', 'matplotlib'],
+    # mmengine imports pkg_resources, which setuptools 82 no longer has.
+    install_requires=['torch', 'setuptools<82', 'mmengine==0.10.7', 'mmdet==3.3.0', 'numpy', 'h5py', 'pillow', 'tqdm',
+                      'matplotlib'],
     extras_require={
         'demo': ['scikit-learn'],
         'keras': ['keras'],  # export to .keras; torch serves as its backend

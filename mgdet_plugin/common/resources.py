@@ -15,6 +15,7 @@ ROOT = _INSTALLED if _INSTALLED.is_dir() else PACKAGE.parent
 CONFIGS, TOOLS = ROOT / 'configs', ROOT / 'tools'
 DEMO_WEIGHTS = ROOT / 'weights' / 'digits_source.h5'  # of the small model, see weights/README.md
 PREFIXES = ('mgdet_plugin::', 'mgdet::')
+SUFFIXES = ('.py', '.yml', '.yaml', '.json')  # of configs that mmengine reads
 
 
 def config_path(name: str | Path) -> Path:
@@ -26,10 +27,14 @@ def config_path(name: str | Path) -> Path:
             ``mgdet_plugin::``, as mmengine names configs of packages.
 
     Raises:
-        UserError: There is neither; with the nearest name that there is.
+        UserError: There is neither, with the nearest name that there is; or the file is none of a config.
     """
     path = Path(name)
+    if path.is_dir():
+        raise UserError(f'the config {name} is a folder; give the path of a config')
     if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise UserError(f'the config {name} is no {", ".join(SUFFIXES)}; give a config, such as those in {CONFIGS}')
         return path
     text = str(name)
     for prefix in (*PREFIXES, 'configs/'):
@@ -38,7 +43,7 @@ def config_path(name: str | Path) -> Path:
     if own.is_file():
         return own
     there = [path.relative_to(folder).as_posix() for folder in (Path(name).parent, CONFIGS)
-             for path in (*folder.glob('*.py'), *folder.glob('scratch/*.py'))]
+             for path in (*folder.glob('*.py'), *folder.glob('scratch/*.py')) if path.is_file()]
     raise UserError(f'the config {name} is not there{nearest(Path(text).name, there)}; configs lie in {CONFIGS}')
 
 

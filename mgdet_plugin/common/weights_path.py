@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import WRITTEN_BY
+from mgdet_plugin.common.resources import CONFIGS
 
 KERAS_SUFFIXES = ('.h5', '.hdf5', '.keras')
 
@@ -15,7 +17,7 @@ def check_weights_path(path: str, config: str, part: str = 'model') -> None:
     What to do about it names the config they are for, and depends on the part they should hold.
 
     Raises:
-        UserError: If it is missing or a Keras file.
+        UserError: If it is missing, a Keras file or no checkpoint.
     """
     option = f'--config {config}' + (' --part backbone' if part == 'backbone' else '')
     if path.endswith(KERAS_SUFFIXES):
@@ -27,8 +29,22 @@ def check_weights_path(path: str, config: str, part: str = 'model') -> None:
         beside = (Path(path).with_suffix(suffix) for suffix in KERAS_SUFFIXES)
         source = next(filter(Path.is_file, beside), 'model5.h5' if part == 'model' else 'darknet53.h5')
         before = re.search(r'work_dirs/([^/]+)/best\.pth$', path)  # of a run
-        stage = f'configs/{before[1]}.py' if before else ''
-        first = f'run the stage before first: python tools/train.py {stage}, or ' if Path(stage).is_file() else ''
+        stage = f'{before[1]}.py' if before else ''
+        first = (f'run the stage before first: python tools/train.py configs/{stage}, or '
+                 if stage and (CONFIGS / stage).is_file() else '')
         raise UserError(f'the weights {path} are not there; {first}import your Keras file: '
                         f'python tools/import_keras.py {source} {path} {option}, or try it '
                         f'on embedded data: python tools/train.py {config} --demo')
+    with Path(path).open('rb') as stream:
+        check_checkpoint_start(path, stream.read(2))
+
+
+def check_checkpoint_start(path: str, start: bytes) -> None:
+    """Refuse a file whose first bytes are neither a pickle's nor a zip archive's.
+
+    Raises:
+        UserError: With the bytes seen.
+    """
+    if start[:1] != b'\x80' and start != b'PK':
+        raise UserError(f'{path} is no checkpoint that torch can load safely (it begins with the bytes '
+                        f'{start.hex(" ")}); {WRITTEN_BY}')

@@ -22,7 +22,7 @@ from mgdet_plugin.plan.wiring import check_wiring
 _SHOWN = 3
 
 
-def check_weights(cfg: Config, split: str = 'train') -> list[str]:
+def check_weights(cfg: Config, split: str = 'train', start: str | None = None) -> list[str]:
     """Check ``cfg.load_from`` against ``cfg.model``, so that every parameter is loaded or none.
 
     Remote addresses are left to mmengine.
@@ -30,6 +30,7 @@ def check_weights(cfg: Config, split: str = 'train') -> list[str]:
     Args:
         cfg: A whole config.
         split: Whose dataset names the classes, ``train`` or ``test``.
+        start: The plan's, where ``load_from`` is a checkpoint to resume from. Default: by what is loaded.
 
     Returns:
         What a person should know about weights that do fit, one line each.
@@ -43,6 +44,7 @@ def check_weights(cfg: Config, split: str = 'train') -> list[str]:
     model = MODELS.build(cfg.model)  # refuses a wrong field, with or without weights
     plan = Plan.from_cfg(cfg) if split != 'test' and cfg.get('stages') else None
     if plan:
+        plan = plan.with_start(start or plan.start)
         check_wiring(cfg, plan)
     is_local = path and '://' not in str(path)
     state_dict, content = read_weights(str(path), cfg) if is_local else ({}, {})

@@ -20,7 +20,7 @@ from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dat
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.engine.resume_choice import resolve_resume
-from mgdet_plugin.plan.plan import Plan
+from mgdet_plugin.plan.plan import start_of
 
 
 def run_mmdet_script(name: str, arguments: Sequence[str]) -> None:
@@ -77,10 +77,9 @@ def prepare_train(arguments: Sequence[str]) -> list[str]:
         UserError: If something is missing or does not fit.
     """
     args, cfg = parse_like_mmdet('train', arguments)
-    if cfg.get('stages'):  # from what a run starts cannot be told once load_from names a checkpoint to resume from
-        cfg.plan = dict(cfg.get('plan') or {}, start=Plan.from_cfg(cfg).start)
+    start = start_of(cfg)  # cannot be told once load_from names a checkpoint to resume from
     settled, said = resolve_resume(list(arguments), args.resume, cfg)
-    _say(chain(said, _prepare(cfg, ('train', 'val'))), args.launcher)
+    _say(chain(said, _prepare(cfg, ('train', 'val'), start)), args.launcher)
     return settled
 
 
@@ -102,7 +101,7 @@ def _say(lines: Iterable[str], launcher: str) -> None:
             print(line, file=sys.stderr)
 
 
-def _prepare(cfg: Config, splits: Sequence[str]) -> Iterator[str]:
+def _prepare(cfg: Config, splits: Sequence[str], start: str | None = None) -> Iterator[str]:
     """All checks, before the run's folder is made; what a person should know of them, one line each."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     ensure_embedded_data(cfg)
@@ -117,7 +116,7 @@ def _prepare(cfg: Config, splits: Sequence[str]) -> Iterator[str]:
         for report in check_datasets(others, [key.removesuffix('_dataloader') for key in others
                                               if key.endswith('_dataloader')]):
             yield from report.lines()
-    yield from check_weights(cfg, splits[0])
+    yield from check_weights(cfg, splits[0], start)
 
 
 def other_sets(cfg: Config) -> Config:

@@ -1,7 +1,6 @@
 """A run's plan and where the run is in it: what its loop, hooks, scheduler and guard share."""
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -55,7 +54,7 @@ class StagedRun:
             self.progress = Progress.from_plain(record, self.plan)
             self._fit_steps()
             if self.progress.start and not (runner.cfg.get('plan') or {}).get('start'):
-                self.plan = dataclasses.replace(self.plan, start=self.progress.start)
+                self.plan = self.plan.with_start(self.progress.start)
         else:
             self.progress = Progress.at(self.plan, runner.epoch, self.loop.steps(0))
             self.progress.history, self.progress.start = history, self.plan.start

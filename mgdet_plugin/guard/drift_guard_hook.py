@@ -15,6 +15,7 @@ from torch import Tensor
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import KEY, GuardRecord, Validation
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
+from mgdet_plugin.engine.hooks.whole_checkpoint_hook import WholeCheckpointHook
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.staged_run import staged_run
 from mgdet_plugin.engine.transitions import save_last
@@ -99,6 +100,10 @@ class DriftGuardHook(Hook):
         if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
             runner.logger.warning('guard: EarlyStoppingHook keeps no state in checkpoints, and goes by the figures of '
                                   'weights the guard has put back; plan.early_stopping does neither')
+        if any(isinstance(hook, CheckpointHook) and not isinstance(hook, WholeCheckpointHook) and hook.save_best
+               for hook in runner.hooks):
+            runner.logger.warning("guard: mmengine's CheckpointHook keeps the best by figures of weights the guard has "
+                                  "put back, too; type='WholeCheckpointHook' does not")
         run.loop.step_guard.optim.poisoned = record.poisoned
         subset = None
         if loop is not None and record.start == FULL:

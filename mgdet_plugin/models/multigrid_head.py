@@ -156,8 +156,7 @@ class MultiGridHead(BaseDenseHead):
         return self.loss_by_feat(maps, gt, metas, gt_ignore), self.predict_by_feat(maps, metas, cfg=proposal_cfg)
 
     def loss_by_feat(self, maps: Sequence[Tensor], batch_gt_instances: InstanceList, batch_img_metas: list[dict],
-                     batch_gt_instances_ignore: OptInstanceList = None,
-                     loss: nn.Module | None = None) -> dict[str, Tensor]:
+                     batch_gt_instances_ignore: OptInstanceList = None) -> dict[str, Tensor]:
         """Losses of raw maps.
 
         Args:
@@ -166,7 +165,6 @@ class MultiGridHead(BaseDenseHead):
             batch_img_metas: Metas of the images; not needed.
             batch_gt_instances_ignore: Per image ``bboxes`` of regions that are neither object nor background: cells
                 that predict them are ignored like those that predict an object.
-            loss: What measures them. Default: the head's own, which is trained with.
 
         Returns:
             ``loss_coord``, ``loss_obj``, ``loss_anchor``, ``loss_cls`` (+ options), already scaled; their sum is the
@@ -186,7 +184,7 @@ class MultiGridHead(BaseDenseHead):
         pred = MultiGridPredictions(cells, boxes, self.bbox_coder.decode_boxes(raw, sizes, *place),
                                     activate_xy(raw[:, :2], self.bbox_coder.xy_scale),
                                     spared_objects(batch_gt_instances, batch_gt_instances_ignore))
-        return (loss or self.loss_module)(pred, targets)
+        return self.loss_module(pred, targets)
 
     def predict_by_feat(self, maps: Sequence[Tensor], batch_img_metas: list[dict] | None = None,
                         cfg: OptConfigType = None, rescale: bool = False, with_nms: bool = True) -> InstanceList:

@@ -218,12 +218,21 @@ class Plan:
     def _parse(cls, cfg: Config) -> Plan:
         stages = build_plan(cfg.get('stages') or ())
         options = dict(cfg.get('plan') or {})
-        start, allow = options.pop('start', None) or _start_of(cfg), options.pop('allow', ())
+        options.pop('start', None)
+        start, allow = start_of(cfg), options.pop('allow', ())
         stopping = _early_stopping(options.pop('early_stopping', {}), cfg)
         if options:
             raise UserError(f"plan has no option {sorted(options)}; it takes 'start', 'allow' and 'early_stopping'")
         require(start in STARTS, f'plan.start must be one of {STARTS}', start)
         return cls(stages, start, frozenset([allow] if isinstance(allow, str) else allow), stopping)
+
+    def with_start(self, start: str) -> Plan:
+        """The same plan from another start: on resume what is loaded does not tell it."""
+        if start == self.start:
+            return self
+        twin = dataclasses.replace(self, start=start)
+        object.__setattr__(twin, 'answers', self.answers)  # one memory for both
+        return twin
 
     def until(self, index: int) -> Until | None:
         """When a stage ends before its last epoch."""
@@ -268,8 +277,11 @@ def _early_stopping(fields: Mapping[str, Any] | None, cfg: Config) -> Until | No
     return Until.build('plan.early_stopping', given)
 
 
-def _start_of(cfg: Config) -> str:
-    """What weights a config starts from; a checkpoint to resume from tells nothing of that."""
+def start_of(cfg: Config) -> str:
+    """What weights a config starts from, as it says or by what it loads; a checkpoint to resume from tells nothing."""
+    given = (cfg.get('plan') or {}).get('start')
+    if given:
+        return str(given)
     if cfg.get('load_from') and not cfg.get('resume'):
         return 'full'
     init = (cfg.get('model') or {}).get('backbone', {}).get('init_cfg') or {}

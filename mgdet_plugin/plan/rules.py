@@ -66,8 +66,9 @@ def check_rules(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Map
     Raises:
         UserError: If ``plan.allow`` names no rule, or a pattern of a stage matches nothing.
     """
-    names = [name for name, _ in model.named_parameters()]
-    asked = repr([cfg.get('model'), cfg.get('optim_wrapper'), cfg.get('train_cfg'), names, list(history)])
+    wrapper, loop = cfg.get('optim_wrapper') or {}, cfg.get('train_cfg') or {}
+    asked = repr([plan.start, _loss_of(cfg), wrapper.get('constructor'), wrapper.get('paramwise_cfg'),
+                  loop.get('max_epochs'), [name for name, _ in model.named_parameters()], list(history)])
     if asked in plan.answers:
         return plan.answers[asked]
     unknown = plan.allow - {*ERRORS, *WARNINGS}
@@ -135,9 +136,13 @@ def _rates(plan: Plan, cfg: Config, model: nn.Module, frozen: Sequence[Frozen]) 
                           f'weights take at most {limit:g}: lower it')
 
 
+def _loss_of(cfg: Config) -> Mapping[str, Any]:
+    return ((cfg.get('model') or {}).get('bbox_head') or {}).get('loss') or {}
+
+
 def _loss(plan: Plan, cfg: Config) -> Iterator[Finding]:
     """A loss that is not the one the weights were trained with."""
-    loss = ((cfg.get('model') or {}).get('bbox_head') or {}).get('loss') or {}
+    loss = _loss_of(cfg)
     if plan.start == 'nothing' or loss.get('type') != 'MultiGridLoss':
         return
     other = [f'{key} is {loss[key]:g}, theirs {value:g}' for key, value in RECIPE_SCALES.items()

@@ -18,12 +18,14 @@ def check_wiring(cfg: Config, plan: Plan) -> None:
         UserError: What the plan says, and what is missing.
     """
     loop = cfg.get('train_cfg') or {}
-    if loop.get('type') == 'StagedTrainLoop':
-        schedulers = cfg.get('param_scheduler') or []
-        types = [each.get('type') for each in ([schedulers] if isinstance(schedulers, Mapping) else schedulers)]
-        if types != ['StagedLR']:
-            raise UserError(f'param_scheduler is {types}: the rates of the stages would not be used alone; set '
-                            "param_scheduler=[dict(type='StagedLR')]")
+    if loop.get('type') != 'StagedTrainLoop':
+        raise UserError(f'train_cfg.type is {loop.get("type")!r}, and stages are carried out by another loop; set '
+                        "train_cfg=dict(type='StagedTrainLoop'), or take stages out")
+    schedulers = cfg.get('param_scheduler') or []
+    types = [each.get('type') for each in ([schedulers] if isinstance(schedulers, Mapping) else schedulers)]
+    if types != ['StagedLR']:
+        raise UserError(f'param_scheduler is {types}: the rates of the stages would not be used alone; set '
+                        "param_scheduler=[dict(type='StagedLR')]")
     interval = loop.get('val_interval', 1)
     steps = config_steps((cfg.get('train_dataloader') or {}).get('dataset'))
     for stage in plan.stages:

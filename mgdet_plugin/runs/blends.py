@@ -152,6 +152,8 @@ def _config_of(config: str | None, pretrained: str, finetuned: str) -> str:
     """The config given, or the only one in the fine-tuned file's folder; weights and config are there."""
     config = config and str(config_path(config))
     for path in (pretrained, finetuned):
+        if not Path(path).is_file():
+            raise UserError(f'the weights {path} are not there; give the files before and after fine-tuning')
         check_weights_path(path, config or 'CFG')
     if config is None:
         folder = Path(finetuned).parent

@@ -11,6 +11,7 @@ import numpy as np
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import WRITTEN_BY
+from mgdet_plugin.common.weights_path import check_checkpoint_start
 from mgdet_plugin.weights.mapping.architecture import (
     Part,
     block_prefixes,
@@ -118,9 +119,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             size = stream.seek(0, 2)
     except OSError as error:
         raise UserError(f'the checkpoint {name} cannot be read: {error.strerror}; {WRITTEN_BY}') from None
-    if start[:1] != b'\x80' and start != b'PK':  # a pickle, a zip archive
-        raise UserError(f'{name} is no checkpoint that torch can load safely (it begins with the bytes '
-                        f'{start.hex(" ")}); {WRITTEN_BY}')
+    check_checkpoint_start(name, start)
     from mgdet_plugin.common.checkpoints import load_checkpoint  # imports torch, which takes seconds
     state, content = load_checkpoint(path)
     notes = []

@@ -66,6 +66,17 @@ def test_evaluation_is_mmdets(job):
     assert (folder / 'found.pkl').is_file()
 
 
+def test_a_config_written_before_the_guard_had_a_room_still_works(job):
+    folder, _, _ = job
+    text = (folder / 'run' / 'stage1.py').read_text()
+    old = re.sub(r",\s*'mgdet_plugin\.guard',?", '', text)
+    assert old != text and 'DriftGuardHook' in old
+    (folder / 'old.py').write_text(old)
+    step = run_tool('test', folder / 'old.py', folder / 'run' / 'epoch_1.pth', '--work-dir', folder / 'old',
+                    cwd=folder)
+    assert step.returncode == 0, step.stderr[-3000:]
+
+
 def test_resume_goes_on_from_the_checkpoint(job):
     folder, config, _ = job
     step = run_tool('train', config, '--work-dir', folder / 'run', '--resume', '--cfg-options',

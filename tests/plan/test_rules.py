@@ -1,10 +1,13 @@
 """Each rule of the guide: one line that names it, and a person can switch it off."""
+import copy
+
 import pytest
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.plan import rules
 from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.rules import ERRORS, WARNINGS, check_rules, refuse_broken
 from tests.conftest import ROOT
@@ -122,3 +125,18 @@ def test_unknown_rule_in_allow(nano):
 def test_first_error_names_the_others(nano):
     with pytest.raises(UserError, match=r'also broken: loss-scales \(tools/plan.py shows all\)'):
         refuse_broken(broken(nano, [HEAD, FULL], loss=dict(class_scale=2.0)))
+
+
+def test_rules_are_asked_once(monkeypatch, nano):
+    """A run asks what its tool asked before, from the start its first run had, too: the answer is remembered."""
+    cfg, model = nano
+    plan, asked = Plan.from_cfg(cfg), []
+    monkeypatch.setattr(rules, '_levels', lambda *_: asked.append(1) or ())
+    plan.answers.clear()
+    copied = Config(copy.deepcopy(cfg._cfg_dict), filename=cfg.filename)
+    again = Plan.from_cfg(copied)
+    assert again is plan and check_rules(plan, cfg, model) is check_rules(again, copied, model)
+    resumed = plan.with_start('nothing').with_start(plan.start)
+    assert check_rules(resumed, copied, model) == check_rules(plan, cfg, model) and asked == [1]
+    check_rules(plan.with_start('nothing'), cfg, model)
+    assert asked == [1, 1]  # another question

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import ROOT
@@ -14,5 +13,5 @@ def benchmark_command(arguments: Sequence[str]) -> int:
     if not (ROOT / 'benchmarks').is_dir():
         raise UserError('the benchmarks are not installed with the package; run tools/benchmark.py of a checkout')
     sys.path.insert(0, str(ROOT))
-    code: int = import_module('benchmarks.command').main(arguments)
-    return code
+    from benchmarks.command import main
+    return main(arguments)

@@ -30,6 +30,7 @@ def test_command(arguments: Sequence[str]) -> int:
     args.config = config_path(args.config)
     if '://' not in args.checkpoint:  # a remote address is left to mmengine
         check_weights_path(args.checkpoint, str(args.config))
+    import mgdet_plugin.guard  # noqa: F401  configs of earlier versions do not name it in custom_imports
     from mgdet_plugin.cli.training.demo import use_demo
     from mgdet_plugin.engine.preflight import prepare_test, run_mmdet_script
     words = use_demo(parser.command_line(args), train=False)

@@ -26,6 +26,7 @@ def train_command(arguments: Sequence[str]) -> int:
     parser = train_parser()
     args = parser.parse_args(arguments)
     args.config = config_path(args.config)
+    import mgdet_plugin.guard  # noqa: F401  configs of earlier versions do not name it in custom_imports
     from mgdet_plugin.cli.training.demo import use_demo
     from mgdet_plugin.engine.preflight import prepare_train, run_mmdet_script
     run_mmdet_script('train', prepare_train(use_demo(parser.command_line(args), train=True)))

@@ -1,6 +1,7 @@
 """Validation with losses: every loss term of the images that are predicted on, in the same forward pass."""
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,7 +97,7 @@ def measured_step(model: nn.Module, batch: Any, meter: LossMeter, own: int | Non
         fp16: Mixed precision.
         predict: Whether the data samples returned should have predictions.
     """
-    inner: Any = unwrap(model)
+    inner: Any = with_recipe_loss(unwrap(model))
     with autocast(enabled=fp16):
         data = inner.data_preprocessor(batch, False)
         samples = data['data_samples']
@@ -113,6 +114,21 @@ def measured_step(model: nn.Module, batch: Any, meter: LossMeter, own: int | Non
             samples = inner(**data, mode='predict') if predict else samples
     meter.update(loss_terms(terms), kept)
     return [as_annotated(sample) for sample in samples] if predict else samples
+
+
+def with_recipe_loss(module: nn.Module) -> nn.Module:
+    """The module itself or, if a ``MultiGridLoss`` is in it, a twin that shares all else and has the recipe's loss.
+
+    The run's own loss, which may have other scales, is not touched.
+    """
+    if isinstance(module, MultiGridLoss):
+        return module.recipe()
+    children = {name: child and with_recipe_loss(child) for name, child in module._modules.items()}
+    if all(child is module._modules[name] for name, child in children.items()):
+        return module
+    twin = copy.copy(module)
+    vars(twin)['_modules'] = children
+    return twin
 
 
 def as_annotated(sample: Any) -> Any:
@@ -150,9 +166,7 @@ def _one_pass(model: Any, inputs: Tensor, samples: SampleList, labelled: SampleL
     outs = (maps, ) if isinstance(head, MultiGridHead) else maps  # which takes its maps as one argument
     ours = outs if len(labelled) == len(samples) else _first(outs, len(labelled))
     gt, ignored, metas = unpack_gt_instances(labelled)
-    own = getattr(head, 'loss_module', None)
-    handed = dict(loss=own.recipe()) if isinstance(own, MultiGridLoss) else {}  # the run's own scales do not count
-    terms = head.loss_by_feat(*ours, gt, metas, ignored, **handed)
+    terms = head.loss_by_feat(*ours, gt, metas, ignored)
     if predict:
         found = head.predict_by_feat(*outs, batch_img_metas=[sample.metainfo for sample in samples], rescale=True)
         samples = model.add_pred_to_datasample(samples, found)

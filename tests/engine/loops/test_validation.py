@@ -13,7 +13,8 @@ from mmengine.runner import Runner
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
-from mgdet_plugin.engine.loops.validation import LossMeter, is_one_pass, measure
+from mgdet_plugin.engine.loops.validation import LossMeter, is_one_pass, measure, with_recipe_loss
+from mgdet_plugin.models import MultiGridHead
 from mgdet_plugin.models.multigrid_loss import MultiGridLoss
 from tests.support.guarded_run import guarded_config
 from tests.support.mmdet_detectors import RETINANET, YOLOV3
@@ -150,13 +151,30 @@ def test_the_loss_of_the_recipe_is_measured_whatever_is_trained(cfg, changes):
 
 
 def test_the_runs_own_loss_is_never_touched(cfg):
-    """The recipe's loss is another object that is handed to the head: an error in it leaves nothing to put back."""
+    """The recipe's loss is in a twin that shares all else: an error in it leaves nothing to put back."""
     other = copy.deepcopy(cfg.model)
     other.bbox_head.loss.object_scale = 3.0
     model = built(cfg, other)
-    [loss] = [each for each in model.modules() if isinstance(each, MultiGridLoss)]
-    recipe = loss.recipe()
-    assert recipe.object_scale == 1.0 and loss.object_scale == 3.0 and recipe is not loss
+    twin = with_recipe_loss(model)
+    assert twin.bbox_head.loss_module.object_scale == 1.0 and model.bbox_head.loss_module.object_scale == 3.0
+    assert twin.backbone is model.backbone and twin.bbox_head.predict_convs is model.bbox_head.predict_convs
+    assert with_recipe_loss(model.backbone) is model.backbone
+
+
+def test_a_head_with_a_prediction_of_its_own_is_measured_by_the_recipe_too(cfg):
+    """It takes two passes, and the second must not be at the run's own scales."""
+
+    class OwnPredict(MultiGridHead):
+
+        def predict(self, *args, **kwargs):
+            return super().predict(*args, **kwargs)
+
+    loader, expected = loader_of(cfg, 3), measure(built(cfg), loader_of(cfg, 3))
+    other = copy.deepcopy(cfg.model)
+    other.bbox_head.loss.object_scale = 30.0
+    model = built(cfg, other)
+    model.bbox_head.__class__ = OwnPredict
+    assert not is_one_pass(model) and measure(model, loader) == pytest.approx(expected)
 
 
 def test_other_domains(cfg):
