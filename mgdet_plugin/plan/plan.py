@@ -14,10 +14,10 @@ from typing import Any
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
+from mgdet_plugin.common.guard_record import STARTS
 from mgdet_plugin.plan.until import Until
 
 FREEZE_LEVELS = (0, 1, 2)
-STARTS = ('full', 'backbone', 'nothing')
 SCHEDULES = ('cosine', 'constant')
 RECIPE_WARMUP_EPOCHS = 3.0
 RECIPE_WARMUP_SHARE = 0.6  # of a short stage
