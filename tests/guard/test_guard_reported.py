@@ -16,7 +16,8 @@ from mgdet_plugin.engine.loops.validation import LossMeter, as_annotated, measur
 from mgdet_plugin.guard.baselines import fingerprint
 from mgdet_plugin.keep.start_weights import START
 from mgdet_plugin.models.maths.letterbox import unletterbox_boxes
-from mgdet_plugin.plan.wiring import check_best
+from mgdet_plugin.plan.plan import Plan
+from mgdet_plugin.plan.wiring import check_figures
 from mgdet_plugin.runs.run import read_run
 from mgdet_plugin.runs.run_checks import check_run, kept
 from tests.support.guarded_run import events, guard_json, guarded_config
@@ -155,10 +156,10 @@ def test_the_lowest_loss_is_the_best(best_by_loss, data, tmp_path):
     cfg = config(tmp_path, data)
     cfg.default_hooks.checkpoint.update(save_best='val/loss', rule='greater')
     with pytest.raises(UserError, match="rule='less'") as caught:
-        check_best(cfg)
+        check_figures(cfg, Plan.from_cfg(cfg))
     assert '\n' not in str(caught.value)
     cfg.default_hooks.checkpoint.rule = 'less'
-    check_best(cfg)
+    check_figures(cfg, Plan.from_cfg(cfg))
 
 
 # ---- 3: what metrics see
