@@ -79,7 +79,8 @@ def _given_figures(cfg: Config) -> tuple[set[str], list[str]]:
     if loop.get('type') == 'LossValLoop':
         kinds.add('val')
     for domain, each in (loop.get('others') or {}).items():
-        kinds |= {domain, *(f'{domain}/{prefix_of(*one)}'.rstrip('/') for one in _metrics((each or {}).get('evaluator')))}
+        theirs = _metrics((each or {}).get('evaluator'))
+        kinds |= {domain, *(f'{domain}/{prefix_of(*one)}'.rstrip('/') for one in theirs)}
     return kinds, [name for each in metrics for name in expected(*each)]
 
 

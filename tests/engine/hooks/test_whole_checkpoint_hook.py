@@ -22,8 +22,8 @@ from tests.support.toy_run import make_runner
 @pytest.fixture
 def runner(tmp_path) -> SimpleNamespace:
     """A runner that knows nothing yet."""
-    return SimpleNamespace(_train_loop=None, val_loop=None, work_dir=str(tmp_path), message_hub=MessageHub(f'best {tmp_path}'),
-                           logger=logging.getLogger('best'))
+    return SimpleNamespace(_train_loop=None, val_loop=None, work_dir=str(tmp_path), logger=logging.getLogger('best'),
+                           message_hub=MessageHub(f'best {tmp_path}'))
 
 
 def set_best(runner: SimpleNamespace, name: str, content: str | None = None) -> Path:
@@ -49,7 +49,8 @@ def test_the_best_is_copied_when_it_is_new(runner):
         set_best(runner, name, name)
         hook.after_val_epoch(runner, {})
         assert best(runner).read_text() == name
-    assert sorted(path.name for path in best(runner).parent.iterdir()) == ['best.pth', 'best_mAP_1.pth', 'best_mAP_2.pth']
+    assert sorted(path.name for path in best(runner).parent.iterdir()) == [
+        'best.pth', 'best_mAP_1.pth', 'best_mAP_2.pth']
 
 
 def test_a_resumed_run_copies_what_a_kill_left_out(runner):
@@ -111,8 +112,8 @@ def test_a_training_run_whose_save_fails_ends_with_that_line(tmp_path, monkeypat
 def make_hook_and_runner(folder: Path, info: dict | None = None, val_loop: object = None, **fields) -> tuple[
         WholeCheckpointHook, SimpleNamespace]:
     """Return the hook in a training that resumed ``info``, and a runner that saves empty files or fails if ``full``."""
-    runner = SimpleNamespace(_train_loop=None, val_loop=val_loop, work_dir=str(folder), logger=logging.getLogger(), epoch=0, iter=0,
-                             full=False,
+    runner = SimpleNamespace(_train_loop=None, val_loop=val_loop, work_dir=str(folder), logger=logging.getLogger(),
+                             epoch=0, iter=0, full=False,
                              message_hub=MessageHub(f'hook {folder}'))
 
     def save(out_dir: str, filename: str, *_args, **_kwargs) -> None:
@@ -233,10 +234,10 @@ def test_a_validation_without_the_figure_has_no_best(tmp_path, caplog):
     hook, runner = make_hook_and_runner(tmp_path, save_best='coco/bbox_mAP', val_loop=loop_of(COCO))
     hook.after_val_epoch(runner, {'val/loss': 1.0})
     assert 'the validation gives no coco/bbox_mAP' in caplog.text and not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="goes by coco/bbox_mAP .* it gives coco/bbox_mAP_50; set save_best='auto'"):
+    with pytest.raises(UserError, match=r"goes by coco/bbox_mAP .* it gives coco/bbox_mAP_50; set save_best='auto'"):
         hook.after_val_epoch(runner, {'coco/bbox_mAP_50': 1.0})  # misspelt
     hook, runner = make_hook_and_runner(tmp_path, save_best='coco/bbox_mAP', val_loop=loop_of(VOC))
-    with pytest.raises(UserError, match='coco/bbox_mAP .* it gives pascal_voc/mAP'):  # of an evaluator it has not
+    with pytest.raises(UserError, match=r'coco/bbox_mAP .* it gives pascal_voc/mAP'):  # of an evaluator it has not
         hook.after_val_epoch(runner, OF_VOC)
     followed = loop_of(VOC, others=dict(old=COCO))
     hook, runner = make_hook_and_runner(tmp_path, save_best='old/coco/bbox_mAP', val_loop=followed)
