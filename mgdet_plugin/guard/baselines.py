@@ -72,8 +72,8 @@ def take_baselines(runner: Runner, loop: LossValLoop | None, record: GuardRecord
             with told(runner, loop, RANDOM):
                 record.random = measure_random(runner, loop)
         _warn_of_worse(runner, record)
-    names = [*expected_of(loop.evaluator.metrics), *mean_aps((*record.pretrained, *record.random))]
-    record.metric = record.metric or next(iter(names), '')
+    own = [name for name in (*record.pretrained, *record.random) if name.partition('/')[0] not in loop.others]
+    record.metric = record.metric or next(iter([*expected_of(loop.evaluator.metrics), *mean_aps(own)]), '')
     record.guarded = guarded_terms(record, options.terms)
     _say(runner, record, time.perf_counter() - begun)
 
