@@ -19,6 +19,7 @@ from mgdet_plugin.runs.run_axes import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 TERM_STYLES = ((RED, 'o'), (BLUE, 's'), (GREEN, '^'), (PINK, 'v'), (ORANGE, 'D'), (SKY, 'P'))
 METRIC_STYLES = ((BLUE, 'o'), (GREEN, 's'), (ORANGE, '^'), (PINK, 'v'), (SKY, 'D'))
 STRETCH = 5  # a level further away than this is drawn on a logarithmic axis
+ROUNDED = 1e-3  # evaluators give three digits
 FAR = 200  # and further than this not at all
 FEW = 12  # so few values are marked one by one
 
@@ -164,6 +165,9 @@ def draw_metrics(run: Run) -> Figure | None:
     """The mean AP that counts, that at an overlap of 0.5, and those of further evaluators and of the old domain."""
     given = dict.fromkeys(name for each in run.validations for name in each.metrics)
     half = at_half(run.metric, given)
+    if half and all(abs(each.metrics.get(half, 0.0) - each.metrics.get(run.metric, 0.0)) < ROUNDED
+                    for each in run.validations):
+        half = None  # VOCMetric's mean is over the overlap of 0.5 alone, unless it is given more
     names = [name for name in dict.fromkeys((run.metric, half, *run.mean_aps(), *run.mean_aps(OLD))) if name in given]
     if not names:
         return None
