@@ -109,8 +109,8 @@ def _say(runner: Runner, record: GuardRecord, seconds: float) -> None:
     zero = [key for key in record.pretrained or record.random
             if key.startswith('val/loss_') and is_zero(key, record.pretrained, record.random)]
     if zero:
-        runner.logger.info(f'guard: {", ".join(zero)} is 0 whatever the weights (as with a single class): it is left '
-                           'out of the guard and its figures')
+        runner.logger.info(f'guard: {", ".join(zero)} is 0 whatever the weights (a single class, or no boxes): it is '
+                           'left out of the guard and its figures')
     runner.logger.info(f'guard: baselines took {seconds:.1f} s; guarded: {", ".join(record.guarded) or "nothing"}, '
                        f'at most {1 + record.limit:.2f} times')
     if record.pretrained:

@@ -151,7 +151,8 @@ def _worst(run: Run, inside: Sequence[Validation]) -> str:
 
 def _events(run: Run) -> str:
     if not run.events:
-        return '<p>Nothing happened that the guard had to report.</p>'
+        what = 'Nothing happened that the guard had to report.' if run.recorded else 'No guard watched the run.'
+        return f'<p>{what}</p>'
     rows = [[str(each.epoch), f'{each.iter:,}', escape(each.stage), escape(each.kind), escape(each.where),
              escape(each.text), escape(', '.join(each.actions).replace('_', ' '))] for each in run.events]
     return _table(('epoch', 'iteration', 'stage', 'kind', 'seen in', 'what', 'done about it'), rows,
