@@ -1,7 +1,7 @@
 """What a model finds on held-back images, drawn on a sheet."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def draw_detections(config: str, checkpoint: str, out: str, count: int = 6, scor
     require(is_whole(count, 1) and count <= MAX_COUNT,
             f'a sheet has 1 to {MAX_COUNT} images (test.py --show-dir draws all, a file each)', count)
     require(is_number(score_thr) and 0 <= score_thr <= 1, 'the lowest score must be from 0 to 1', score_thr)
-    require(enlarge is None or is_whole(enlarge, 1) and enlarge <= MAX_ENLARGE,
+    require(enlarge is None or (is_whole(enlarge, 1) and enlarge <= MAX_ENLARGE),
             f'the factor on the images must be a whole number from 1 to {MAX_ENLARGE}', enlarge)
     config = str(config_path(config))
     check_weights_path(checkpoint, config)
@@ -77,6 +77,6 @@ def _detected(cfg: Any, checkpoint: str, dataset: Any, count: int,
     for index in range(min(count, len(dataset))):
         with torch.inference_mode():
             [sample] = model.test_step(pseudo_collate([dataset[index]]))
-        found: Mapping[str, Any] = sample.pred_instances[sample.pred_instances.scores >= score_thr]
+        found = sample.pred_instances[sample.pred_instances.scores >= score_thr]
         found = found[found.scores.argsort()].cpu()
         yield index, list(zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist()))

@@ -37,13 +37,14 @@ def read_rgb(path: str) -> Image.Image:
 
 
 def class_colours(metainfo: Mapping[str, Any]) -> list[Colour]:
-    """A colour a class: the dataset's palette where it tells them apart, else hues as far apart as their number lets."""
+    """A colour a class: the dataset's palette where it tells them apart, else as many hues, evenly spaced."""
     classes, palette = metainfo['classes'], metainfo.get('palette')
     if isinstance(palette, Sequence) and not isinstance(palette, str):
         given = [tuple(map(int, colour)) for colour in palette[:len(classes)]]
         if len(set(given)) == len(classes):
             return given  # type: ignore[return-value]
-    spread = [colorsys.hsv_to_rgb(index * 0.618 % 1, 0.9, 0.85 if index % 2 else 0.65) for index in range(len(classes))]
+    count = len(classes)
+    spread = [colorsys.hsv_to_rgb(index / count, 0.9, 0.9 if index % 2 else 0.65) for index in range(count)]
     return [(int(red * 255), int(green * 255), int(blue * 255)) for red, green, blue in spread]
 
 
@@ -52,8 +53,9 @@ def scale_of(size: tuple[int, int], enlarge: int | None = None) -> float:
 
     Args:
         size: Pixels.
-        enlarge: The factor asked for, as far as memory lets (8,192 pixels a side). Default: small pictures are enlarged until text is legible beside their objects,
-            photographs stay as they are, and what is larger than the sheet is scaled down to it.
+        enlarge: The factor asked for, as far as memory lets (8,192 pixels a side). Default: small pictures are
+            enlarged until text is legible beside their objects, photographs stay as they are, and what is larger than
+            the sheet is scaled down to it.
     """
     longer = max(size)
     return min(enlarge, _LARGEST / longer) if enlarge else min(-(-_SMALL // longer), SHEET_WIDTH / longer)
@@ -82,12 +84,12 @@ def _outline(pen: ImageDraw.ImageDraw, corners: tuple[float, ...], box: Box, wid
         pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=box.colour, width=width)
         return
     pen.rectangle((left, top, max(left, right), max(top, bottom)), outline='white', width=width)
-    for x in range(int(left), int(right), 2 * _DASH):
+    for start in range(int(left), int(right), 2 * _DASH):
         for y in (top, bottom - width + 1):
-            pen.rectangle((x, y, min(x + _DASH, right), y + width - 1), fill=box.colour)
-    for y in range(int(top), int(bottom), 2 * _DASH):
+            pen.rectangle((start, y, min(start + _DASH, right), y + width - 1), fill=box.colour)
+    for start in range(int(top), int(bottom), 2 * _DASH):
         for x in (left, right - width + 1):
-            pen.rectangle((x, y, x + width - 1, min(y + _DASH, bottom)), fill=box.colour)
+            pen.rectangle((x, start, x + width - 1, min(start + _DASH, bottom)), fill=box.colour)
 
 
 def _label(pen: ImageDraw.ImageDraw, corners: tuple[float, ...], box: Box, font: ImageFont.FreeTypeFont,
@@ -95,8 +97,8 @@ def _label(pen: ImageDraw.ImageDraw, corners: tuple[float, ...], box: Box, font:
     """Write a box's text on its colour: above it, that of a dashed one below it, moved into the picture."""
     left, top, right, bottom = pen.textbbox((0, 0), box.text, font=font)
     width, height = right - left + 4, bottom - top + 4
-    x = max(0, min(corners[0], size[0] - width))
-    y = max(0, min(corners[3] if box.dashed else corners[1] - height, size[1] - height))
+    x = max(0.0, min(corners[0], size[0] - width))
+    y = max(0.0, min(corners[3] if box.dashed else corners[1] - height, size[1] - height))
     pen.rectangle((x, y, x + width - 1, y + height - 1), fill=box.colour)
     dark = sum(share * level for share, level in zip((0.3, 0.59, 0.11), box.colour)) < 140
     pen.text((x + 2 - left, y + 2 - top), box.text, fill='white' if dark else 'black', font=font)
@@ -106,7 +108,8 @@ def write_sheet(pictures: Sequence[Image.Image], out: Path) -> None:
     """Place pictures in rows of about equal width, each row as high as its highest picture, and write a PNG."""
     total = sum(picture.width + _SPACE for picture in pictures)
     row_width = total / -(-total // SHEET_WIDTH)
-    places, x, y, height = [], 0, 0, 0
+    places: list[tuple[int, int]] = []
+    x = y = height = 0
     for picture in pictures:
         if x and (x + picture.width > SHEET_WIDTH or x + picture.width / 2 > row_width):
             x, y, height = 0, y + height + _SPACE, 0

@@ -18,6 +18,7 @@ def draw_command(arguments: Sequence[str]) -> int:
     parser.add_argument('--enlarge', type=int, metavar='N', help="factor on the images (default: by each one's size)")
     parser.add_argument('--truth', action='store_true', help='draw the annotated boxes too, dashed')
     args = parser.parse_args(arguments)
-    count = draw_detections(args.config, args.checkpoint, args.out, args.count, args.score_thr, args.enlarge, args.truth)
+    count = draw_detections(args.config, args.checkpoint, args.out, args.count, args.score_thr, args.enlarge,
+                            args.truth)
     print(f'{count} detections drawn in {args.out}')
     return 0
