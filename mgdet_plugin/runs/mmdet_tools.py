@@ -22,6 +22,8 @@ INSTEAD = {
     'analysis_tools/benchmark': 'it needs psutil, and CUDA for --task inference; benchmark.py in a '
                                 'checkout times the model against peers',
     'analysis_tools/coco_occluded_separated_recall': 'it is for masks',
+    'analysis_tools/eval_metric': 'VOCMetric, as all without ann_file, needs the annotations that --out leaves out: '
+                                  'test.py measures by it',
     'analysis_tools/fuse_results': 'mmdet 3.3.0 never reads the files it is given; blend_weights averages two '
                                    'checkpoints of a model',
     'analysis_tools/robustness_eval': 'it reads what test_robustness of mmdet 2 wrote',
