@@ -1,4 +1,7 @@
 """Sheets of detections: sizes, texts, truth, and what is refused."""
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -104,8 +107,17 @@ def test_truth_is_drawn_in_original_pixels(run, tmp_path):
 def test_concatenated_and_repeated_sets_are_drawn(run, tmp_path):
     cfg = Config.fromfile(run[0])
     leaf = cfg.test_dataloader.dataset
+    data = Path(leaf.data_root)
+    first, second = (json.loads((data / 'all.json').read_text()) for _ in range(2))
+    for each in (*second['images'], *second['annotations']):
+        each.update({key: each[key] + 100 for key in ('id', 'image_id') if key in each})
+    (data / 'others.json').write_text(json.dumps(second))
+    both = dict(first, **{key: first[key] + second[key] for key in ('images', 'annotations')})
+    (data / 'both.json').write_text(json.dumps(both))
+    cfg.test_evaluator.ann_file = str(data / 'both.json')
     cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[
-        dict(type='RepeatDataset', times=2, dataset=dict(leaf, indices=1)), dict(leaf, indices=2)])
+        dict(type='RepeatDataset', times=2, dataset=dict(leaf, indices=1)),
+        dict(leaf, ann_file='others.json', indices=2)])
     with plain_config_text():
         cfg.dump(tmp_path / 'concat.py')
     draw((tmp_path / 'concat.py', run[1]), tmp_path / 'a.png', 9, 1.0, enlarge=1)
