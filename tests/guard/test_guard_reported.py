@@ -220,7 +220,7 @@ def test_a_guarded_loss_that_is_nothing_in_the_baseline(data, tmp_path):
     record = guard_json(tmp_path / 'run')
     assert record['baseline']['pretrained']['val/loss_cls'] == 0 and record['guarded'] == ['loss_obj']
     [drift, *_] = [each for each in record['events'] if (each['kind'], each['where']) == ('drift', 'training')]
-    assert 1.0 < drift['values']['loss_obj'] and list(drift['values']) == ['loss_obj'] and record['ended'] == 'plan'
+    assert drift['values']['loss_obj'] > 1.0 and list(drift['values']) == ['loss_obj'] and record['ended'] == 'plan'
     assert all('loss_cls' not in each['ratios'] for each in record['validations'])
 
 
