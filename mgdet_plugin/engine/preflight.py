@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 
 from mgdet_plugin.common.resources import config_path, mmdet_script
 from mgdet_plugin.compat.launch import end_launched_process
-from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dataset_cfgs
+from mgdet_plugin.datasets import Inspector, check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.engine.resume_choice import resolve_resume
@@ -79,7 +79,7 @@ def prepare_train(arguments: Sequence[str]) -> list[str]:
     args, cfg = parse_like_mmdet('train', arguments)
     start = start_of(cfg)  # cannot be told once load_from names a checkpoint to resume from
     settled, said = resolve_resume(list(arguments), args.resume, cfg)
-    _say(chain(said, _prepare(cfg, ('train', 'val'), start)), args.launcher)
+    _say(chain(said, _prepare(cfg, ('train', 'val'), args.launcher, start)), args.launcher)
     return settled
 
 
@@ -91,7 +91,7 @@ def prepare_test(arguments: Sequence[str]) -> None:
     """
     args, cfg = parse_like_mmdet('test', arguments)
     cfg.load_from = args.checkpoint
-    _say(_prepare(cfg, ('test', )), args.launcher)
+    _say(_prepare(cfg, ('test', ), args.launcher), args.launcher)
 
 
 def _say(lines: Iterable[str], launcher: str) -> None:
@@ -101,7 +101,7 @@ def _say(lines: Iterable[str], launcher: str) -> None:
             print(line, file=sys.stderr)
 
 
-def _prepare(cfg: Config, splits: Sequence[str], start: str | None = None) -> Iterator[str]:
+def _prepare(cfg: Config, splits: Sequence[str], launcher: str, start: str | None = None) -> Iterator[str]:
     """All checks, before the run's folder is made; what a person should know of them, one line each."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     ensure_embedded_data(cfg)
@@ -109,12 +109,11 @@ def _prepare(cfg: Config, splits: Sequence[str], start: str | None = None) -> It
         for leaf in iter_dataset_cfgs(cfg[f'{split}_dataloader']['dataset']):
             for step in leaf.get('pipeline') or []:
                 TRANSFORMS.build(step)  # a transform refuses what it cannot do
-    for report in check_datasets(cfg, splits):
-        yield from report.lines()
-    if 'val' in splits:
-        others = other_sets(cfg)
-        for report in check_datasets(others, [key.removesuffix('_dataloader') for key in others
-                                              if key.endswith('_dataloader')]):
+    further = other_sets(cfg) if 'val' in splits else Config()
+    names = [key.removesuffix('_dataloader') for key in further if key.endswith('_dataloader')]
+    inspector = Inspector(say=lambda line: print(line, file=sys.stderr)) if is_first_rank(launcher) else None
+    for sets, each in ((cfg, splits), (further, names)):
+        for report in check_datasets(sets, each, inspector):
             yield from report.lines()
     yield from check_weights(cfg, splits[0], start)
 
