@@ -101,7 +101,7 @@ class DatasetReport:
             lines.append(f'{self.name}: {self.other_classes.total():,} boxes left out, their classes are not in '
                          f'metainfo: {some(names)}')
         unused = [name for name in self.classes if not self.per_class[name]]
-        if unused and self.boxes:
+        if unused:
             lines.append(f'{self.name}: no box of {len(unused)} of {len(self.classes)} classes: {some(unused)}')
         return lines + [f'{self.name}: {line}' for line in self.more]
 
