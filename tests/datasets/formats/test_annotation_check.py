@@ -10,7 +10,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets import check_datasets, iter_dataset_cfgs
+from mgdet_plugin.datasets import Inspector, check_datasets, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats import coco_files
 
 COCO_CONFIG = Path(__file__).parents[3] / 'configs/_base_/datasets/coco_letterbox.py'
@@ -248,6 +248,13 @@ def test_unknown_datasets_are_named_not_read(make_coco: MakeSet) -> None:
         ['val: annotations not checked (not on the local disk)']]
     with pytest.raises(UserError, match=r'train: ann_file x.json is not there'):
         check_datasets(cfg, splits=['train'])
+
+
+@pytest.mark.parametrize('leaf', [dict(type='YoloDataset', data_root='x'), dict(type=dict, ann_file='x'), {}])
+def test_other_datasets_are_left_to_mmdet(leaf: dict[str, Any]) -> None:
+    cfg = Config(dict(train_dataloader=dict(batch_size=64, dataset=dict(type='RepeatDataset', times=2, dataset=leaf))))
+    line, = check_datasets(cfg, inspector=Inspector())[0].lines()
+    assert line.startswith('train: annotations not checked (type ')
 
 
 def test_voc_counts_boxes(make_voc: MakeSet) -> None:
