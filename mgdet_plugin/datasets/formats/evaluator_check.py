@@ -14,8 +14,7 @@ from mgdet_plugin.datasets.formats.coco_files import load_coco
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport, some
 from mgdet_plugin.datasets.formats.file_places import is_remote, require_path
 
-_OWN_TRUTH = ("take ann_file out and name 'instances' in meta_keys of PackDetInputs: the truth is then that of the "
-              'dataset itself')
+_OWN_TRUTH = "name 'instances' in meta_keys of PackDetInputs: the truth is then that of the dataset itself"
 
 
 def check_evaluators(name: str, evaluators: Any, leaves: Sequence[Mapping[str, Any]],
@@ -39,22 +38,26 @@ def check_evaluators(name: str, evaluators: Any, leaves: Sequence[Mapping[str, A
         if issubclass(cls, VOCMetric):
             _require_in_pipelines(name, f'{kind} takes the truth from the pipeline', leaves, 'LoadAnnotations',
                                   "put dict(type='LoadAnnotations', with_bbox=True) after the loading of the image")
-        elif issubclass(cls, CocoMetric) and evaluator.get('ann_file') is None:
+        if issubclass(cls, CocoMetric):
+            _require_own_ids(name, reports)
+        if issubclass(cls, CocoMetric) and evaluator.get('ann_file') is None:
             _require_in_pipelines(name, f'{kind} has no ann_file', leaves, 'PackDetInputs',
-                                  "set ann_file to a COCO file of the truth, or name 'instances' in meta_keys of "
-                                  'PackDetInputs: the truth is then that of the dataset itself', 'instances')
+                                  f'set ann_file to a COCO file of the truth, or {_OWN_TRUTH}', 'instances')
         if evaluator.get('ann_file') is not None and not is_remote(evaluator):
             require_path(name, 'ann_file', evaluator['ann_file'], is_file=True,
                          hint='set it to the file that the dataset shows')
             if issubclass(cls, CocoMetric):
-                _check_coco_truth(name, Path(evaluator['ann_file']), leaves, reports)
-    known = [report for report in reports if not report.note]
-    repeated = [key for key, count in Counter(
-        record.image_id for report in known for record in report.records).items() if count > 1]
-    if repeated and len(leaves) > 1:
-        raise UserError(f'{name}: {len(repeated):,} image ids are in several of the {len(leaves)} datasets (first: '
-                        f'{repeated[0]!r}), and a metric cannot tell their images apart; number them apart, or measure '
-                        'one set and give the others as val_cfg.others')
+                _check_coco_truth(name, Path(evaluator['ann_file']), reports)
+
+
+def _require_own_ids(name: str, reports: Sequence[DatasetReport]) -> None:
+    """CocoMetric tells images apart by their ids, which must differ between datasets."""
+    counts = Counter(record.image_id for report in reports for record in report.records)
+    repeated = [image_id for image_id, count in counts.items() if count > 1]
+    if repeated and len(reports) > 1:
+        raise UserError(f'{name}: {len(repeated):,} image ids are in several of the {len(reports)} datasets (first: '
+                        f'{repeated[0]!r}), and CocoMetric cannot tell their images apart; number them apart, or give '
+                        'one set here and the others as val_cfg.others')
 
 
 def _require_in_pipelines(name: str, why: str, leaves: Sequence[Mapping[str, Any]], step_type: str, remedy: str,
@@ -67,8 +70,7 @@ def _require_in_pipelines(name: str, why: str, leaves: Sequence[Mapping[str, Any
                             f"{'packs none' if meta_key else f'has no {step_type}'}; {remedy}")
 
 
-def _check_coco_truth(name: str, path: Path, leaves: Sequence[Mapping[str, Any]],
-                      reports: Sequence[DatasetReport]) -> None:
+def _check_coco_truth(name: str, path: Path, reports: Sequence[DatasetReport]) -> None:
     """CocoMetric must read the truth of the images that the datasets show."""
     if any(report.note for report in reports):
         return
@@ -77,11 +79,11 @@ def _check_coco_truth(name: str, path: Path, leaves: Sequence[Mapping[str, Any]]
     try:
         images = load_coco(path, test_mode=True)['images']
     except UserError as error:
-        raise UserError(f'{name}: CocoMetric needs a COCO file, and {error}. Or {_OWN_TRUTH}') from error
+        raise UserError(f'{name}: CocoMetric needs a COCO file, and {error}. Or take ann_file out and {_OWN_TRUTH}') from error
     shown = {(record.image_id, Path(record.file_name).name) for report in reports for record in report.records}
     in_file = {(image['id'], Path(image['file_name']).name) for image in images}
     if shown != in_file:
         sources = some([report.source for report in reports])
         raise UserError(f'{name}.ann_file is {path} with {len(in_file):,} images, the dataset shows {len(shown):,} '
                         f'({sources}), {len(shown & in_file):,} of them the same by id and name; set both to the same '
-                        f'file, or {_OWN_TRUTH}')
+                        f'file, or take ann_file out and {_OWN_TRUTH}')

@@ -193,6 +193,8 @@ def test_joined_validation_sets_need_ids_of_their_own(make_coco: MakeSet) -> Non
     cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[leaf, leaf])
     with pytest.raises(UserError, match='2 image ids are in several of the 2 datasets'):
         check_datasets(cfg)
+    cfg.val_evaluator = dict(type='VOCMetric')  # which does not ask for ids
+    check_datasets(cfg)
 
 
 def test_a_further_set_of_other_classes_names_the_way_out(make_coco: MakeSet) -> None:
