@@ -79,7 +79,8 @@ def _check_coco_truth(name: str, path: Path, reports: Sequence[DatasetReport]) -
     try:
         images = load_coco(path, test_mode=True)['images']
     except UserError as error:
-        raise UserError(f'{name}: CocoMetric needs a COCO file, and {error}. Or take ann_file out and {_OWN_TRUTH}') from error
+        raise UserError(f'{name}: CocoMetric needs a COCO file, and {error}. Or take ann_file out and '
+                        f'{_OWN_TRUTH}') from error
     shown = {(record.image_id, Path(record.file_name).name) for report in reports for record in report.records}
     in_file = {(image['id'], Path(image['file_name']).name) for image in images}
     if shown != in_file:
