@@ -194,6 +194,9 @@ class _Checker:
 
 def _unread(name: str, leaf: Mapping[str, Any]) -> Any:
     """mmdet's dataset without its annotations and its pipeline: what knows where its files lie."""
+    for key, kinds in (('data_prefix', (Mapping, )), ('filter_cfg', (Mapping, type(None)))):
+        if not isinstance(leaf.get(key, {}), kinds):
+            raise UserError(f'{name}: {key} is {leaf[key]!r}; a dict is needed')
     try:
         return DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True})
     except (TypeError, AssertionError) as error:
@@ -208,7 +211,7 @@ def _repeated(dataset: Any, reports: Iterator[DatasetReport]) -> Iterator[int | 
     elif 'dataset' in dataset:
         times = dataset.get('times', None if 'oversample_thr' in dataset else 1)
         for count in _repeated(dataset['dataset'], reports):
-            yield None if times is None or count is None else times * count
+            yield times * count if isinstance(times, int) and count is not None else None
     else:
         report = next(reports)
         kept = len(report.with_objects) if (dataset.get('filter_cfg') or {}).get('filter_empty_gt') else report.images

@@ -59,7 +59,8 @@ class BoxSense:
         """Refuse boxes that cannot be meant as they are read.
 
         Raises:
-            UserError: most are relative, or all are sound in the other reading and many are not in this one.
+            UserError: most are relative, all are sound in the other reading and many are not in this one, or nearly all
+                reach beyond their picture.
         """
         if self.relative > _MOST * self.boxes:
             raise UserError(f'{name}: {self.relative:,} of {self.boxes:,} boxes in {source} have no number above '
@@ -70,6 +71,10 @@ class BoxSense:
             raise UserError(f'{name}: the boxes in {source} seem to be written as {other[0]}: read as {read[0]}, '
                             f'{self.unsound:,} of {self.boxes:,} have no size or reach beyond their picture (first: '
                             f'{self.first_unsound}), and {self.otherwise:,} are sound the other way; write {read[1]}')
+
+        if self.beyond >= max(_LEAST, _RIGHT * self.boxes):
+            raise UserError(f'{name}: {self.beyond:,} of {self.boxes:,} boxes in {source} reach beyond their picture '
+                            f'(first: {self.first_beyond}); they, or the sizes there, are those of other pictures')
 
     def lines(self, name: str) -> list[str]:
         """What a person should know of single boxes."""

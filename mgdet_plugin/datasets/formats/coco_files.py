@@ -6,6 +6,7 @@ CocoDataset drops classes, categories and boxes without a word, or ends in a tra
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _COCO_KEYS = {
     'categories': ('id', 'name'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
 }
+_INT_END = 2 ** 63  # of what a tensor can hold
 
 
 def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
@@ -49,12 +51,18 @@ def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
             if missing:
                 raise UserError(f'{path}: {part}[{index}] has no {some(missing)}; mmdet needs {some(needed)} in each')
     for index, image in enumerate(content['images']):
-        if not isinstance(image['file_name'], str):
-            raise UserError(f'{path}: images[{index}] has file_name {image["file_name"]!r}; a text is needed')
-        if not all(is_number(image[side]) and image[side] > 0 for side in ('width', 'height')):
-            raise UserError(f'{path}: images[{index}] has width {image["width"]!r} and height {image["height"]!r}; '
-                            'pixels above zero are needed')
+        if not _is_path(image['file_name']):
+            raise UserError(f'{path}: images[{index}] has file_name {image["file_name"]!a}; the path of a picture '
+                            'below the image folder is needed')
+        if not all(is_number(image[side]) and 0 < image[side] < _INT_END for side in ('width', 'height')):
+            raise UserError(f'{path}: images[{index}] has width {image["width"]!r:.40} and height '
+                            f'{image["height"]!r:.40}; pixels above zero are needed')
     return content
+
+
+def _is_path(value: Any) -> bool:
+    """Whether it is a text that can name a file: not empty, no NUL, no half of a surrogate pair."""
+    return isinstance(value, str) and bool(value) and '\0' not in value and not re.search('[\ud800-\udfff]', value)
 
 
 def summarize_coco(path: Path, classes: Sequence[str], content: dict[str, Any]) -> DatasetReport:
@@ -110,8 +118,9 @@ def _check_coco_annotation(path: Path, annotation: Mapping[str, Any], images: Ma
         if isinstance(annotation[key], (list, dict)) or annotation[key] not in known:
             raise UserError(f'{label} names {key} {annotation[key]!r}, which the file does not define')
     values = annotation['bbox']
-    if not isinstance(values, list) or len(values) != 4 or not all(isinstance(v, (int, float)) for v in values):
-        raise UserError(f'{label} has bbox {values!r}; four numbers [x, y, width, height] are needed')
+    if not isinstance(values, list) or len(values) != 4 or not all(isinstance(v, float) or (
+            isinstance(v, int) and abs(v) < _INT_END) for v in values):
+        raise UserError(f'{label} has bbox {str(values)[:80]}; four numbers [x, y, width, height] are needed')
     if not isinstance(annotation['area'], (int, float)):
         raise UserError(f'{label} has area {annotation["area"]!r}; a number is needed')
 

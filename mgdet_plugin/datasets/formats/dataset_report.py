@@ -97,13 +97,16 @@ class DatasetReport:
         lines = [f'{self.name}: {self._skipped_text()}'] if self.skipped else []
         lines += self.sense.lines(self.name)
         if self.other_classes:
-            names = [name if name == name.strip() else f'{name!r} (with spaces)' for name in sorted(self.other_classes)]
             lines.append(f'{self.name}: {self.other_classes.total():,} boxes left out, their classes are not in '
-                         f'metainfo: {some(names)}')
+                         f'metainfo: {some(self.other_names())}')
         unused = [name for name in self.classes if not self.per_class[name]]
         if unused:
             lines.append(f'{self.name}: no box of {len(unused)} of {len(self.classes)} classes: {some(unused)}')
         return lines + [f'{self.name}: {line}' for line in self.more]
+
+    def other_names(self) -> list[str]:
+        """The classes that metainfo does not list, quoted where a space begins or ends them."""
+        return [name if name == name.strip() else repr(name) for name in sorted(self.other_classes)]
 
     def _skipped_text(self) -> str:
         reasons = list(self.skipped.items())

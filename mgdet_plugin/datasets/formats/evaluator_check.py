@@ -30,7 +30,10 @@ def check_evaluators(name: str, evaluators: Any, leaves: Sequence[Mapping[str, A
     Raises:
         UserError: a metric has no truth to compare with, or one of other images.
     """
-    for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators or []:
+    listed = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators] if evaluators else []
+    for evaluator in listed:
+        if not isinstance(evaluator, Mapping):
+            raise UserError(f'{name} holds {evaluator!r}; dict(type=METRIC) is needed')
         kind = evaluator.get('type')
         cls = METRICS.get(kind) if isinstance(kind, str) else kind
         if not isinstance(cls, type) or not leaves:
@@ -44,7 +47,7 @@ def check_evaluators(name: str, evaluators: Any, leaves: Sequence[Mapping[str, A
             _require_in_pipelines(name, f'{kind} has no ann_file', leaves, 'PackDetInputs',
                                   f'set ann_file to a COCO file of the truth, or {_OWN_TRUTH}', 'instances')
         if evaluator.get('ann_file') is not None and not is_remote(evaluator):
-            require_path(name, 'ann_file', evaluator['ann_file'], is_file=True,
+            require_path(name, 'ann_file', str(evaluator['ann_file']), is_file=True,
                          hint='set it to the file that the dataset shows')
             if issubclass(cls, CocoMetric):
                 _check_coco_truth(name, Path(evaluator['ann_file']), reports)

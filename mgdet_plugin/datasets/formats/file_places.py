@@ -16,9 +16,10 @@ def is_remote(leaf: Mapping[str, Any]) -> bool:
     return backend != 'local' or '://' in f'{leaf.get("data_root") or ""} {leaf.get("ann_file") or ""}'
 
 
-def require_path(name: str, key: str, path: str, is_file: bool = False,
+def require_path(name: str, key: str, path: str | None, is_file: bool = False,
              hint: str = 'correct data_root, ann_file and data_prefix of the dataset') -> None:
     """Raise unless a file or folder is there, saying how to get on without it."""
+    path = str(path)  # None, where a config leaves it out
     if os.path.isfile(path) if is_file else os.path.isdir(path):
         return
     what = 'file' if is_file else 'folder'

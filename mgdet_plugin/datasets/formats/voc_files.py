@@ -58,7 +58,7 @@ def summarize_voc(list_file: Path, xml_folder: Path, classes: Sequence[str]) -> 
             report.count(record, name, values, reason, by_dataset=False)
     if report.other_classes and not report.boxes:
         raise UserError(f'{xml_folder}: no object is one of the classes {some(classes)} (the files name: '
-                        f'{some(sorted(report.other_classes))}); set metainfo=dict(classes=(...)) to those names')
+                        f'{some(report.other_names())}); set metainfo=dict(classes=(...)) to those names')
     return report
 
 

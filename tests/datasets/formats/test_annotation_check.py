@@ -84,7 +84,10 @@ def test_classes_without_a_box_are_told(make_coco: MakeSet) -> None:
     (set_annotation(1, id=[0]), 'ids must be numbers or texts'),
     (set_annotation(1, category_id=[1]), r'annotation 1 names category_id \[1\]'),
     (lambda c: c['images'][1].update(width='64'), r"images\[1\] has width '64' and height 48"),
+    (lambda c: c['images'][1].update(width=10 ** 400), r'images\[1\] has width 10{39} and height 48'),
     (lambda c: c['images'][1].update(file_name=None), r'images\[1\] has file_name None'),
+    (lambda c: c['images'][1].update(file_name='\ud800.jpg'), r"has file_name '\\ud800.jpg'"),
+    (set_annotation(1, bbox=[1, 2, 3, 10 ** 400]), r'annotation 1 has bbox \[1, 2, 3, 10*;'),
     (lambda c: c['images'][1].update(id=1), "ids in 'images' are not unique"),
     (lambda c: c['images'][1].update(file_name='3.jpg'), r'1 of 2 images named in .*\(first: 3.jpg\)'),
     (lambda c: c['categories'].append({'id': 4, 'name': 'dog'}), 'each name once'),
@@ -295,6 +298,20 @@ def test_voc_folders_by_the_rules_of_the_dataset(make_voc: MakeSet, fields: dict
     for key, value in fields.items():
         cfg.train_dataloader.dataset[key] = value
     with pytest.raises(UserError, match=message):
+        check_datasets(cfg)
+
+
+def test_the_set_itself_must_be_given_as_mmdet_takes_it(make_coco: MakeSet) -> None:
+    for key, value, message in (
+            ('data_prefix', 'img', "data_prefix is 'img'; a dict"), ('ann_file', None, 'ann_file None is'),
+            ('filter_cfg', 'x', "filter_cfg is 'x'; a dict"), ('metainfo', ['x'], 'cannot be built')):
+        cfg = make_coco()
+        cfg.train_dataloader.dataset[key] = value
+        with pytest.raises(UserError, match=f'train: .*{message}'):
+            check_datasets(cfg)
+    cfg = make_coco()
+    cfg.val_evaluator = 'CocoMetric'
+    with pytest.raises(UserError, match='val_evaluator holds'):
         check_datasets(cfg)
 
 

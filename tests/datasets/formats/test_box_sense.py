@@ -52,3 +52,8 @@ def test_single_boxes_beyond_their_picture_are_said() -> None:
     sense.refuse('train', 'f')
     assert sense.lines('train') == [
         'train: 1 of 42 boxes reach beyond their picture (first: image a.jpg, [600, 400, 90, 50])']
+
+
+def test_boxes_of_other_pictures_are_refused() -> None:
+    with pytest.raises(UserError, match=r'5 of 5 boxes in f reach beyond their picture .*of other pictures'):
+        counted(True, [[600, 400, 700 + i, 500] for i in range(5)]).refuse('train', 'f')
