@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ _REMEMBER = 1.0  # seconds of decoding from which its result is remembered
 _PROGRESS = 5.0  # seconds between two words on the progress
 _NEARLY_ALL = 0.9  # share of pictures of another size than said above which a set is refused
 _IN_ONE_LINE = 10  # unreadable pictures; more have a line each
-_SKIP = "; to leave out at most one in a hundred, load them by dict(type='LoadReadableImage', skip=0.01)"
+_SKIP = "; to train without a few, load them by dict(type='LoadReadableImage', skip=SHARE) a share of at least {:g}"
 
 
 class Look(NamedTuple):
@@ -79,10 +80,11 @@ class Inspector:
         if bad:
             text = f'{len(bad):,} of {len(looks):,} pictures in {folder} cannot be read'
             if len(bad) > skip * len(looks):
+                way_out = _SKIP.format(ceil(1000 * len(bad) / len(looks)) / 1000) if name.startswith('train') else ''
                 for each in bad if len(bad) > _IN_ONE_LINE else ():
                     self.say(f'{name}: cannot read {each}')
                 raise UserError(f'{name}: {text}: {some(bad, _IN_ONE_LINE)}; fetch them again or take their records '
-                                f"out{_SKIP if name.startswith('train') else ''}")
+                                f'out{way_out}')
             lines.append(f'{text} and will be skipped: {some(bad, len(bad))}')
         seen = [look for look in looks if look.size]
         other = [look for look in seen if look.record.size not in (None, look.size)]

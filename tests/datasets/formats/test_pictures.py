@@ -51,7 +51,7 @@ def test_unreadable_pictures_are_named(make_coco: MakeSet, tmp_path: Path, damag
                                        message: str) -> None:
     cfg = make_coco()
     damage(tmp_path / 'img' / '2.jpg')
-    with pytest.raises(UserError, match=rf'train: 1 of 2 pictures in .*: 2.jpg \(id 2\): {message}.*LoadReadableImage'):
+    with pytest.raises(UserError, match=rf'train: 1 of 2 pictures in .*: 2.jpg \(id 2\): {message}.*SHARE.* 0.5$'):
         check_datasets(cfg, inspector=Inspector())
     with pytest.raises(UserError, match=rf'val: 1 of 2 .*{message}.*take their records out$'):
         check_datasets(cfg, ['val'], Inspector())
