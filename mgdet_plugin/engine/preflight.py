@@ -54,6 +54,7 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
     cfg = Config.fromfile(config_path(args.config))
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     return args, cfg
 
@@ -79,7 +80,7 @@ def prepare_train(arguments: Sequence[str]) -> list[str]:
     args, cfg = parse_like_mmdet('train', arguments)
     start = start_of(cfg)  # cannot be told once load_from names a checkpoint to resume from
     settled, said = resolve_resume(list(arguments), args.resume, cfg)
-    _say(chain(said, _prepare(cfg, ('train', 'val'), args.launcher, start)), args.launcher)
+    _say(chain(said, _prepare(cfg, ('train', 'val'), start)), args.launcher)
     return settled
 
 
@@ -91,7 +92,7 @@ def prepare_test(arguments: Sequence[str]) -> None:
     """
     args, cfg = parse_like_mmdet('test', arguments)
     cfg.load_from = args.checkpoint
-    _say(_prepare(cfg, ('test', ), args.launcher), args.launcher)
+    _say(_prepare(cfg, ('test', )), args.launcher)
 
 
 def _say(lines: Iterable[str], launcher: str) -> None:
@@ -101,7 +102,7 @@ def _say(lines: Iterable[str], launcher: str) -> None:
             print(line, file=sys.stderr)
 
 
-def _prepare(cfg: Config, splits: Sequence[str], launcher: str, start: str | None = None) -> Iterator[str]:
+def _prepare(cfg: Config, splits: Sequence[str], start: str | None = None) -> Iterator[str]:
     """All checks, before the run's folder is made; what a person should know of them, one line each."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     ensure_embedded_data(cfg)
@@ -109,11 +110,13 @@ def _prepare(cfg: Config, splits: Sequence[str], launcher: str, start: str | Non
         for leaf in iter_dataset_cfgs(cfg[f'{split}_dataloader']['dataset']):
             for step in leaf.get('pipeline') or []:
                 TRANSFORMS.build(step)  # a transform refuses what it cannot do
-    further = other_sets(cfg) if 'val' in splits else Config()
-    names = [key.removesuffix('_dataloader') for key in further if key.endswith('_dataloader')]
-    inspector = Inspector(say=lambda line: print(line, file=sys.stderr)) if is_first_rank(launcher) else None
-    for sets, each in ((cfg, splits), (further, names)):
-        for report in check_datasets(sets, each, inspector):
+    inspector = Inspector(say=lambda line: print(line, file=sys.stderr)) if is_first_rank(cfg.launcher) else None
+    for report in check_datasets(cfg, splits, inspector):
+        yield from report.lines()
+    if 'val' in splits:
+        others = other_sets(cfg)
+        for report in check_datasets(others, [key.removesuffix('_dataloader') for key in others
+                                              if key.endswith('_dataloader')], inspector):
             yield from report.lines()
     yield from check_weights(cfg, splits[0], start)
 
