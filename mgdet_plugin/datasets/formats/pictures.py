@@ -32,7 +32,7 @@ _REMEMBER = 1.0  # seconds of decoding from which its result is remembered
 _PROGRESS = 5.0  # seconds between two words on the progress
 _NEARLY_ALL = 0.9  # share of pictures of another size than said above which a set is refused
 _IN_ONE_LINE = 10  # unreadable pictures; more have a line each
-_SKIP = "; to train without a few, load them by dict(type='LoadReadableImage', skip=SHARE) a share of at least {:g}"
+_SKIP = "; to train without a few, load them by dict(type='LoadReadableImage', skip=SHARE), SHARE at least {:g}"
 
 
 class Look(NamedTuple):
