@@ -1,4 +1,6 @@
 """Weights on test sets: what is refused, and that one set's figures do not depend on another's."""
+import json
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -39,7 +41,12 @@ def test_a_set_of_several_and_several_metrics(folder):
     leaf.pipeline[-1].meta_keys = (*leaf.pipeline[-1].meta_keys, 'instances')
     whole = load(folder)
     whole.test_dataloader.dataset.indices = 2
-    halves = [dict(leaf, indices=[0]), dict(leaf, indices=[1])]
+    content = json.loads((folder / 'data/all.json').read_text())
+    for image in range(2):
+        part = dict(content, images=[content['images'][image]],
+                    annotations=[each for each in content['annotations'] if each['image_id'] == image])
+        (folder / f'data/{image}.json').write_text(json.dumps(part))
+    halves = [dict(leaf, ann_file=f'{image}.json') for image in range(2)]
     cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[
         halves[0], dict(type='RepeatDataset', times=1, dataset=halves[1])])
     cfg.test_evaluator = [dict(type='CocoMetric'), dict(type='VOCMetric', iou_thrs=[0.5, 0.75])]
