@@ -37,7 +37,6 @@ def check_wiring(cfg: Config, plan: Plan) -> None:
         if missing and steps:
             raise UserError(f"stage '{stage.name}' gives a probability to {missing[0]}, and no step of the training "
                             f'pipeline has this name; there is {", ".join(sorted(steps))}')
-    check_validation(cfg)
     check_best(cfg)
 
 
@@ -54,27 +53,6 @@ def check_best(cfg: Config) -> None:
         if name and 'loss' in name and each == 'greater':
             raise UserError(f"default_hooks.checkpoint keeps the checkpoint of the highest {name} (rule='greater'); "
                             "set rule='less'")
-
-
-def check_validation(cfg: Config) -> None:
-    """Refuse a validation pipeline out of which no right loss can come.
-
-    Raises:
-        UserError: It loads boxes after the image was scaled, so they would not be scaled with it.
-    """
-    loop = cfg.get('val_cfg') or {}
-    if loop.get('type') != 'LossValLoop':
-        return
-    sets = {'val': cfg.get('val_dataloader'), **{name: (each or {}).get('dataloader')
-                                                 for name, each in (loop.get('others') or {}).items()}}
-    for name, loader in sets.items():
-        for leaf in iter_dataset_cfgs((loader or {}).get('dataset')):
-            types = [step['type'] for step in leaf.get('pipeline') or ()]
-            scaled = [place for place, kind in enumerate(types) if kind in ('Letterbox', 'Resize', 'FixScaleResize')]
-            loaded = [place for place, kind in enumerate(types) if kind == 'LoadAnnotations']
-            if scaled and loaded and loaded[0] > scaled[0]:
-                raise UserError(f'the {name} pipeline loads boxes after {types[scaled[0]]}, so they are not scaled '
-                                'with the image and the validation loss is wrong; put LoadAnnotations before it')
 
 
 def config_steps(dataset: Any) -> set[str]:

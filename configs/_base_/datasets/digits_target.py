@@ -49,9 +49,9 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
+    dict(type='Letterbox', scale=img_scale),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='DropDegenerateBoxes'),
-    dict(type='Letterbox', scale=img_scale),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param')),
