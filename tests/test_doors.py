@@ -5,7 +5,6 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import torch
 from mmdet.engine.hooks import DetVisualizationHook
 from mmdet.evaluation.metrics import DumpDetResults
 from mmdet.registry import MODELS
@@ -21,7 +20,6 @@ from tests.support.doors import (
     MODEL,
     ORDERS,
     PIPELINES,
-    SIZES,
     Kept,
     case_of,
     detector,
@@ -29,6 +27,7 @@ from tests.support.doors import (
     figures,
     reference,
     settled,
+    true_boxes,
     truth,
     write_pictures,
 )
@@ -114,5 +113,4 @@ def test_test_time_augmentation(folder, expected, tta, order):
     assert metrics['coco/bbox_mAP_50'] >= expected[1]['coco/bbox_mAP_50'] - 0.02
     for sample in Kept.seen if tta == 'MultiGridTTA' else ():
         name = sample['img_path'].split('/')[-1][:-4]
-        own = torch.tensor([box for box, ignored in zip(truth()[name][0], truth()[name][2]) if not ignored])
-        assert distance(sample['gt_instances']['bboxes'], own) < 1e-3
+        assert distance(sample['gt_instances']['bboxes'], true_boxes(name)) < 1e-3

@@ -22,10 +22,9 @@ class MultiGridTTA(DetTTAModel):
     """mmdet's ``DetTTAModel`` that fuses the views of a ``MultiGridHead``; other heads are merged as mmdet does.
 
     mmdet keeps the best of all views for each class, so every mistake of any view stays. Here boxes of one object, by
-    the ``nms`` of the head's test_cfg, become one: the mean of them weighted by score and overlap, with the label of the
-    best and the mean of the views' scores, 0 for a view that misses it (as in "Weighted boxes fusion", Solovyev et al.,
-    2021, with the head's measure). True boxes are those of the view that is not
-    flipped, where there is one.
+    the ``nms`` of the head's test_cfg, become one: their mean weighted by score and overlap, with the label of the best
+    and the mean of the views' scores, 0 for a view that misses it (as in "Weighted boxes fusion", Solovyev et al.,
+    2021, with the head's measure). True boxes are those of the view that is not flipped, where there is one.
 
     Args:
         module: The detector or its config.

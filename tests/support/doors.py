@@ -20,9 +20,6 @@ from unittest.mock import Mock, patch
 
 import numpy as np
 import torch
-
-import mgdet_plugin  # noqa: F401, I001  before mmdet
-from mmdet.apis import DetInferencer
 from mmdet.registry import METRICS, MODELS
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
@@ -128,6 +125,12 @@ def truth() -> dict[str, tuple[list, list, list]]:
             boxes.append([left, top, left + w, top + h])
         made[name] = boxes, [index % 2 for index in range(len(boxes))], [index == 2 for index in range(len(boxes))]
     return made
+
+
+def true_boxes(name: str, ignored: bool = False) -> Tensor:
+    """Those of a picture that are ignored, or all others, (G, 4)."""
+    boxes, _, flags = truth()[name]
+    return torch.tensor([box for box, flag in zip(boxes, flags) if flag == ignored]).float().reshape(-1, 4)
 
 
 def write_pictures(folder: Path) -> None:
@@ -250,6 +253,7 @@ def _keep(found: Sequence[InstanceData], paths: Sequence[Any]) -> None:
 
 
 def _inferred(case: Case, load: Callable[[Path], Any]) -> dict[str, float]:
+    from mmdet.apis import DetInferencer  # not before the package
     cfg = copy.deepcopy(case.cfg)
     cfg.test_dataloader = cfg.flat
     inferencer = DetInferencer(model=cfg, weights=str(case.folder / 'weights.pth'), device='cpu', show_progress=False)
@@ -328,14 +332,12 @@ def figures(door: str, case: Case, expected: tuple[DETECTIONS, dict[str, float],
     assert sorted(Path(sample['img_path']).stem for sample in Kept.seen) == sorted(SIZES)
     for sample in Kept.seen:
         name = Path(sample['img_path']).stem
-        pred, (boxes, scores, labels) = sample['pred_instances'], found[name]
+        pred, (boxes, _, labels) = sample['pred_instances'], found[name]
         same = len(pred['bboxes']) == len(boxes) and torch.equal(pred['labels'], labels)
         far['boxes'] = max(far['boxes'], distance(pred['bboxes'], boxes) if same else np.inf)
         if 'gt_instances' in sample:
-            true, ignored = (torch.tensor([box for box, each in zip(truth()[name][0], truth()[name][2]) if each == kind])
-                             for kind in (False, True))
-            for key, own in (('gt_instances', true), ('ignored_instances', ignored)):
-                far['truth'] = max(far['truth'], distance(sample[key]['bboxes'], own.reshape(-1, 4)))
+            for ignored, key in enumerate(('gt_instances', 'ignored_instances')):
+                far['truth'] = max(far['truth'], distance(sample[key]['bboxes'], true_boxes(name, bool(ignored))))
     ap = max((abs(given[key] - value) for key, value in metrics.items() if key in given), default=0.0)
     own_loss = given.get('val/loss', given.get('loss', loss))
     return Figures(far['boxes'], far['truth'], ap, abs(own_loss / loss - 1))

@@ -44,7 +44,7 @@ def keep_boxes(results: dict[str, Any], keep: Tensor) -> None:
 
 
 def _limits(results: Mapping[str, Any]) -> tuple[int, int]:
-    """(h, w) of the picture the boxes are in; where it cannot be told, the larger of the original and the scaled one."""
+    """(h, w) of the picture the boxes are in; where it cannot be told, the larger of the original and the input."""
     shape, scale = tuple(results['img_shape'][:2]), results.get('scale_factor')
     original = tuple(results.get('ori_shape', shape)[:2])
     if isinstance(scale, LetterboxScale):

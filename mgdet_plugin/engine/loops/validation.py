@@ -154,8 +154,8 @@ def truth_is_scaled(dataset: Any) -> bool:
     """
     orders = {order for leaf in _leaves(dataset) if (order := _scales_boxes(leaf)) is not None}
     if len(orders) > 1:
-        raise UserError('of the validation sets joined, one pipeline loads boxes before it scales the picture and another '
-                        'after; put LoadAnnotations on the same side of the Letterbox or Resize in all of them')
+        raise UserError('of the validation sets joined, one pipeline loads boxes before it scales the picture and '
+                        'another after; put LoadAnnotations on the same side of the Letterbox or Resize in all of them')
     return orders != {False}
 
 
@@ -190,12 +190,11 @@ def check_letterbox(model: Any, samples: SampleList) -> None:
     Raises:
         UserError: What to do instead.
     """
-    head = getattr(model, 'bbox_head', None)
     scales = [sample.metainfo.get('scale_factor') for sample in samples]
-    if not isinstance(head, MultiGridHead) and any(isinstance(each, LetterboxScale) and any(each.pad_param)
-                                                   for each in scales):
-        raise UserError(f'{type(model).__name__} cannot take boxes out of a letterbox, only MultiGridHead can: they would '
-                        "be shifted by its border; put dict(type='Resize', scale=..., keep_ratio=True) and "
+    if not isinstance(getattr(model, 'bbox_head', None), MultiGridHead) and any(
+            isinstance(each, LetterboxScale) and any(each.pad_param) for each in scales):
+        raise UserError(f'{type(model).__name__} cannot take boxes out of a letterbox, only MultiGridHead can: they '
+                        "would be shifted by its border; put dict(type='Resize', scale=..., keep_ratio=True) and "
                         "dict(type='Pad', size_divisor=32) in place of the Letterbox")
 
 

@@ -76,15 +76,19 @@ def placement(meta: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, 
     if isinstance(scale, LetterboxScale):
         top, bottom, left, right = scale.pad_param
         across, down = scale.turned(meta)
-        return tuple(scale), (*((bottom, top) if down else (top, bottom)), *((right, left) if across else (left, right)))
+        if down:
+            top, bottom = bottom, top
+        if across:
+            left, right = right, left
+        return tuple(scale), (top, bottom, left, right)
     if pad_param is not None:
         return tuple(scale), tuple(map(float, pad_param))
     if meta.get('img_shape') is not None:
         (height, width), (h, w) = meta['img_shape'][:2], meta['ori_shape'][:2]
         w, h = round(w * scale[0]), round(h * scale[1])
         if width - w >= _PAD_DIVISOR or height - h >= _PAD_DIVISOR:
-            raise UserError(f'{where} do not say where in the input of {width}x{height} its picture of {w}x{h} lies; '
-                            "add 'pad_param' to meta_keys of PackDetInputs, or take Letterbox in place of Resize and Pad")
+            raise UserError(f'{where} do not say where in the input of {width}x{height} its {w}x{h} picture lies; '
+                            "add 'pad_param' to meta_keys of PackDetInputs, or put Letterbox for Resize and Pad")
     return tuple(scale), NO_PADDING
 
 
