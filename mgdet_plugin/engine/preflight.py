@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 
 from mgdet_plugin.common.resources import config_path, mmdet_script
 from mgdet_plugin.compat.launch import end_launched_process
-from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dataset_cfgs
+from mgdet_plugin.datasets import Inspector, check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.engine.resume_choice import resolve_resume
@@ -55,6 +55,7 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
     cfg = Config.fromfile(config_path(args.config))
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     return args, cfg
 
@@ -110,12 +111,13 @@ def _prepare(cfg: Config, splits: Sequence[str], start: str | None = None) -> It
         for leaf in iter_dataset_cfgs(cfg[f'{split}_dataloader']['dataset']):
             for step in leaf.get('pipeline') or []:
                 TRANSFORMS.build(step)  # a transform refuses what it cannot do
-    for report in check_datasets(cfg, splits):
+    inspector = Inspector(say=lambda line: print(line, file=sys.stderr)) if is_first_rank(cfg.launcher) else None
+    for report in check_datasets(cfg, splits, inspector):
         yield from report.lines()
     if 'val' in splits:
         others = other_sets(cfg)
         for report in check_datasets(others, [key.removesuffix('_dataloader') for key in others
-                                              if key.endswith('_dataloader')]):
+                                              if key.endswith('_dataloader')], inspector):
             yield from report.lines()
     yield from check_truth(cfg, splits)
     yield from check_weights(cfg, splits[0], start)
