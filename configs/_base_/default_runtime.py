@@ -27,6 +27,7 @@ visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='vi
 log_processor = dict(
     type='LogProcessor', window_size=50, by_epoch=True, mean_pattern=r'^[^/]*(loss|time|grad_norm)[^/]*$')
 log_level = 'INFO'
+tta_model = dict(type='MultiGridTTA')  # of `test.py --tta`; the views are mmdet's flips where there is no tta_pipeline
 load_from = None
 resume = False
 # A stage changes what is trained, so under DDP some parameters have no gradient.

@@ -20,6 +20,7 @@ from mgdet_plugin.datasets import Inspector, check_datasets, ensure_embedded_dat
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.engine.resume_choice import resolve_resume
+from mgdet_plugin.engine.truth_check import check_truth
 from mgdet_plugin.plan.plan import start_of
 
 
@@ -118,6 +119,7 @@ def _prepare(cfg: Config, splits: Sequence[str], start: str | None = None) -> It
         for report in check_datasets(others, [key.removesuffix('_dataloader') for key in others
                                               if key.endswith('_dataloader')], inspector):
             yield from report.lines()
+    yield from check_truth(cfg, splits)
     yield from check_weights(cfg, splits[0], start)
 
 

@@ -6,8 +6,9 @@ from mgdet_plugin.models.multigrid_detector import MultiGridDet
 from mgdet_plugin.models.multigrid_head import MultiGridHead
 from mgdet_plugin.models.multigrid_loss import MultiGridLoss
 from mgdet_plugin.models.multigrid_neck import MultiGridNeck
+from mgdet_plugin.models.multigrid_tta import MultiGridTTA
 
 __all__ = [
     'MultiGridAssigner', 'MultiGridBBoxCoder', 'MultiGridDet', 'MultiGridHead', 'MultiGridLoss', 'MultiGridNeck',
-    'ScaledDarknet'
+    'MultiGridTTA', 'ScaledDarknet'
 ]

@@ -22,13 +22,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.models.maths.grid import flatten_maps
-from mgdet_plugin.models.maths.letterbox import unletterbox_boxes
+from mgdet_plugin.models.maths.letterbox import placement, unletterbox_boxes
 from mgdet_plugin.models.maths.suppression import NMSOptions, suppress
 from mgdet_plugin.models.multigrid_bbox_coder import activate_xy, split_fields
 from mgdet_plugin.models.multigrid_loss import MultiGridPredictions
 
 OBJECTNESS_PRIOR = 0.01
-NO_PADDING = (0.0, 0.0, 0.0, 0.0)
 BRIDGE_FACTORS = (8, 4, 2)
 TEST_CFG = dict(score_thr=0.1, nms_pre=1000, max_per_img=500, multi_label=False,
                 nms=dict(type='diou', iou_threshold=0.45))
@@ -192,8 +191,7 @@ class MultiGridHead(BaseDenseHead):
 
         Args:
             maps: (B, D, H_l, W_l) of each level, coarse to fine.
-            batch_img_metas: ``img_shape`` of each image; with rescale ``ori_shape``, ``scale_factor`` and, for a
-                letterbox, ``pad_param``.
+            batch_img_metas: ``img_shape`` of each image; with rescale what :func:`placement` needs.
             cfg: In place of test_cfg.
             rescale: Boxes in pixels of the original image, the letterbox undone.
             with_nms: Suppress duplicates; boxes are clipped to the image either way, after suppression.
@@ -224,7 +222,7 @@ class MultiGridHead(BaseDenseHead):
         boxes, scores, labels = (field[:settings['max_per_img']] for field in (boxes, scores, labels))
         shape = meta['img_shape']
         if rescale:
-            boxes = unletterbox_boxes(boxes, meta['scale_factor'], meta.get('pad_param', NO_PADDING))
+            boxes = unletterbox_boxes(boxes, *placement(meta))
             shape = meta['ori_shape']
         limit = boxes.new_tensor([shape[1], shape[0], shape[1], shape[0]])
         return InstanceData(bboxes=boxes.clamp(min=0).minimum(limit), scores=scores, labels=labels)

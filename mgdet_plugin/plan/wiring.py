@@ -39,7 +39,6 @@ def check_wiring(cfg: Config, plan: Plan) -> None:
         if missing and steps:
             raise UserError(f"stage '{stage.name}' gives a probability to {missing[0]}, and no step of the training "
                             f'pipeline has this name; there is {", ".join(sorted(steps))}')
-    check_validation(cfg)
     check_figures(cfg, plan)
 
 
@@ -90,27 +89,6 @@ def _metrics(evaluator: Any) -> list[tuple[type, Mapping[str, Any]]]:
     found = [(METRICS.get(each.get('type')), each) for each in listed if isinstance(each, Mapping)
              and isinstance(each.get('type'), str)]
     return found if len(found) == len(listed) and all(kind for kind, _ in found) else []
-
-
-def check_validation(cfg: Config) -> None:
-    """Refuse a validation pipeline out of which no right loss can come.
-
-    Raises:
-        UserError: It loads boxes after the image was scaled, so they would not be scaled with it.
-    """
-    loop = cfg.get('val_cfg') or {}
-    if loop.get('type') != 'LossValLoop':
-        return
-    sets = {'val': cfg.get('val_dataloader'), **{name: (each or {}).get('dataloader')
-                                                 for name, each in (loop.get('others') or {}).items()}}
-    for name, loader in sets.items():
-        for leaf in iter_dataset_cfgs((loader or {}).get('dataset')):
-            types = [step['type'] for step in leaf.get('pipeline') or ()]
-            scaled = [place for place, kind in enumerate(types) if kind in ('Letterbox', 'Resize', 'FixScaleResize')]
-            loaded = [place for place, kind in enumerate(types) if kind == 'LoadAnnotations']
-            if scaled and loaded and loaded[0] > scaled[0]:
-                raise UserError(f'the {name} pipeline loads boxes after {types[scaled[0]]}, so they are not scaled '
-                                'with the image and the validation loss is wrong; put LoadAnnotations before it')
 
 
 def config_steps(dataset: Any) -> set[str]:

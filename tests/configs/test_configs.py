@@ -58,8 +58,9 @@ def test_model_pipelines_and_hooks_are_built(load, name):
     for split in ('train', 'val', 'test'):
         pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
         types = [step.type for step in pipeline]
-        assert types.index('LoadAnnotations') < types.index('DropDegenerateBoxes') < types.index('Letterbox')
-        for step in pipeline:
+        loaded, fitted = types.index('LoadAnnotations'), types.index('Letterbox')
+        assert types[loaded + 1] == 'DropDegenerateBoxes' and (loaded < fitted) == (split == 'train')  # as in mmdet
+        for step in [*pipeline, *cfg.get('tta_pipeline', [])]:
             TRANSFORMS.build(step)
     for hook in cfg.get('custom_hooks', []):
         HOOKS.build(hook)

@@ -33,9 +33,9 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='DropDegenerateBoxes'),
     *fit,
+    dict(type='LoadAnnotations', with_bbox=True),  # after it, as mmdet does: in pixels of the picture
+    dict(type='DropDegenerateBoxes'),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),

@@ -51,13 +51,14 @@ train_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param', 'flip',
                    'flip_direction', 'augmented')),
 ]
-# Boxes are loaded before the letterbox, so the validation loss sees them where the maps are. Inference runs the same
-# pipeline: without annotations LoadAnnotations yields no boxes.
+# mmdet's order: boxes are loaded after the letterbox and stay in pixels of the picture, as metrics and tools expect;
+# validation moves them into the letterbox for its losses. The other order (old configs) gives the same. Inference runs
+# the same pipeline: without annotations LoadAnnotations yields no boxes.
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=backend_args),
+    dict(type='Letterbox', scale=img_scale),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='DropDegenerateBoxes'),
-    dict(type='Letterbox', scale=img_scale),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param')),

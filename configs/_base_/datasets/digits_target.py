@@ -49,12 +49,25 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
+    dict(type='Letterbox', scale=img_scale),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='DropDegenerateBoxes'),
-    dict(type='Letterbox', scale=img_scale),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param')),
+]
+
+# What `--tta` looks at: three sizes; mmdet's flips would show other signs.
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Letterbox', scale=(side, side)) for side in (192, 224, 160)],
+            [dict(type='LoadAnnotations', with_bbox=True)],
+            [dict(type='DropDegenerateBoxes')],
+            [dict(type='PackDetInputs', meta_keys=test_pipeline[-1]['meta_keys'])],
+        ]),
 ]
 
 train_dataloader = dict(

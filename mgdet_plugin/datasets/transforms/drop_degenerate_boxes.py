@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from mmdet.structures.bbox import BaseBoxes, autocast_box_type
 from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.models.maths.letterbox import LetterboxScale
 
 MIN_SIZE = 1.0  # pixels; CocoDataset's own limit
 
@@ -42,6 +43,15 @@ def keep_boxes(results: dict[str, Any], keep: Tensor) -> None:
                 results[key] = results[key][keep.numpy()]
 
 
+def _limits(results: Mapping[str, Any]) -> tuple[int, int]:
+    """(h, w) of the picture the boxes are in; where it cannot be told, the larger of the original and the input."""
+    shape, scale = tuple(results['img_shape'][:2]), results.get('scale_factor')
+    original = tuple(results.get('ori_shape', shape)[:2])
+    if isinstance(scale, LetterboxScale):
+        return shape if scale.moved_boxes else original
+    return max(shape[0], original[0]), max(shape[1], original[1])
+
+
 @TRANSFORMS.register_module()
 class DropDegenerateBoxes(BaseTransform):
     """Drop boxes that cannot be objects: not finite, too thin, or wholly outside of the image.
@@ -49,7 +59,8 @@ class DropDegenerateBoxes(BaseTransform):
     mmdet's CocoDataset skips most of them, its XMLDataset none: zero and negative sizes would reach assigner and
     evaluation. Place it right after ``LoadAnnotations``. An image may be left without boxes; it is kept.
 
-    Required keys: ``img_shape`` (h, w), ``gt_bboxes`` (G, 4). Modified, kept aligned: ``gt_bboxes``,
+    Required keys: ``img_shape`` (h, w), ``gt_bboxes`` (G, 4); ``ori_shape`` (h, w) where boxes are loaded after the
+    picture was scaled. Modified, kept aligned: ``gt_bboxes``,
     ``gt_bboxes_labels``, ``gt_ignore_flags``.
 
     Args:
@@ -70,7 +81,7 @@ class DropDegenerateBoxes(BaseTransform):
         if 'gt_bboxes' not in results:  # a pipeline without LoadAnnotations
             return results
         boxes: BaseBoxes = results['gt_bboxes']
-        height, width = results['img_shape']
+        height, width = _limits(results)
         x1, y1, x2, y2 = boxes.tensor.unbind(-1)  # each (G,)
         keep = torch.isfinite(boxes.tensor).all(-1)
         keep &= (x2 - x1 >= self.min_size) & (y2 - y1 >= self.min_size)

@@ -10,7 +10,13 @@ from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import autocast_box_type
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.models.maths.letterbox import letterbox_boxes, letterbox_geometry, letterbox_image
+from mgdet_plugin.models.maths.letterbox import (
+    LetterboxScale,
+    flip_of,
+    letterbox_boxes,
+    letterbox_geometry,
+    letterbox_image,
+)
 
 SIDE_DIVISOR = 32  # the coarsest stride: stride-2 convolutions of odd maps differ between Keras and torch
 
@@ -32,28 +38,31 @@ def _checked_scale(scale: Sequence[int]) -> tuple[int, int]:
 def _as_uint8(image: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8 of an image; float images, as PhotoMetricDistortion leaves them, are rounded and clipped.
 
-    Other integers are refused, since 16 bit would saturate.
+    Grey images (h, w) and (h, w, 1) get three equal channels. Other integers are refused, since 16 bit would saturate.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f'Letterbox: needs an image of shape (h, w, 3), got {image.shape}')
-    if image.dtype == np.uint8:
-        return image
-    if not np.issubdtype(image.dtype, np.floating):
-        raise ValueError(f'Letterbox: needs an 8-bit image or floats from 0 to 255, got {image.dtype}')
-    return np.rint(image).clip(0, 255).astype(np.uint8)
+    grey = image[..., None] if image.ndim == 2 else image
+    if grey.ndim != 3 or grey.shape[2] not in (1, 3) or image.size == 0:
+        raise UserError(f'Letterbox: needs a grey image (h, w) or one of three channels (h, w, 3), got {image.shape}; '
+                        "LoadImageFromFile(color_type='color') reads files so")
+    if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
+        raise UserError(f'Letterbox: needs an 8-bit image or floats from 0 to 255, got {image.dtype}; '
+                        "LoadImageFromFile(color_type='color') reads files so, an array must be scaled to 0..255")
+    image = grey if grey.shape[2] == 3 else np.repeat(grey, 3, axis=2)
+    return image if image.dtype == np.uint8 else np.rint(image).clip(0, 255).astype(np.uint8)
 
 
 @TRANSFORMS.register_module()
 class Letterbox(BaseTransform):
     """Fit the image into ``scale`` keeping its aspect ratio, centred on grey, and map the boxes along.
 
-    Required keys: ``img`` (h, w, 3), uint8 or float 0..255 (rounded to uint8); ``gt_bboxes`` (G, 4), optional.
+    Required keys: ``img`` (h, w, 3), or grey (h, w) or (h, w, 1), uint8 or float 0..255 (rounded to uint8);
+    ``gt_bboxes`` (G, 4), optional: boxes that are loaded later stay in original pixels, and both orders are right.
     Modified: ``img`` (H, W, 3) uint8, ``img_shape`` (H, W), ``gt_bboxes`` (scaled, shifted, none clipped or dropped).
     Added: ``scale`` (W, H), ``scale_factor`` (w_scale, h_scale) as true ratios new / old of each axis, ``keep_ratio``,
-    ``pad_param`` float32 ``[top, bottom, left, right]`` in pixels, mmyolo's order.
+    ``pad_param`` float32 ``[top, bottom, left, right]`` in pixels, mmyolo's order. ``scale_factor`` is a
+    :class:`LetterboxScale`, which knows the padding, too.
 
-    mmdet's own rescale divides by ``scale_factor`` alone; undo a letterbox with
-    :func:`mgdet_plugin.models.maths.letterbox.unletterbox_boxes`.
+    mmdet's own heads divide by ``scale_factor`` alone, so only :class:`MultiGridHead` takes boxes out of a letterbox.
 
     Args:
         scale: (W, H) of the output, pixels, both multiples of 32.
@@ -74,11 +83,11 @@ class Letterbox(BaseTransform):
         """Letterbox one sample, in place.
 
         Raises:
-            ValueError: when masks or segmentation maps are present; the detector has none.
+            UserError: The image is of another kind, or there are masks or segmentation maps; the detector has none.
         """
         for key in ('gt_masks', 'gt_seg_map'):
             if results.get(key) is not None:
-                raise ValueError(f'Letterbox: cannot map {key}; load boxes only: '
+                raise UserError(f'Letterbox: cannot map {key}; load boxes only: '
                                  "dict(type='LoadAnnotations', with_bbox=True), no with_mask or with_seg")
         image = _as_uint8(results['img'])
         height, width = image.shape[:2]
@@ -87,11 +96,12 @@ class Letterbox(BaseTransform):
         results['img'] = letterbox_image(image, self.scale, self.pad_val)
         results['img_shape'] = results['img'].shape[:2]
         results['scale'] = self.scale
-        results['scale_factor'] = (new_w / width, new_h / height)
+        boxes = results.get('gt_bboxes')
         results['keep_ratio'] = True
         results['pad_param'] = np.array([top, bottom, left, right], dtype=np.float32)
-        if results.get('gt_bboxes') is not None:
-            boxes = results['gt_bboxes']
+        results['scale_factor'] = LetterboxScale((new_w / width, new_h / height), results['pad_param'],
+                                                 boxes is not None, flip_of(results))
+        if boxes is not None:
             boxes.tensor = letterbox_boxes(boxes.tensor, results['scale_factor'], results['pad_param'])
         return results
 

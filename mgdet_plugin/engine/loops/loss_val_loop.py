@@ -11,7 +11,14 @@ from mmengine.runner import Runner, ValLoop
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.loops.validation import LossMeter, is_one_pass, measure, measured_step, own_images
+from mgdet_plugin.engine.loops.validation import (
+    LossMeter,
+    is_one_pass,
+    measure,
+    measured_step,
+    own_images,
+    truth_is_scaled,
+)
 from mgdet_plugin.plan.freezing import unwrap
 
 PREFIX = 'val'
@@ -27,7 +34,7 @@ class LossValLoop(ValLoop):
 
     Args:
         runner: The runner.
-        dataloader: As in ``ValLoop``; its pipeline loads boxes before they are scaled.
+        dataloader: As in ``ValLoop``; its pipeline loads boxes.
         evaluator: As in ``ValLoop``.
         fp16: As in ``ValLoop``.
         others: Name -> dict(dataloader=..., evaluator=...) of further validation sets, such as the domain the weights
@@ -49,6 +56,7 @@ class LossValLoop(ValLoop):
         runner.visualizer.dataset_meta = own  # the last loop built had set its own
         self.meter = LossMeter()
         self.images: int | None = None
+        self.scaled = True
         if not is_one_pass(unwrap(runner.model)):
             runner.logger.warning(f'{type(unwrap(runner.model)).__name__}: losses and predictions do not come out of '
                                   'one pass here, so validation makes two')
@@ -59,6 +67,7 @@ class LossValLoop(ValLoop):
         self.runner.call_hook('before_val_epoch')
         self.runner.model.eval()
         self.meter, self.images = LossMeter(), own_images(self.dataloader)
+        self.scaled = truth_is_scaled(self.dataloader.dataset)
         for index, batch in enumerate(self.dataloader):
             self.run_iter(index, batch)
         metrics = dict(self.evaluator.evaluate(len(self.dataloader.dataset)))
@@ -72,7 +81,8 @@ class LossValLoop(ValLoop):
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         """Predict on a batch and measure its losses."""
         self.runner.call_hook('before_val_iter', batch_idx=idx, data_batch=data_batch)
-        outputs = measured_step(self.runner.model, data_batch, self.meter, self.images, self.fp16)
+        outputs = measured_step(self.runner.model, data_batch, self.meter, self.images, self.fp16,
+                                scaled=self.scaled)
         self.evaluator.process(data_samples=outputs, data_batch=data_batch)
         self.runner.call_hook('after_val_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import SampleList
-from mmdet.structures.bbox import BaseBoxes, get_box_tensor
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.runner.amp import autocast
@@ -18,9 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.models.maths.letterbox import unletterbox_boxes
-from mgdet_plugin.models.multigrid_head import NO_PADDING, MultiGridHead
+from mgdet_plugin.datasets.staged.sample_index import sample_randomness
+from mgdet_plugin.models.maths.letterbox import LetterboxScale
+from mgdet_plugin.models.multigrid_head import MultiGridHead
 from mgdet_plugin.models.multigrid_loss import MultiGridLoss
+from mgdet_plugin.models.truth import truth_in_input, truth_in_original
 from mgdet_plugin.plan.freezing import unwrap
 
 TOTAL = 'loss'
@@ -64,7 +65,7 @@ def measure(model: nn.Module, dataloader: DataLoader, evaluator: Evaluator | Non
 
     Args:
         model: A detector of mmdet, wrapped or not.
-        dataloader: Its dataset's pipeline loads boxes and keeps the order.
+        dataloader: Its dataset's pipeline loads boxes, before it scales the picture or after, and keeps the order.
         evaluator: Takes the predictions.
         fp16: Mixed precision.
 
@@ -76,9 +77,9 @@ def measure(model: nn.Module, dataloader: DataLoader, evaluator: Evaluator | Non
     """
     model.eval()
     meter = LossMeter()
-    own = own_images(dataloader)
+    own, scaled = own_images(dataloader), truth_is_scaled(dataloader.dataset)
     for batch in dataloader:
-        samples = measured_step(model, batch, meter, own, fp16, predict=evaluator is not None)
+        samples = measured_step(model, batch, meter, own, fp16, evaluator is not None, scaled)
         if evaluator is not None:
             evaluator.process(data_samples=samples, data_batch=batch)
     metrics = dict(evaluator.evaluate(len(dataloader.dataset))) if evaluator is not None else {}  # type: ignore
@@ -86,7 +87,7 @@ def measure(model: nn.Module, dataloader: DataLoader, evaluator: Evaluator | Non
 
 
 def measured_step(model: nn.Module, batch: Any, meter: LossMeter, own: int | None = None, fp16: bool = False,
-                  predict: bool = True) -> SampleList:
+                  predict: bool = True, scaled: bool = True) -> SampleList:
     """Predict on a batch as ``val_step`` does and add its losses to a meter.
 
     Args:
@@ -96,24 +97,35 @@ def measured_step(model: nn.Module, batch: Any, meter: LossMeter, own: int | Non
         own: Images that this process measures, repetitions of the sampler left out. Default: all.
         fp16: Mixed precision.
         predict: Whether the data samples returned should have predictions.
+        scaled: See :func:`truth_is_scaled`.
+
+    Returns:
+        The samples, all boxes in pixels of the original picture.
+
+    Raises:
+        UserError: They have no boxes, or the detector cannot take boxes out of their letterbox.
     """
     inner: Any = with_recipe_loss(unwrap(model))
     with autocast(enabled=fp16):
         data = inner.data_preprocessor(batch, False)
-        samples = data['data_samples']
-        kept = len(samples) if own is None else max(0, min(len(samples), own - meter.images))
-        labelled = samples[:kept or 1]  # a sampler's repetitions go last
+        given = data['data_samples']
+        kept = len(given) if own is None else max(0, min(len(given), own - meter.images))
+        labelled = given[:kept or 1]  # a sampler's repetitions go last
         if not all('gt_instances' in sample and 'bboxes' in sample.gt_instances for sample in labelled):
             raise UserError("the validation set's pipeline loads no boxes, so there is no validation loss; put "
-                            "dict(type='LoadAnnotations', with_bbox=True) before the Letterbox, or set "
+                            "dict(type='LoadAnnotations', with_bbox=True) after the Letterbox, or set "
                             "val_cfg=dict(_delete_=True, type='ValLoop')")
+        labelled = [truth_in_input(sample, scaled) for sample in labelled]
+        if predict:
+            check_letterbox(inner, given)
+            given = data['data_samples'] = [truth_in_original(sample, scaled) for sample in given]
         if is_one_pass(inner):
-            terms, samples = _one_pass(inner, data['inputs'], samples, labelled, predict)
+            terms, samples = _one_pass(inner, data['inputs'], given, labelled, predict)
         else:
             terms = inner(data['inputs'][:len(labelled)], labelled, mode='loss')
-            samples = inner(**data, mode='predict') if predict else samples
+            samples = inner(**data, mode='predict') if predict else given
     meter.update(loss_terms(terms), kept)
-    return [as_annotated(sample) for sample in samples] if predict else samples
+    return samples
 
 
 def with_recipe_loss(module: nn.Module) -> nn.Module:
@@ -131,24 +143,59 @@ def with_recipe_loss(module: nn.Module) -> nn.Module:
     return twin
 
 
-def as_annotated(sample: Any) -> Any:
-    """A data sample whose true boxes are in pixels of the original image, as predictions are and metrics expect.
+def truth_is_scaled(dataset: Any) -> bool:
+    """Whether the pipelines of a dataset load boxes before they scale the picture, so that boxes are scaled with it.
 
-    The loss needs them where the input is, so the pipeline loads them before it scales the image.
+    Both orders are in use, and out of mmdet's steps no sample says which it went through. So the first image of each
+    dataset within the wrappers is taken up to the step that scales it.
+
+    Raises:
+        UserError: One does and another does not.
     """
-    meta = sample.metainfo
-    if 'scale_factor' not in meta:
-        return sample
-    sample = sample.clone()
-    for name in ('gt_instances', 'ignored_instances'):
-        objects = sample.get(name)
-        if objects is not None and 'bboxes' in objects:
-            objects = objects.clone()
-            boxes = objects.bboxes
-            moved = unletterbox_boxes(get_box_tensor(boxes), meta['scale_factor'], meta.get('pad_param', NO_PADDING))
-            objects.bboxes = type(boxes)(moved) if isinstance(boxes, BaseBoxes) else moved
-            setattr(sample, name, objects)
-    return sample
+    orders = {order for leaf in _leaves(dataset) if (order := _scales_boxes(leaf)) is not None}
+    if len(orders) > 1:
+        raise UserError('of the validation sets joined, one pipeline loads boxes before it scales the picture and '
+                        'another after; put LoadAnnotations on the same side of the Letterbox or Resize in all of them')
+    return orders != {False}
+
+
+def _leaves(dataset: Any) -> Iterator[Any]:
+    """The datasets with a pipeline of their own inside wrappers of mmengine and torch."""
+    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if hasattr(dataset, 'pipeline') or inner == [None]:
+        yield dataset
+    else:
+        for each in inner:
+            yield from _leaves(each)
+
+
+def _scales_boxes(leaf: Any) -> bool | None:
+    """The order of a dataset's pipeline; None where its samples say it themselves, or nothing is scaled."""
+    steps = getattr(getattr(leaf, 'pipeline', None), 'transforms', [])
+    results = leaf.get_data_info(0) if steps and len(leaf) else None
+    with sample_randomness(0):
+        for step in steps:
+            if results is None:
+                break
+            results = step(results)
+            scale = (results or {}).get('scale_factor')
+            if scale is not None:
+                return None if isinstance(scale, LetterboxScale) else 'gt_bboxes' in results
+    return None
+
+
+def check_letterbox(model: Any, samples: SampleList) -> None:
+    """Refuse to predict on letterboxed samples with a head that would leave the boxes shifted.
+
+    Raises:
+        UserError: What to do instead.
+    """
+    scales = [sample.metainfo.get('scale_factor') for sample in samples]
+    if not isinstance(getattr(model, 'bbox_head', None), MultiGridHead) and any(
+            isinstance(each, LetterboxScale) and any(each.pad_param) for each in scales):
+        raise UserError(f'{type(model).__name__} cannot take boxes out of a letterbox, only MultiGridHead can: they '
+                        "would be shifted by its border; put dict(type='Resize', scale=..., keep_ratio=True) and "
+                        "dict(type='Pad', size_divisor=32) in place of the Letterbox")
 
 
 def is_one_pass(model: nn.Module) -> bool:

@@ -5,11 +5,91 @@ Shapes: h x w is the original image, H x W the letterboxed one, (..., 4) are box
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
+
+from mgdet_plugin.common.errors import UserError
+
+NO_PADDING = (0.0, 0.0, 0.0, 0.0)
+_PAD_DIVISOR = 32  # what mmdet's Pad(size_divisor=32) adds at the bottom and right is less
+
+
+class LetterboxScale(tuple[float, float]):
+    """The ``scale_factor`` of a letterbox: a plain (w_scale, h_scale) to everyone, with all that undoing it takes.
+
+    Every ``PackDetInputs`` packs ``scale_factor``, so what it carries reaches the detector out of any config.
+
+    Args:
+        factors: (w_scale, h_scale).
+        pad_param: [top, bottom, left, right] in pixels.
+        moved_boxes: Whether true boxes were there and moved along; those loaded later are in original pixels.
+        flip_direction: How the picture had been flipped before, mmdet's word; None: not at all.
+    """
+
+    pad_param: tuple[float, ...]
+    moved_boxes: bool
+    flip_direction: str | None
+
+    def __new__(cls, factors: Sequence[float], pad_param: Sequence[float] = NO_PADDING, moved_boxes: bool = False,
+                flip_direction: str | None = None) -> LetterboxScale:
+        self = super().__new__(cls, factors)
+        self.pad_param = tuple(map(float, pad_param))
+        self.moved_boxes, self.flip_direction = moved_boxes, flip_direction
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (tuple(self), self.pad_param, self.moved_boxes, self.flip_direction)
+
+    def turned(self, meta: Mapping[str, Any]) -> tuple[bool, bool]:
+        """Whether the picture was mirrored after the letterbox, from left to right and upside down."""
+        now = flip_of(meta) if 'flip' in meta else self.flip_direction
+        across, down = ((now in axes) != (self.flip_direction in axes)
+                        for axes in (('horizontal', 'diagonal'), ('vertical', 'diagonal')))
+        return across, down
+
+
+def flip_of(meta: Mapping[str, Any]) -> str | None:
+    """How a picture was flipped, None if it was not."""
+    return meta.get('flip_direction') if meta.get('flip') else None
+
+
+def placement(meta: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Where the original picture lies in the network's input: (w_scale, h_scale) and [top, bottom, left, right].
+
+    Args:
+        meta: Metas of a sample, of any ``meta_keys`` with ``scale_factor`` and ``ori_shape``.
+
+    Raises:
+        UserError: One of the two is missing, or the input is wider or higher than the picture and nothing says where in
+            it the picture lies. Padding of less than 32 pixels is taken for what mmdet's ``Pad`` adds at the edge.
+    """
+    where = f'the metas of {meta.get("img_path") or "a sample"}'
+    for key in ('scale_factor', 'ori_shape'):
+        if meta.get(key) is None:
+            raise UserError(f'{where} lack {key}, so boxes cannot be told in pixels of the picture; '
+                            f"add '{key}' to meta_keys of PackDetInputs")
+    scale, pad_param = meta['scale_factor'], meta.get('pad_param')
+    if isinstance(scale, LetterboxScale):
+        top, bottom, left, right = scale.pad_param
+        across, down = scale.turned(meta)
+        if down:
+            top, bottom = bottom, top
+        if across:
+            left, right = right, left
+        return tuple(scale), (top, bottom, left, right)
+    if pad_param is not None:
+        return tuple(scale), tuple(map(float, pad_param))
+    if meta.get('img_shape') is not None:
+        (height, width), (h, w) = meta['img_shape'][:2], meta['ori_shape'][:2]
+        w, h = round(w * scale[0]), round(h * scale[1])
+        if width - w >= _PAD_DIVISOR or height - h >= _PAD_DIVISOR:
+            raise UserError(f'{where} do not say where in the input of {width}x{height} its {w}x{h} picture lies; '
+                            "add 'pad_param' to meta_keys of PackDetInputs, or put Letterbox for Resize and Pad")
+    return tuple(scale), NO_PADDING
 
 
 def letterbox_geometry(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -9,7 +9,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets import DropDegenerateBoxes
+from mgdet_plugin.datasets import DropDegenerateBoxes, Letterbox
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import degenerate_reason
 
 # box xyxy in an image of 64 x 48 -> the reason it is dropped, None if it stays
@@ -58,6 +58,21 @@ def test_no_boxes_and_boxes_all_dropped() -> None:
                'gt_bboxes_labels': np.zeros(1, int)}
     results = DropDegenerateBoxes()(results)
     assert results['gt_bboxes'].tensor.shape == (0, 4) and results['gt_bboxes_labels'].shape == (0,)
+
+
+@pytest.mark.parametrize('after', [False, True])
+def test_the_picture_a_box_is_in(after: bool) -> None:
+    """Not the network's input: a box at the right of a large picture is in it, one beyond a small one is not."""
+    for side, kept in ((200, [[90, 0, 190, 10]]), (80, [])):
+        results = dict(img=np.zeros((side, side, 3), np.uint8), img_shape=(side, side), ori_shape=(side, side))
+        boxes = dict(gt_bboxes=HorizontalBoxes([[90, 0, 190, 10]]), gt_bboxes_labels=np.array([1]))
+        steps = [Letterbox(scale=(96, 96)), DropDegenerateBoxes()]
+        if after:
+            results = steps[1](dict(steps[0](results), **boxes))
+        else:
+            results = steps[0](steps[1](dict(results, **boxes)))
+        assert results['gt_bboxes_labels'].tolist() == [1] * len(kept)
+        assert not after or results['gt_bboxes'].tensor.tolist() == kept
 
 
 @pytest.mark.parametrize('min_size', [0, -1, math.nan, math.inf, '1'])

@@ -1,5 +1,7 @@
 """Letterbox against the reference's pixels, and boxes there and back."""
+import copy
 import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +111,27 @@ def test_refuses_masks(key: str) -> None:
         Letterbox(scale=(32, 32))({'img': np.zeros((8, 8, 3), np.uint8), key: np.zeros((8, 8))})
 
 
-@pytest.mark.parametrize('image', [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8),
-                                   np.zeros((0, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint16)])
+@pytest.mark.parametrize('shape', [(20, 40), (20, 40, 1)])
+@pytest.mark.parametrize('kind', [np.uint8, np.float32])
+def test_grey_images_get_three_equal_channels(shape: tuple[int, ...], kind: type) -> None:
+    grey = np.random.RandomState(0).randint(0, 255, shape).astype(kind)
+    expected = Letterbox(scale=(64, 32))({'img': np.repeat(grey.reshape(20, 40, 1), 3, axis=2)})
+    np.testing.assert_array_equal(Letterbox(scale=(64, 32))({'img': grey})['img'], expected['img'])
+
+
+@pytest.mark.parametrize('flip', [None, 'horizontal', 'diagonal'])
+def test_the_scale_knows_all_that_undoing_takes(flip: str | None) -> None:
+    results: dict = {'img': np.zeros((3, 64, 3), np.uint8), 'flip': flip is not None, 'flip_direction': flip}
+    without = Letterbox(scale=(64, 64))(dict(results))['scale_factor']
+    scale = Letterbox(scale=(64, 64))(dict(results, gt_bboxes=HorizontalBoxes([[0, 0, 4, 2]])))['scale_factor']
+    for each in (scale, copy.deepcopy(scale), pickle.loads(pickle.dumps(scale))):
+        assert (each, each.pad_param, each.moved_boxes, each.flip_direction) == ((1, 1), (30, 31, 0, 0), True, flip)
+    assert not without.moved_boxes
+
+
+@pytest.mark.parametrize('image', [np.zeros((8, 8, 4), np.uint8), np.zeros((8, ), np.uint8),
+                                   np.zeros((0, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint16),
+                                   np.zeros((8, 8), np.uint16)])
 def test_refuses_images_it_cannot_resize(image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match='needs an'):
+    with pytest.raises(UserError, match=r"needs an? .*color_type='color'"):
         Letterbox(scale=(32, 32))({'img': image})

@@ -6,14 +6,16 @@ from unittest.mock import Mock
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from torch.utils.data import Subset
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
-from mgdet_plugin.engine.loops.validation import LossMeter, is_one_pass, measure, with_recipe_loss
+from mgdet_plugin.engine.loops.validation import LossMeter, is_one_pass, measure, truth_is_scaled, with_recipe_loss
 from mgdet_plugin.models import MultiGridHead
 from mgdet_plugin.models.multigrid_loss import MultiGridLoss
 from tests.support.guarded_run import guarded_config
@@ -50,6 +52,18 @@ def loader_of(cfg, batch_size):
     """Batches of the validation set; the last one is not full."""
     init_default_scope('mmdet')
     return Runner.build_dataloader(dict(copy.deepcopy(cfg.val_dataloader), batch_size=batch_size), seed=0)
+
+
+LOAD = [dict(type='LoadAnnotations', with_bbox=True), dict(type='DropDegenerateBoxes')]
+FIT = [dict(type='Resize', scale=(64, 64), keep_ratio=True), dict(type='Pad', size_divisor=32)]
+
+
+def resized(cfg, before=True):
+    """The set for mmdet's heads: fitted as mmdet does, boxes loaded before that or after."""
+    cfg = copy.deepcopy(cfg)
+    first, *_, pack = cfg.val_dataloader.dataset.pipeline
+    cfg.val_dataloader.dataset.pipeline = [first, *(LOAD + FIT if before else FIT + LOAD), pack]
+    return cfg
 
 
 def built(cfg, model=None):
@@ -108,7 +122,10 @@ def check_against_separate_passes(model, loader):
 
 
 def test_of_our_own_detector(cfg):
-    """Five images in batches of three and two: means over images, not over batches."""
+    """Five images in batches of three and two: means over images, not over batches.
+
+    Boxes are loaded after the letterbox, and mmdet's own modes are right, too.
+    """
     loader = loader_of(cfg, 3)
     model = built(cfg)
     passes, runner = check_against_separate_passes(model, loader)
@@ -119,15 +136,56 @@ def test_of_our_own_detector(cfg):
 
 @pytest.mark.parametrize('model', [YOLOV3, RETINANET], ids=['YOLOv3', 'RetinaNet'])
 def test_of_mmdets_detectors_with_one_head(cfg, model):
-    passes, runner = check_against_separate_passes(built(cfg, dict(model, test_cfg=CUT)), loader_of(cfg, 3))
+    built_model = built(cfg, dict(model, test_cfg=CUT))
+    passes, runner = check_against_separate_passes(built_model, loader_of(resized(cfg), 3))
     assert passes == 1 and not runner.logger.warning.called
+    check_both_orders(cfg, built_model)
+
+
+def check_both_orders(cfg, model):
+    """The same losses and truth, that of the annotation file, whichever step comes first."""
+    seen = []
+    for before in (True, False):
+        loader = loader_of(resized(cfg, before), 3)
+        assert truth_is_scaled(loader.dataset) == before
+        loop, _ = loop_of(model, loader)
+        metrics = loop.run()
+        seen.append({name: value for name, value in metrics.items() if 'loss' in name})
+        for index, sample in enumerate(loop.evaluator.kept):
+            expected = [each['bbox'] for each in loader.dataset.get_data_info(index)['instances']]
+            torch.testing.assert_close(get_box_tensor(sample.gt_instances.bboxes), torch.tensor(expected).float())
+    assert seen[0] == pytest.approx(seen[1], rel=1e-5)
+
+
+def test_of_our_own_detector_without_a_letterbox(cfg):
+    check_both_orders(cfg, built(cfg))
+
+
+def test_joined_sets_of_two_orders(cfg):
+    parts = [resized(cfg, before).val_dataloader.dataset for before in (True, False)]
+    both = copy.deepcopy(cfg)
+    both.val_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+    with pytest.raises(UserError, match='put LoadAnnotations on the same side of the Letterbox or Resize'):
+        measure(built(cfg), loader_of(both, 3))
+    both.val_dataloader.dataset.datasets = parts[:1] * 2
+    repeated = Subset(loader_of(both, 3).dataset, [0, 7])
+    assert truth_is_scaled(repeated) and truth_is_scaled(loader_of(cfg, 3).dataset)  # which says it itself
+
+
+def test_heads_that_leave_the_letterbox_in(cfg):
+    """mmdet's heads divide by the scale alone: refused where there is a border, one line."""
+    model, loader = built(cfg, dict(YOLOV3, test_cfg=CUT)), loader_of(cfg, 3)
+    with pytest.raises(UserError, match=r"YOLOV3 cannot take boxes out of a letterbox.*type='Resize'") as caught:
+        loop_of(model, loader)[0].run()
+    assert '\n' not in str(caught.value)
+    assert measure(model, loader)['loss'] > 0  # it is no matter to losses
 
 
 def test_of_another_detector(cfg):
     """Losses of DETR need a pass of their own, which is said once. (Two stages need compiled operations.)"""
     model = built(cfg, DETR)
     assert not is_one_pass(model)
-    passes, runner = check_against_separate_passes(model, loader_of(cfg, 3))
+    passes, runner = check_against_separate_passes(model, loader_of(resized(cfg), 3))
     assert passes == 2
     [call] = runner.logger.warning.call_args_list
     assert call.args[0].startswith('DETR: losses and predictions') and '\n' not in call.args[0]

@@ -1,0 +1,116 @@
+"""Through every door, out of every format and shape: the same boxes, truth and figures, in pixels of the picture."""
+import copy
+import pickle
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+from mmdet.engine.hooks import DetVisualizationHook
+from mmdet.evaluation.metrics import DumpDetResults
+from mmdet.registry import MODELS
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.config import ConfigDict
+from mmengine.evaluator import Evaluator
+from PIL import Image
+
+from tests.support.doors import (
+    DOORS,
+    FORMATS,
+    META,
+    MODEL,
+    ORDERS,
+    PIPELINES,
+    Kept,
+    case_of,
+    detector,
+    distance,
+    figures,
+    reference,
+    settled,
+    true_boxes,
+    truth,
+    write_pictures,
+)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('doors') / 'set'
+    write_pictures(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def expected(folder):
+    with settled():
+        found = reference(folder)
+    assert found[1]['pascal_voc/mAP'] > 0.5 and found[1]['coco/bbox_mAP_50'] > 0.5  # something is detected
+    return found
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+@pytest.mark.parametrize('door', DOORS)
+def test_every_door(folder, expected, door, kind):
+    for order, keys in PIPELINES:
+        off = figures(door, case_of(folder, kind, order, keys), expected)
+        assert off.boxes < 1e-3 and off.truth < 1e-3 and off.ap < 1e-6 and off.loss < 1e-5, (order, keys, off)
+
+
+@pytest.mark.parametrize('order', ORDERS)
+def test_the_way_of_the_test_script(folder, expected, order, tmp_path):
+    """What ``--show-dir`` draws and what ``--out`` writes."""
+    case = case_of(folder, 'VOC', order, 'usual')
+    visualizer = DetLocalVisualizer.get_instance(f'doors {order}')
+    visualizer.dataset_meta = META
+    hook = DetVisualizationHook(draw=True, test_out_dir='drawn')
+    hook._visualizer = visualizer
+    runner, dump = Mock(work_dir=str(tmp_path), timestamp=''), DumpDetResults(out_file_path=str(tmp_path / 'out.pkl'))
+    with settled():
+        for index, batch in enumerate(case.loader):
+            outputs = detector().test_step(batch)
+            dump.process(batch, [each.to_dict() for each in outputs])
+            for each in outputs:
+                hook.test_out_dir = 'drawn'  # mmdet joins it to itself with each batch
+                hook.after_test_iter(runner, index, batch, [each])
+        dump.evaluate(3)
+    content = (tmp_path / 'out.pkl').read_bytes()
+    assert b'mgdet_plugin' not in content
+    for each in pickle.loads(content):
+        name = each['img_path'].split('/')[-1][:-4]
+        assert distance(each['pred_instances']['bboxes'], expected[0][name][0]) < 1e-3
+        assert type(each['scale_factor']) is tuple and len(each['pad_param']) == 4
+        drawn = np.asarray(Image.open(tmp_path / 'drawn' / f'{name}.jpg')).astype(int)
+        red, green, blue = drawn[:, :drawn.shape[1] // 2].transpose(2, 0, 1)  # truth is drawn at the left
+        colours = (green > 150) & (red < 120) & (blue < 120), (green > 150) & (red > 150) & (blue < 120)
+        for (x1, y1, x2, y2), label, ignored in zip(*truth()[name]):
+            x, y, mark = (x1 + x2) // 2, (y1 + y2) // 2, colours[label]
+            edges = (mark[max(y1 - 2, 0):y1 + 3, x], mark[y2 - 2:y2 + 3, x], mark[y, max(x1 - 2, 0):x1 + 3],
+                     mark[y, x2 - 2:x2 + 3])
+            assert ignored or all(edge.any() for edge in edges), (name, label)
+
+
+FLIPS = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+
+
+@pytest.mark.parametrize('order', ORDERS)
+@pytest.mark.parametrize('tta', ['DetTTAModel', 'MultiGridTTA'])
+def test_test_time_augmentation(folder, expected, tta, order):
+    """mmdet's own views: the last step replaced. (Its model gives the truth of the mirrored view.)"""
+    case = case_of(folder, 'COCO', order, 'usual')
+    case.cfg.test_dataloader.dataset.pipeline[-1] = dict(
+        type='TestTimeAug', transforms=[FLIPS, [dict(type='PackDetInputs')]])
+    options = dict(tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)) if tta[0] == 'D' else {}
+    model = MODELS.build(ConfigDict(type=tta, module=MODEL, **options)).eval()
+    model.module.load_state_dict(detector().state_dict())
+    loader = case.loader
+    evaluator = Evaluator(copy.deepcopy(case.cfg.test_evaluator))
+    evaluator.dataset_meta = META
+    Kept.seen.clear()
+    with settled():
+        for batch in loader:
+            evaluator.process(model.test_step(batch), batch)
+        metrics = evaluator.evaluate(len(loader.dataset))
+    assert metrics['coco/bbox_mAP_50'] >= expected[1]['coco/bbox_mAP_50'] - 0.02
+    for sample in Kept.seen if tta == 'MultiGridTTA' else ():
+        name = sample['img_path'].split('/')[-1][:-4]
+        assert distance(sample['gt_instances']['bboxes'], true_boxes(name)) < 1e-3
