@@ -17,6 +17,7 @@ from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.name_lists import checked_names, class_metainfo, registered_names, text_names
+from mgdet_plugin.common.resources import shown_config
 from mgdet_plugin.datasets.formats.annotation_files import (
     DatasetReport,
     load_coco,
@@ -62,8 +63,7 @@ def check_datasets(cfg: Config, splits: Sequence[str] = SPLITS) -> list[DatasetR
 
 def config_name(cfg: Config) -> str:
     """A config's path as a command line would name it: relative where that is shorter."""
-    name = cfg.filename or 'CONFIG'
-    return min(name, os.path.relpath(name), key=len)
+    return shown_config(cfg.filename) if cfg.filename else 'CONFIG'
 
 
 def dataset_names(dataset: Mapping[str, Any], origin: str) -> tuple[str, ...]:
