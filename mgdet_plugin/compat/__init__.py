@@ -1,6 +1,6 @@
 """Make mmdet and mmengine whole on current torch, without importing any of them.
 
-Six gaps are closed, all lazily, through the import system:
+Seven gaps are closed, all lazily, through the import system:
 
 * mmcv-lite has no compiled extension ``mmcv._ext``, and ``import mmdet.models`` ends there. A finder at the *end* of
   ``sys.meta_path`` answers for that one name with the operations of :mod:`mgdet_plugin.compat.mmcv_ops`. Being last,
@@ -12,6 +12,7 @@ Six gaps are closed, all lazily, through the import system:
 * Mixed precision is refused without a GPU, and a dataloader without workers where it says how these live.
 * A mistake in a config is a traceback, and ``_base_ = 'mgdet_plugin::...'`` is unknown to mmengine, which knows
   OpenMMLab's packages alone. :mod:`mgdet_plugin.compat.config_errors` patches its ``Config``.
+* A part of a config that cannot be built is a traceback, too: :mod:`mgdet_plugin.compat.building` makes it one line.
 * A run begins with a thousand lines: :mod:`mgdet_plugin.compat.console` leaves them to the log file.
 """
 from __future__ import annotations
@@ -32,7 +33,9 @@ PATCHES = {
     'mmengine.config.config': 'compat.config_errors.patch_config',
     'mmengine.logging.logger': 'compat.console.patch_logger',
     'mmengine.optim.optimizer.amp_optimizer_wrapper': 'compat.launch.patch_mixed_precision',
-    'mmengine.runner.runner': 'compat.launch.patch_dataloaders',
+    'mmengine.registry.registry': 'compat.building.patch_registry',
+    'mmengine.runner.runner': 'compat.patch_runner',
+    'pycocotools.coco': 'compat.console.patch_coco',
     'mmengine.dist.utils': 'compat.launch.patch_dist_utils',
     'mmengine.model.wrappers.distributed': 'compat.launch.patch_model_wrapper',
 }
@@ -91,6 +94,13 @@ def _patch_after_exec(loader: Loader) -> None:
 def _patch(module: ModuleType) -> None:
     owner, _, function = PATCHES[module.__name__].rpartition('.')
     getattr(import_module(f'mgdet_plugin.{owner}'), function)(module)
+
+
+def patch_runner(module: ModuleType) -> None:
+    """Patch the runner's module for both, dataloaders and what it builds."""
+    from mgdet_plugin.compat import building, launch
+    launch.patch_dataloaders(module)
+    building.patch_runner(module)
 
 
 _STAND_IN_FINDER = StandInFinder()

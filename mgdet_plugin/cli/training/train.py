@@ -30,7 +30,9 @@ def train_command(arguments: Sequence[str]) -> int:
     import mgdet_plugin.guard  # noqa: F401  configs of earlier versions do not name it in custom_imports
     from mgdet_plugin.cli.training.demo import use_demo
     from mgdet_plugin.engine.preflight import prepare_train, run_mmdet_script
-    run_mmdet_script('train', prepare_train(use_demo(parser.command_line(args), train=True)))
+    words = prepare_train(use_demo(parser.command_line(args), train=True))
+    if words is not None:
+        run_mmdet_script('train', words)
     return 0
 
 
