@@ -42,12 +42,18 @@ def config_path(name: str | Path) -> Path:
     text = str(name)
     for prefix in (*PREFIXES, 'configs/'):
         text = text.removeprefix(prefix)
-    own = CONFIGS / (text if text.endswith('.py') else f'{text}.py')
-    if own.is_file():
+    own = own_config(text)
+    if own is not None:
         return own
     there = [path.relative_to(folder).as_posix() for folder in (Path(name).parent, CONFIGS)
              for path in (*folder.glob('*.py'), *folder.glob('scratch/*.py')) if path.is_file()]
     raise UserError(f'the config {name} is not there{nearest(Path(text).name, there)}; configs lie in {CONFIGS}')
+
+
+def own_config(name: str) -> Path | None:
+    """A config of the package by its name below ``configs``, with or without ``.py``."""
+    path = CONFIGS / (name if name.endswith('.py') else f'{name}.py')
+    return path if name and path.is_file() else None
 
 
 def mmdet_script(name: str) -> Path:

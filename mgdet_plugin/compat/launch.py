@@ -108,8 +108,8 @@ def patch_mixed_precision(module: ModuleType) -> None:
                 'optim_wrapper.dtype must be bfloat16 or left out on a CPU', self.cast_dtype)
 
     module.AmpOptimWrapper.__init__ = init_on_cpu
-    module.is_cuda_available = lambda: True  # one accelerator is asserted
-    module.GradScaler = partial(torch.amp.GradScaler, 'cpu', enabled=False)
+    vars(module).update(is_cuda_available=lambda: True,  # one accelerator is asserted
+                        GradScaler=partial(torch.amp.GradScaler, 'cpu', enabled=False))
     module.AmpOptimWrapper.state_dict = module.OptimWrapper.state_dict  # a scaler's that is empty cannot be loaded
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,7 @@ def ensure_digits(root: str | Path = DIGITS_ROOT) -> Path:
     if _is_current(root):
         return root
     _refuse_foreign(root)
+    _handwritten_samples()  # before any folder is made
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(root)
@@ -96,7 +98,7 @@ def ensure_embedded_data(cfg: Config) -> list[Path]:
     """
     roots: list[Path] = []
     for split in SPLITS:
-        for leaf in iter_dataset_cfgs(cfg.get(f'{split}_dataloader', {}).get('dataset')):
+        for leaf in iter_dataset_cfgs((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
             folder = Path(leaf.get('data_root') or '')
             if folder.name in DOMAINS and folder.parent.name == DIGITS_ROOT.name and folder.parent not in roots:
                 roots.append(ensure_digits(folder.parent))
@@ -132,6 +134,7 @@ def make_digits(root: str | Path, domain: str) -> Path:
     return folder
 
 
+@cache
 def _handwritten_samples() -> dict[str, dict[int, list[np.ndarray]]]:
     """The handwritten samples of each split and digit, (8, 8) uint8; no sample is in two splits."""
     try:

@@ -93,7 +93,7 @@ def _check_backends(cfg: Config) -> None:
         kind = str(each.get('type')).rpartition('.')[2]
         if kind in _PACKAGES and find_spec(_PACKAGES[kind]) is None:
             raise UserError(f'visualizer.vis_backends[{index}].type is {kind}, which needs {_PACKAGES[kind]}: pip '
-                            f"install {_PACKAGES[kind]}, or use LocalVisBackend")
+                            f'install {_PACKAGES[kind]}, or use LocalVisBackend')
 
 
 def _registries(key: str, around: Sequence[Registry]) -> Sequence[Registry]:

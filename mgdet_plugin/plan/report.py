@@ -13,6 +13,7 @@ from torch import nn
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import iter_dataset_cfgs
+from mgdet_plugin.datasets.formats.annotation_check import config_name
 from mgdet_plugin.plan.freezing import Frozen, frozen_of, statistics_layers
 from mgdet_plugin.plan.plan import Plan, Stage
 from mgdet_plugin.plan.progress import stages_before
@@ -36,7 +37,7 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
         UserError: If the config has no plan or it does not fit the model.
     """
     if not cfg.get('stages'):
-        raise UserError(f'{cfg.filename} has no stages, so there is no plan to show')
+        raise UserError(f'{config_name(cfg)} has no stages, so there is no plan to show')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     plan = Plan.from_cfg(cfg)
     model = MODELS.build(cfg.model)
@@ -55,7 +56,7 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
              augmentation={**_own_probs(cfg), **probs[index]})
         for index, stage in enumerate(plan.stages)
     ]
-    report = dict(config=cfg.filename, start=plan.start, load_from=cfg.get('load_from'), epochs=plan.epochs,
+    report = dict(config=config_name(cfg), start=plan.start, load_from=cfg.get('load_from'), epochs=plan.epochs,
                   rate_limit=rate_limit(plan), rate_scale=rates.scale, allow=sorted(plan.allow), stages=stages)
     return report, findings
 

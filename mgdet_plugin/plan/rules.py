@@ -13,6 +13,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.resources import command
 from mgdet_plugin.models.multigrid_loss import RECIPE_SCALES
 from mgdet_plugin.plan.freezing import Frozen, frozen_of, trained_parts
 from mgdet_plugin.plan.plan import Plan
@@ -90,7 +91,7 @@ def refuse_broken(findings: Sequence[Finding]) -> list[str]:
     errors = [finding for finding in findings if finding.is_error]
     if errors:
         others = sorted({finding.rule for finding in errors[1:]})
-        raise UserError(errors[0].line() + (f'; also broken: {", ".join(others)} (tools/plan.py shows all)'
+        raise UserError(errors[0].line() + (f'; also broken: {", ".join(others)} ({command("plan", "CFG")} shows all)'
                                             if others else ''))
     return [finding.line() for finding in findings]
 

@@ -63,7 +63,7 @@ def test_a_wrong_name_is_named_with_its_place(key: str, value: Any, place: str, 
 
 
 @pytest.mark.parametrize('key, value, said', [
-    ('val_evaluator.metric', 'mAP', "val_evaluator (CocoMetric) cannot be built: KeyError: \"metric should be one of"),
+    ('val_evaluator.metric', 'mAP', 'val_evaluator (CocoMetric) cannot be built: KeyError: "metric should be one of'),
     ('model.bbox_head.loss.coord_scale', 'abc', 'model.bbox_head.loss (MultiGridLoss) cannot be built: TypeError'),
     ('optim_wrapper.optimizer.lr', 'fast', 'optim_wrapper.optimizer (Adam) cannot be built: TypeError'),
     ('default_hooks.checkpoint.rule', 'most', 'default_hooks.checkpoint (WholeCheckpointHook) cannot be built'),

@@ -17,7 +17,7 @@ from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.name_lists import checked_names, class_metainfo, registered_names, text_names
-from mgdet_plugin.common.resources import shown_config
+from mgdet_plugin.common.resources import command, shown_config
 from mgdet_plugin.datasets.formats.annotation_files import (
     DatasetReport,
     load_coco,
@@ -192,7 +192,7 @@ class _Checker:
         if not Path(config).name.startswith('mgdet_'):  # only those have a small model beside them
             config = 'configs/mgdet_model5_stage1.py'
         raise UserError(f'{name}: {key} {path} is not there (a {what} is needed, seen from {os.getcwd()}); '
-                        f'{hint}. To try it on embedded data: python tools/train.py {config} --demo')
+                        f'{hint}. To try it on embedded data: {command("train", config, "--demo")}')
 
 
 def _joined(leaf: Mapping[str, Any], path: str) -> Path:
