@@ -8,7 +8,8 @@ Seven gaps are closed, all lazily, through the import system:
 * ``torch.load`` refuses the checkpoints mmengine writes, mmengine runs code found in those it reads, and a process
   killed while it saves leaves half a file. Three of its modules are patched right after they are imported, by the
   functions of :mod:`mgdet_plugin.compat.checkpoint_patches`.
-* Several processes cannot train without a GPU. Two modules are patched by :mod:`mgdet_plugin.compat.launch`, which holds the next gap's as well.
+* Several processes cannot train without a GPU. Two modules are patched by :mod:`mgdet_plugin.compat.launch`, which
+  closes the next gap, too.
 * Mixed precision is refused without a GPU, and a dataloader without workers where it says how these live.
 * A mistake in a config is a traceback, and ``_base_ = 'mgdet_plugin::...'`` is unknown to mmengine, which knows
   OpenMMLab's packages alone. :mod:`mgdet_plugin.compat.config_errors` patches its ``Config``.

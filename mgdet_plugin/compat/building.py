@@ -1,7 +1,7 @@
 """What cannot be built from a config is one line that names its place there, instead of a traceback.
 
-Whatever a class raises while it is built from a config is taken for a mistake in the config. ``MGDET_TRACEBACK=1`` shows
-what led to it.
+Whatever a class raises while it is built from a config is taken for a mistake in the config. ``MGDET_TRACEBACK=1``
+shows what led to it.
 """
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def find_place(cfg: Any, wanted: Mapping[str, Any], path: str = '') -> str | Non
             return path
         entries = [(f'{path}.{key}' if path else str(key), value) for key, value in cfg.items()]
     else:
-        entries = [(f'{path}[{index}]', each) for index, each in enumerate(cfg)] if isinstance(cfg, (list, tuple)) else []
+        members = cfg if isinstance(cfg, (list, tuple)) else ()
+        entries = [(f'{path}[{index}]', each) for index, each in enumerate(members)]
     return next((found for place, each in entries if (found := find_place(each, wanted, place))), None)
 
 

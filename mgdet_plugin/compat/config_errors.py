@@ -82,10 +82,13 @@ def _said(filename: str, error: Exception) -> str:
     lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == os.path.abspath(filename)]
     syntax = error if isinstance(error, SyntaxError) and error.lineno else error.__context__
     line = syntax.lineno if isinstance(syntax, SyntaxError) else lines[-1] if lines else None
-    what = (syntax.msg if isinstance(syntax, SyntaxError) else
-            f'{{{{_base_...}}}} names {error}, which no base has' if frames[-1].name == '_substitute_base_vars' else
-            f'{type(error).__name__}: {error}')
-    return f'the config {shown_config(filename)} cannot be read{f", line {line}" if line else ""}: {what}'
+    if isinstance(syntax, SyntaxError):
+        what = f'SyntaxError: {syntax.msg}'
+    elif '_substitute_base_vars' in [frame.name for frame in frames]:
+        what = f'{{{{_base_...}}}} names {error}, which no base has'
+    else:
+        what = f'{type(error).__name__}: {error}'
+    return f'the config {shown_config(filename)}{f", line {line}," if line else ""} cannot be read: {what}'
 
 
 def _check_place(cfg: Any, key: str) -> None:

@@ -158,7 +158,8 @@ def check_same_tensors(path: str, found: Mapping[str, Tensor], wanted: Mapping[s
         classes = [state[predictions[0]].shape[0] - others for state in (found, wanted)]
         raise UserError(f'{path} was trained on {classes[0]} classes, the config has {classes[1]}: import its Keras '
                         f'file again with --classes {config_name(cfg)} (of a run of your own make one first: '
-                        f'{command("export_keras", path, "model.h5")}), or set model.bbox_head.num_classes={classes[0]}')
+                        f'{command("export_keras", path, "model.h5")}), or set '
+                        f'model.bbox_head.num_classes={classes[0]}')
     problems = _counted(dict(missing=missing, unexpected=unexpected))
     if mismatched:
         shown = [f'{key} {tuple(found[key].shape)} in the file, {tuple(wanted[key].shape)} in the model'

@@ -86,7 +86,7 @@ def test_healthy_configs_pass() -> None:
 
 def test_a_launcher_that_started_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('RANK', raising=False)
-    with pytest.raises(UserError, match='--launcher pytorch is for processes .* RANK is not set'):
+    with pytest.raises(UserError, match=r'--launcher pytorch is for processes .* RANK is not set'):
         prepare_train([str(NANO), '--launcher', 'pytorch'])
 
 

@@ -34,7 +34,8 @@ def parse_classes(given: str | int | Path, option: str = '--classes') -> TargetC
     Args:
         given: A number of classes; the path of a text file with one name a line (empty lines are skipped), of a COCO
             annotation file (its ``categories``, in the order of the file as mmdet numbers them) or of a config or
-            the name of one of the package (the classes it trains on); or the name of a registered dataset class (the classes of its ``METAINFO``).
+            the name of one of the package (the classes it trains on); or the name of a registered dataset class (the
+            classes of its ``METAINFO``).
         option: The option it was given to, for messages.
 
     Raises:
