@@ -52,7 +52,7 @@ def patch_config(module: ModuleType) -> None:
     def fromfile(filename: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return load(filename, *args, **kwargs)
-        except SyntaxError as error:  # found before it is parsed
+        except (SyntaxError, UnicodeDecodeError, OSError) as error:  # before it is parsed
             raise UserError(_said(str(filename), error)) from error
         except ImportError as error:
             cause = error.__cause__ and error.__cause__.__context__
@@ -65,7 +65,7 @@ def patch_config(module: ModuleType) -> None:
     def merge_from_dict(self: Any, options: dict[str, Any], allow_list_keys: bool = True) -> None:
         for key in options:
             if allow_list_keys:
-                _check_place(self._cfg_dict, key)
+                _check_place(self._cfg_dict, key, options[key])
             _check_new(self._cfg_dict, key)
         merge(self, options, allow_list_keys)
 
@@ -91,8 +91,8 @@ def _said(filename: str, error: Exception) -> str:
     return f'the config {shown_config(filename)}{f", line {line}," if line else ""} cannot be read: {what}'
 
 
-def _check_place(cfg: Any, key: str) -> None:
-    """Refuse a dotted key that leads past the end of a list, or into what has no keys.
+def _check_place(cfg: Any, key: str, value: Any) -> None:
+    """Refuse a dotted key that leads past the end of a list, to a member of one as a whole, or into what has no keys.
 
     Raises:
         UserError: With the part of the key that leads nowhere, and what is there.
@@ -104,6 +104,9 @@ def _check_place(cfg: Any, key: str) -> None:
                 raise UserError(f'--cfg-options {key}: {done} is a list of {len(place)}, so the place in it is a '
                                 f'number from 0 to {len(place) - 1}, got {word!r}')
             place = place[int(word)]
+            if f'{done}.{word}' == key and not isinstance(value, Mapping):
+                raise UserError(f'--cfg-options {key}: {value!r} cannot take the place of a whole member of {done}; '
+                                f'set {done} as a whole, or a key of the member')
         elif isinstance(place, Mapping):
             if word not in place:
                 return

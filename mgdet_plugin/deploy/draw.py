@@ -1,72 +1,82 @@
-"""A sheet of detections on held-back images."""
+"""What a model finds on held-back images, drawn on a sheet."""
 from __future__ import annotations
 
-import os
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image
+from mgdet_plugin.common.errors import is_number, is_whole, require
+from mgdet_plugin.common.files import check_destination
+from mgdet_plugin.common.resources import config_path
+from mgdet_plugin.common.weights_path import check_weights_path
 
-from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import write_together
-
-_COLUMNS = 3
-_SPACE = 4  # pixels between images
+MAX_ENLARGE = 8
+MAX_COUNT = 100  # pictures of a sheet, which is held in memory
 
 
 def draw_detections(config: str, checkpoint: str, out: str, count: int = 6, score_thr: float = 0.3,
-                    enlarge: int = 2) -> int:
+                    enlarge: int | None = None, truth: bool = False) -> int:
     """Draw what a model finds on the first images of a config's test set.
 
+    Images go through the network one at a time, by the dataset's own pipeline.
+
     Args:
-        config: Path of the config.
+        config: Path of the config, or its name.
         checkpoint: Path of the weights.
-        out: PNG to write, replaced in one step.
+        out: PNG to write, in a folder that is there; replaced in one step.
         count: Images to draw.
         score_thr: Detections of a lower score are left out; the number of others is returned.
-        enlarge: Factor on each image's sides, for small images.
+        enlarge: Factor on each image's sides. Default: by its size, see :func:`~mgdet_plugin.deploy.sheet.scale_of`.
+        truth: Whether the annotated boxes are drawn too, dashed.
 
     Raises:
-        UserError: If the config or the checkpoint is missing or the test set is empty.
+        UserError: A number is out of its range, or config, dataset or checkpoint are missing or do not fit.
     """
-    for path in (config, checkpoint):
-        if not os.path.isfile(path):
-            raise UserError(f'{path} is not there; give a config and a checkpoint that training wrote')
-    from mmdet.apis import DetInferencer  # here: what is missing is told without importing torch and mmdet
-    from mmdet.registry import DATASETS
+    require(is_whole(count, 1) and count <= MAX_COUNT,
+            f'a sheet has 1 to {MAX_COUNT} images (test.py --show-dir draws all, a file each)', count)
+    require(is_number(score_thr) and 0 <= score_thr <= 1, 'the lowest score must be from 0 to 1', score_thr)
+    require(enlarge is None or (is_whole(enlarge, 1) and enlarge <= MAX_ENLARGE),
+            f'the factor on the images must be a whole number from 1 to {MAX_ENLARGE}', enlarge)
+    config = str(config_path(config))
+    check_weights_path(checkpoint, config)
+    check_destination(Path(out), Path(config), Path(checkpoint))
+    from mmdet.registry import DATASETS  # here: what is missing is told without importing torch and mmdet
     from mmengine.config import Config
-    from mmengine.registry import init_default_scope
 
-    from mgdet_plugin.datasets import ensure_embedded_data
+    from mgdet_plugin.deploy.sheet import Box, class_colours, draw_boxes, read_rgb, scale_of, write_sheet
+    from mgdet_plugin.engine.preflight import prepare_test
+    prepare_test([config, checkpoint])
     cfg = Config.fromfile(config)
-    ensure_embedded_data(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    paths = [dataset.get_data_info(index)['img_path'] for index in range(min(count, len(dataset)))]
-    if not paths:
-        raise UserError(f'the test set of {config} is empty; there is nothing to draw')
-    images = [_read(path, enlarge) for path in paths]
-    inferencer = DetInferencer(model=config, weights=checkpoint, device='cpu', show_progress=False)
-    found = inferencer(images, return_vis=True, pred_score_thr=score_thr,
-                       no_save_vis=True, batch_size=len(images))
-    _write_sheet(found['visualization'], Path(out))
-    return sum(score >= score_thr for each in found['predictions'] for score in each['scores'])
+    require(len(dataset), f'the test set of {config} must have images to draw', len(dataset))
+    colours, names = class_colours(dataset.metainfo), dataset.metainfo['classes']
+    pictures, found = [], 0
+    for index, detected in _detected(cfg, checkpoint, dataset, count, score_thr):
+        info = dataset.get_data_info(index)
+        boxes = [Box(each['bbox'], colours[each['bbox_label']], names[each['bbox_label']], dashed=True)
+                 for each in info.get('instances', ()) if truth and not each.get('ignore_flag')]
+        boxes += [Box(corners, colours[label], f'{names[label]} {score:.2f}') for corners, label, score in detected]
+        picture = read_rgb(info['img_path'])
+        pictures.append(draw_boxes(picture, boxes, scale_of(picture.size, enlarge)))
+        found += len(detected)
+    write_sheet(pictures, Path(out))
+    return found
 
 
-def _read(path: str, enlarge: int) -> np.ndarray:
-    """An image enlarged, (H, W, 3) BGR as mmdet reads images."""
-    with Image.open(path) as image:
-        size = (image.width * enlarge, image.height * enlarge)
-        return np.asarray(image.convert('RGB').resize(size, Image.Resampling.BICUBIC))[..., ::-1]
+def _detected(cfg: Any, checkpoint: str, dataset: Any, count: int,
+              score_thr: float) -> Iterator[tuple[int, list[tuple[list[float], int, float]]]]:
+    """Index of an image -> corners in its pixels, label and score of what is found, best last."""
+    import torch
+    from mmdet.registry import MODELS
+    from mmengine.dataset import pseudo_collate
 
-
-def _write_sheet(images: list[np.ndarray], out: Path) -> None:
-    """Place RGB images (H, W, 3) in rows of three and write the sheet."""
-    height, width = (max(image.shape[axis] for image in images) + _SPACE for axis in (0, 1))
-    rows = -(-len(images) // _COLUMNS)
-    sheet = Image.new('RGB', (width * min(_COLUMNS, len(images)) - _SPACE, height * rows - _SPACE), 'white')
-    for index, image in enumerate(images):
-        sheet.paste(Image.fromarray(image), (index % _COLUMNS * width, index // _COLUMNS * height))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_together({out: partial(sheet.save, format='PNG', optimize=True)})
+    from mgdet_plugin.engine.checkpoint_check import read_weights
+    model = MODELS.build(cfg.model)
+    model.load_state_dict(read_weights(checkpoint, cfg)[0], strict=True)
+    model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+    for index in range(min(count, len(dataset))):
+        with torch.inference_mode():
+            [sample] = model.test_step(pseudo_collate([dataset[index]]))
+        found = sample.pred_instances[sample.pred_instances.scores >= score_thr]
+        found = found[found.scores.argsort()].cpu()
+        yield index, list(zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist()))

@@ -54,9 +54,7 @@ def check_weights(cfg: Config, split: str = 'train', start: str | None = None) -
     if not is_local:
         return lines + ([] if path or split == 'test' else check_backbone(cfg, model))
     check_same_tensors(str(path), state_dict, model.state_dict(), cfg)
-    meta = content.get('meta')
-    meta = meta if isinstance(meta, Mapping) else {}
-    return lines + compare_classes(str(path), meta, cfg, split) + compare_anchors(str(path), meta, cfg)
+    return lines + compare_stored(str(path), content, cfg, split)
 
 
 def check_backbone(cfg: Config, model: nn.Module) -> list[str]:
@@ -99,6 +97,20 @@ def read_weights(path: str, cfg: Config, part: str = 'model') -> tuple[Mapping[s
     check_weights_path(path, config_name(cfg), part)
     state_dict, content = load_checkpoint(path)
     return {re.sub(r'^module\.', '', key): value for key, value in state_dict.items()}, content
+
+
+def compare_stored(path: str, content: Mapping[str, Any], cfg: Config, split: str) -> list[str]:
+    """Hold what a checkpoint says of its weights, its classes and anchors, against the config.
+
+    Returns:
+        A line for each difference that a person should know of.
+
+    Raises:
+        UserError: The config's classes in another order.
+    """
+    meta = content.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    return compare_classes(path, meta, cfg, split) + compare_anchors(path, meta, cfg)
 
 
 def compare_classes(path: str, meta: Mapping[str, Any], cfg: Config, split: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import mmengine.registry as registries
 from mmengine.config import Config
@@ -33,10 +33,13 @@ _RUN = ('train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper'
         'test_evaluator', 'default_hooks', 'custom_hooks', 'train_cfg', 'val_cfg', 'test_cfg', 'visualizer',
         'log_processor', 'model_wrapper_cfg')
 """What a run takes from a config beside its model; other keys are a person's own."""
+_MANY = ('param_scheduler', 'val_evaluator', 'test_evaluator', 'custom_hooks')
 _PACKAGES = dict(TensorboardVisBackend='tensorboard', WandbVisBackend='wandb', MLflowVisBackend='mlflow',
                  ClearMLVisBackend='clearml', NeptuneVisBackend='neptune', DVCLiveVisBackend='dvclive',
                  AimVisBackend='aim')
 """Where a run is shown -> what must be installed for it."""
+_NUMBERS = (int, float, bool, int | None, float | None, int | float, 'int', 'float', 'bool', 'int | None', 'float | None')
+"""Annotations of numbers."""
 _SIMILAR, _ALIKE = 0.6, 0.85  # of difflib
 _TAKEN = {'type', '_scope_', '_delete_', 'name', 'constructor', 'paramwise_cfg', 'convert_to_iter_based', 'optimizer',
           'priority', 'num_batch_per_epoch'}
@@ -45,6 +48,13 @@ _TYPES_ALONE = ('norm_cfg', 'act_cfg', 'conv_cfg', 'upsample_cfg', 'padding_cfg'
 """Keys of parts whose entries functions take out one by one."""
 _FUNCTIONS = ('nms', 'nms_cfg', 'override')
 """Keys of parts whose type is in no registry."""
+
+
+class _Fields(NamedTuple):
+    """What a class takes: names, whether others as well, and which of the names are of numbers."""
+    known: frozenset[str]
+    any_field: bool
+    numbers: frozenset[str]
 
 
 @contextmanager
@@ -58,8 +68,14 @@ def checked(cfg: Config) -> Iterator[None]:
         UserError: A type that no registry has, or a field or value that its class does not take, and the nearest name.
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    for key in _RUN:
-        _check_part(cfg.get(key), key, _registries(key, ()))
+    for key in ('model', *_RUN):
+        part, many = cfg.get(key), key in _MANY
+        if not (part is None or isinstance(part, Mapping) or (many and isinstance(part, (list, tuple)))):
+            raise UserError(f'{key} must be a dict{" or a list of them" if many else ""}, got {part!r}')
+        if key == 'model':
+            _check_initial(part, key)
+        else:
+            _check_part(part, key, _registries(key, ()))
     _check_backends(cfg)
     with building_from(cfg):
         for place in ('val_evaluator', 'test_evaluator'):  # their files are looked at with the dataset's
@@ -103,25 +119,42 @@ def _registries(key: str, around: Sequence[Registry]) -> Sequence[Registry]:
 
 def _check_part(part: Any, path: str, around: Sequence[Registry]) -> None:
     """Check a part of a config and all in it; ``around`` are the registries of its place."""
+    in_model = registries.MODELS in around
     if isinstance(part, (list, tuple)):
         for index, each in enumerate(part):
+            if around and not in_model and (not isinstance(each, (Mapping, list, tuple)) or (
+                    isinstance(each, Mapping) and not each.get('type'))):
+                raise UserError(f'{path}[{index}] must be a dict with a type, got {each!r}')
             _check_part(each, f'{path}[{index}]', around)
     if not isinstance(part, Mapping):
         return
     key = path.rpartition('.')[2].partition('[')[0]
     if key.endswith('dataloader'):
         _check_fields(part, path, 'a dataloader', parameters(DataLoader))
+        if not isinstance(part.get('dataset'), Mapping):
+            raise UserError(f'{path}.dataset must be a dict with a type, got {part.get("dataset")!r}')
     if around:
         _check_type(part, path, around, key)
-    in_model = registries.MODELS in around
     for name, each in part.items():
         if in_model:
             own = around if name not in ('init_cfg', 'data_preprocessor') else _registries(name, ())
         elif around and 'type' not in part:  # a group: its members are of one registry, by whatever names
             own = around
+            if key == 'default_hooks' and each is not None and not (isinstance(each, Mapping) and each.get('type')):
+                raise UserError(f'{path}.{name} must be a dict with a type, or None, got {each!r}')
         else:
             own = _registries(name, ())
         _check_part(each, f'{path}.{name}', own)
+
+
+def _check_initial(part: Any, path: str) -> None:
+    """Check the ``init_cfg`` of a model's parts, which are looked up when weights are drawn."""
+    for key, each in part.items() if isinstance(part, Mapping) else enumerate(part):
+        place = f'{path}.{key}' if isinstance(part, Mapping) else f'{path}[{key}]'
+        if key == 'init_cfg':
+            _check_part(each, place, _registries('init_cfg', ()))
+        elif isinstance(each, (Mapping, list, tuple)):
+            _check_initial(each, place)
 
 
 def _check_type(part: Mapping[str, Any], path: str, around: Sequence[Registry], key: str) -> None:
@@ -138,10 +171,12 @@ def _check_type(part: Mapping[str, Any], path: str, around: Sequence[Registry], 
         _check_fields(part, path, str(name), parameters(cls))
 
 
-def _check_fields(part: Mapping[str, Any], path: str, name: str, takes: tuple[frozenset[str], bool]) -> None:
+def _check_fields(part: Mapping[str, Any], path: str, name: str, takes: _Fields) -> None:
     """Refuse a field that a class does not take; where it takes any, one that is like another it has a name for."""
-    known, any_field = takes
-    for field in part:
+    known, any_field, numbers = takes
+    for field, value in part.items():
+        if field in numbers and isinstance(value, (str, Mapping)):
+            raise UserError(f'{path}.{field}: {name} takes a number, got {value!r}')
         meant = nearest(field, known, _ALIKE if any_field else _SIMILAR)
         if field not in known and field not in _TAKEN and (meant or not any_field):
             raise UserError(f'{path}.{field}: {name} takes no {field}{meant}; it takes {", ".join(sorted(known))}')
@@ -157,7 +192,7 @@ def _found(kind: Any, around: Sequence[Registry]) -> Any:
                 found = scoped.get(kind)
             except RuntimeError:  # a dotted name that leads nowhere
                 found = None
-        if found is not None:
+        if callable(found):
             return found
     return None
 
@@ -171,9 +206,10 @@ def _names(registry: Registry) -> Iterator[str]:
 
 
 @cache
-def parameters(cls: Callable[..., Any]) -> tuple[frozenset[str], bool]:
-    """Names a class or function takes, those that it hands on to its parents included; and whether it takes any."""
+def parameters(cls: Callable[..., Any]) -> _Fields:
+    """What a class or function takes, and hands on to its parents."""
     known: set[str] = set()
+    numbers: set[str] = set()
     inits = [vars(each)['__init__'] for each in getattr(cls, '__mro__', ()) if '__init__' in vars(each)] or [cls]
     for init in inits:
         if init is object.__init__:
@@ -183,6 +219,7 @@ def parameters(cls: Callable[..., Any]) -> tuple[frozenset[str], bool]:
         except ValueError:  # written in C
             break
         known |= {each.name for each in found if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+        numbers |= {each.name for each in found if each.annotation in _NUMBERS}
         if not any(each.kind is each.VAR_KEYWORD for each in found):
-            return frozenset(known - {'self'}), False
-    return frozenset(known - {'self'}), True
+            return _Fields(frozenset(known - {'self'}), False, frozenset(numbers))
+    return _Fields(frozenset(known - {'self'}), True, frozenset(numbers))

@@ -66,6 +66,10 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
     if lacking:
         raise UserError(f'{config_name(cfg)} has no {" and no ".join(lacking)}; inherit a config that has, such as '
                         '_base_ = "mgdet_plugin::mgdet_nano_stage1.py"')
+    scaling = cfg.get('auto_scale_lr')
+    if getattr(args, 'auto_scale_lr', False) and not {'enable', 'base_batch_size'} <= set(scaling or ()):
+        raise UserError('--auto-scale-lr needs auto_scale_lr=dict(enable=False, base_batch_size=N) in the config, got '
+                        f'{scaling!r}')
     variable = _RANKS.get(args.launcher)
     if variable is not None and variable not in os.environ:
         raise UserError(f'--launcher {args.launcher} is for processes that a launcher started, and {variable} is not '
@@ -95,22 +99,24 @@ def prepare_train(arguments: Sequence[str]) -> list[str] | None:
         UserError: If something is missing or does not fit.
     """
     args, cfg = parse_like_mmdet('train', arguments)
-    start = start_of(cfg)  # cannot be told once load_from names a checkpoint to resume from
     unwatched = [key for key in _VALIDATION if cfg.get(key) is None]
     if unwatched:
         arguments = [*arguments, '--cfg-options', *(f'{key}=None' for key in _VALIDATION)]
         cfg.merge_from_dict(dict.fromkeys(_VALIDATION))
-    settled, said = resolve_resume(list(arguments), args.resume, cfg)
-    if cfg.get('resume') and is_finished(cfg):
-        _say([*said, f'{cfg.work_dir} is already finished, {cfg.load_from} is its end: nothing to do. To train on give '
-              'the last stage more epochs, or start a run from its best.pth (load_from) in another --work-dir'],
-             args.launcher)
-        return None
-    if unwatched:
-        said.append(f'no validation ({", ".join(unwatched)} None): no best.pth is kept, no stage ends early, and only '
-                    'spikes, divergence and NaN of the training losses are guarded')
-    _say(chain(said, _prepare(cfg, ('train', ) if unwatched else ('train', 'val'), start)), args.launcher)
-    return settled
+    with checked(cfg):
+        start = start_of(cfg)  # cannot be told once load_from names a checkpoint to resume from
+        settled, said = resolve_resume(list(arguments), args.resume, cfg)
+        if cfg.get('resume') and is_finished(cfg):
+            said.append(f'{cfg.work_dir} is already finished, {cfg.load_from} is its end: nothing to do. To train on '
+                        'give the last stage more epochs, or start a run from its best.pth (load_from) in another '
+                        '--work-dir')
+            _say(said, args.launcher)
+            return None
+        if unwatched:
+            said.append(f'no validation ({", ".join(unwatched)} None): no best.pth is kept, no stage ends early, and '
+                        'only spikes, divergence and NaN of the training losses are guarded')
+        _say(chain(said, _prepare(cfg, ('train', ) if unwatched else ('train', 'val'), start)), args.launcher)
+        return settled
 
 
 def prepare_test(arguments: Sequence[str]) -> None:
@@ -121,7 +127,8 @@ def prepare_test(arguments: Sequence[str]) -> None:
     """
     args, cfg = parse_like_mmdet('test', arguments)
     cfg.load_from = args.checkpoint
-    _say(_prepare(cfg, ('test', )), args.launcher)
+    with checked(cfg):
+        _say(_prepare(cfg, ('test', )), args.launcher)
 
 
 def _say(lines: Iterable[str], launcher: str) -> None:
@@ -133,20 +140,19 @@ def _say(lines: Iterable[str], launcher: str) -> None:
 
 def _prepare(cfg: Config, splits: Sequence[str], start: str | None = None) -> Iterator[str]:
     """All checks, before the run's folder is made; what a person should know of them, one line each."""
-    with checked(cfg):
-        for split in splits:
-            for leaf in iter_dataset_cfgs(cfg[f'{split}_dataloader']['dataset']):
-                for step in leaf.get('pipeline') or []:
-                    TRANSFORMS.build(step)  # a transform refuses what it cannot do
-        ensure_embedded_data(cfg)
-        for report in check_datasets(cfg, splits):
+    for split in splits:
+        for leaf in iter_dataset_cfgs(cfg[f'{split}_dataloader']['dataset']):
+            for step in leaf.get('pipeline') or []:
+                TRANSFORMS.build(step)  # a transform refuses what it cannot do
+    ensure_embedded_data(cfg)
+    for report in check_datasets(cfg, splits):
+        yield from report.lines()
+    if 'val' in splits:
+        others = other_sets(cfg)
+        for report in check_datasets(others, [key.removesuffix('_dataloader') for key in others
+                                              if key.endswith('_dataloader')]):
             yield from report.lines()
-        if 'val' in splits:
-            others = other_sets(cfg)
-            for report in check_datasets(others, [key.removesuffix('_dataloader') for key in others
-                                                  if key.endswith('_dataloader')]):
-                yield from report.lines()
-        yield from check_weights(cfg, splits[0], start)
+    yield from check_weights(cfg, splits[0], start)
 
 
 def other_sets(cfg: Config) -> Config:

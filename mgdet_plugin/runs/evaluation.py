@@ -4,7 +4,8 @@ Neither torch nor mmdet is imported before it is known that the files to evaluat
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mgdet_plugin.common.errors import UserError
@@ -15,8 +16,8 @@ AS_GIVEN, RANDOM_CLASSES, RANDOM_ROWS = 'as given', 'class rows random', 'all pr
 METRICS = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50'}
 
 
-def before_after(configs: Mapping[str, str], before: str, after: str,
-                 device: str | None = None) -> list[dict[str, Any]]:
+def before_after(configs: Mapping[str, str], before: str, after: str, device: str | None = None,
+                 say: Callable[[str], object] = lambda line: print(line, file=sys.stderr)) -> list[dict[str, Any]]:
     """Evaluate two checkpoints of one model on the test sets of several configs.
 
     Args:
@@ -24,6 +25,7 @@ def before_after(configs: Mapping[str, str], before: str, after: str,
         before: Path of the weights the run started from.
         after: Path of the weights it ended with.
         device: Where to compute. Default: the GPU where there is one.
+        say: Takes what a person should know of weights that fit, a line each. Default: to standard error.
 
     Returns:
         A row a domain: ``test_set``, its name; ``images``, how many it has; ``before`` and ``after``, name of a metric
@@ -37,13 +39,37 @@ def before_after(configs: Mapping[str, str], before: str, after: str,
         check_weights_path(path, next(iter(paths.values())))
     from mmengine.config import Config
 
+    from mgdet_plugin.engine.checkpoint_check import compare_stored, read_weights
     from mgdet_plugin.runs.held_out import HeldOut
-    tests = HeldOut.of_tests({name: Config.fromfile(path) for name, path in paths.items()}, device)
+    cfgs = {name: Config.fromfile(path) for name, path in paths.items()}
+    tests = HeldOut.of_tests(cfgs, device)
+    check_same_classes({paths[name]: loader.dataset for name, (loader, _) in tests.domains.items()})
+    for path in dict.fromkeys((before, after)):
+        content = read_weights(path, tests.cfg)[1]
+        for line in dict.fromkeys(line for cfg in cfgs.values() for line in compare_stored(path, content, cfg, 'test')):
+            say(line)
     states = [tests.read(path) for path in (before, after)]
     first, last = (tests.measure(state) for state in states)
     return [dict(test_set=name, images=len(loader.dataset),  # type: ignore[arg-type]
                  before=first[name], after=last[name])
             for name, (loader, _) in tests.domains.items()]
+
+
+def check_same_classes(datasets: Mapping[str, Any]) -> None:
+    """Refuse test sets that one model cannot be measured on, since its classes go by their place.
+
+    Args:
+        datasets: Path of a config -> its test set.
+
+    Raises:
+        UserError: One has other classes than the first, in number or in order.
+    """
+    (first, ours), *others = ((path, dataset.metainfo['classes']) for path, dataset in datasets.items())
+    for path, theirs in others:
+        if len(theirs) != len(ours) or (set(theirs) == set(ours) and tuple(theirs) != tuple(ours)):
+            raise UserError(f'the test set of {path} has the classes {", ".join(theirs)}, that of {first} has '
+                            f'{", ".join(ours)}: a model is compared on sets with the same classes in the same order; '
+                            f'list metainfo.classes of {path} so')
 
 
 def rows_text(rows: Sequence[Mapping[str, Any]]) -> str:

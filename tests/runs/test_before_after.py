@@ -1,5 +1,7 @@
 """Two checkpoints on two test sets; the shipped weights of the demo among them."""
 import json
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from mgdet_plugin.cli.training.demo import SOURCE_CONFIG
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import DEMO_WEIGHTS
-from mgdet_plugin.runs.evaluation import before_after, rows_text
+from mgdet_plugin.runs.evaluation import before_after, check_same_classes, rows_text
 from mgdet_plugin.weights.importer import import_keras
 from tests.conftest import ROOT
 from tests.support.small_run import run_tool
@@ -57,3 +59,29 @@ def test_table():
         'test set    images  AP              AP50',
         'new         100     0.000 -> 0.064  0.000 -> 0.148',
         'old domain  7       0.622 -> 0.335  0.000 -> 0.900']
+
+
+def test_classes_of_both_checkpoints_are_held_against_the_configs(folder):
+    """As ``test.py`` does: another order is refused, other names are said."""
+    state = torch.load(folder / 'source.pth')['state_dict']
+    digits = list('0123456789')
+    for name, classes in (('order', digits[::-1]), ('names', [*digits[:9], 'nine'])):
+        torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=classes))), folder / f'{name}.pth')
+    configs = {'new': str(TARGET_CONFIG)}
+    for pair in (('source', 'order'), ('order', 'source')):
+        with pytest.raises(UserError, match=r"class 0 is '9' in .*order\.pth.*the same classes in another order"):
+            before_after(configs, *(str(folder / f'{name}.pth') for name in pair))
+    said = []
+    with patch('mgdet_plugin.runs.held_out.HeldOut.measure', lambda self, state: dict(new={})):
+        before_after(configs, *(str(folder / f'{name}.pth') for name in ('source', 'names')), say=said.append)
+    assert len([line for line in said if "class 9 is 'nine' in" in line]) == 1
+
+
+def test_sets_of_other_classes_are_not_compared():
+    def dataset(*classes):
+        return SimpleNamespace(metainfo=dict(classes=classes))
+
+    check_same_classes(dict(a=dataset('x', 'y'), b=dataset('x', 'y'), c=dataset('x', 'why')))
+    for others in (dataset('y', 'x'), dataset('x'), dataset('x', 'y', 'z')):
+        with pytest.raises(UserError, match=r'the test set of b has the classes .*, that of a has x, y: '):
+            check_same_classes(dict(a=dataset('x', 'y'), b=others))

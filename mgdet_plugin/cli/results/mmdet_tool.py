@@ -1,4 +1,8 @@
-"""Run any other tool that mmdet ships, with the plugin loaded."""
+"""Run any other tool that mmdet ships, with the plugin loaded.
+
+CFG among its arguments may be the name of one of our configs. What goes wrong in the tool is told in one line;
+MGDET_TRACEBACK=1 in the environment shows where.
+"""
 from __future__ import annotations
 
 import argparse
@@ -15,6 +19,6 @@ def mmdet_tool_command(arguments: Sequence[str]) -> int:
     parser.add_argument('rest', metavar='...', nargs=argparse.REMAINDER, help="the tool's own arguments")
     args = parser.parse_args(arguments)
     mmdet_script(args.name)
-    from mgdet_plugin.engine.preflight import run_mmdet_script
-    run_mmdet_script(args.name, args.rest)
+    from mgdet_plugin.runs.mmdet_tools import run_tool
+    run_tool(args.name.removesuffix('.py'), args.rest)
     return 0

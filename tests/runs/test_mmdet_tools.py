@@ -1,0 +1,109 @@
+"""mmdet's own tools on our configs: right figures, or one line."""
+import ast
+import json
+import pickle
+
+import pytest
+import torch
+
+from mgdet_plugin.cli.results.mmdet_tool import mmdet_tool_command
+from mgdet_plugin.cli.training.test import test_command as run_test
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.runs.mmdet_tools import TRACEBACK, _adapted, fault, run_tool
+from tests.support.small_run import SIDE, make_dataset, plain_config_text, write_config
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A config whose validation set is not its test set, and predictions on the latter that are all right."""
+    folder = tmp_path_factory.mktemp('tools')
+    data = make_dataset(folder / 'data')
+    truth = json.loads((data / 'all.json').read_text())
+    truth['annotations'] = [dict(each, id=each['id'] + 1)  # a match with 0 is none to pycocotools
+                            for each in truth['annotations'] if all(each['bbox'][2:])]
+    for name, images in (('val', truth['images'][:4]), ('test', truth['images'])):
+        (data / f'{name}.json').write_text(json.dumps(dict(truth, images=images)))
+    config = write_config(folder / 'cfg.py', data, work_dir=str(folder), **{
+        f'{split}_{part}.ann_file': f'{data}/{split}.json'
+        for split in ('val', 'test') for part in ('dataloader.dataset', 'evaluator')})
+    found = []
+    for image in truth['images']:
+        boxes = [each for each in truth['annotations'] if each['image_id'] == image['id']]
+        corners = [(x, y, x + w, y + h) for x, y, w, h in (each['bbox'] for each in boxes)]
+        found.append(dict(img_id=image['id'], ori_shape=(60, 80), pred_instances=dict(
+            bboxes=torch.tensor(corners).float(), scores=torch.ones(len(boxes)),
+            labels=torch.tensor([each['category_id'] for each in boxes]))))
+    (folder / 'found.pkl').write_bytes(pickle.dumps(found))
+    return folder, config
+
+
+def test_predictions_on_the_test_set_are_judged_by_the_test_set(run, capsys):
+    """mmdet's ``eval_metric`` takes the validation set's annotations; half of the images are not in them."""
+    folder, config = run
+    with plain_config_text():
+        run_tool('analysis_tools/eval_metric', [str(config), str(folder / 'found.pkl')])
+    metrics = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
+    assert metrics['coco/bbox_mAP'] == pytest.approx(1.0)
+
+
+def test_anchors_of_our_head_are_optimized(run, tmp_path):
+    with plain_config_text():
+        run_tool('analysis_tools/optimize_anchors', [
+            str(run[1]), '--algorithm', 'k-means', '--device', 'cpu', '--input-shape', str(SIDE), str(SIDE), '--iters',
+            '2', '--output-dir', str(tmp_path)])
+    [made] = tmp_path.glob('*.json')
+    assert len(json.loads(made.read_text())) == 9
+
+
+def test_categories_without_a_supercategory_get_one(run, tmp_path):
+    """``coco_error_analysis`` reads it; the annotation file itself stays as it is."""
+    path = run[0] / 'data/all.json'
+    before = path.read_bytes()
+    *rest, made = _adapted('analysis_tools/coco_error_analysis', ['a.json', 'out', '--ann', str(path)], tmp_path)
+    assert rest == ['a.json', 'out', '--ann'] and path.read_bytes() == before
+    content = json.loads((tmp_path / 'annotations.json').read_text())
+    assert made == str(tmp_path / 'annotations.json')
+    assert [each['supercategory'] for each in content['categories']] == ['red', 'green', 'blue']
+    assert content['annotations'] == json.loads(before)['annotations']
+
+
+def test_configs_are_found_by_name(capsys):
+    with plain_config_text():
+        mmdet_tool_command(['misc/print_config', 'mgdet_nano_stage1'])
+    assert 'MultiGridHead' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('words', 'line'), [
+    (['dataset_converters/pascal_voc', 'nowhere'],
+     r"^mmdet's dataset_converters/pascal_voc ended with OSError: The devkit path nowhere .* "
+     r'\(pascal_voc\.py, line \d+\); MGDET_TRACEBACK=1 shows the traceback, --help'),
+    (['misc/split_odvg', 'a', 'b', 'c', 'd'], r'split_odvg needs the package jsonlines, .*: pip install jsonlines;'),
+    (['analysis_tools/fuse_results', 'a.json'], r'models_name.*; mmdet 3\.3\.0 never reads .* blend_weights averages')])
+def test_what_a_tool_raises_is_one_line(words, line, monkeypatch):
+    with pytest.raises(UserError, match=line) as caught:
+        mmdet_tool_command(words)
+    assert '\n' not in str(caught.value)
+    monkeypatch.setenv(TRACEBACK, '1')
+    with pytest.raises((OSError, ModuleNotFoundError, AttributeError)):
+        mmdet_tool_command(words)
+
+
+def test_a_loader_s_process_and_a_bare_assertion_are_told_by_what_they_say():
+    def raised(raise_it):
+        with pytest.raises((RuntimeError, AssertionError)) as caught:
+            raise_it()
+        return fault('misc/x', caught.value)
+
+    def of_worker():
+        raise RuntimeError('Caught OSError in DataLoader worker process 0.\nTraceback:\n  ...\nOSError: gone\n')
+
+    def bare():
+        assert 1 > 2
+
+    assert 'RuntimeError: OSError: gone (test_mmdet_tools.py' in raised(of_worker)
+    assert 'AssertionError: assert 1 > 2' in raised(bare)
+
+
+def test_test_s_out_must_be_a_pickle():
+    with pytest.raises(UserError, match=r"--out must name a \.pkl file .*outfile_prefix=NAME\), got 'x\.json'"):
+        run_test(['mgdet_nano_stage1', 'no.pth', '--out', 'x.json'])
