@@ -38,7 +38,8 @@ _PACKAGES = dict(TensorboardVisBackend='tensorboard', WandbVisBackend='wandb', M
                  ClearMLVisBackend='clearml', NeptuneVisBackend='neptune', DVCLiveVisBackend='dvclive',
                  AimVisBackend='aim')
 """Where a run is shown -> what must be installed for it."""
-_NUMBERS = (int, float, bool, int | None, float | None, int | float, 'int', 'float', 'bool', 'int | None', 'float | None')
+_NUMBERS = (int, float, bool, int | None, float | None, int | float, 'int', 'float', 'bool', 'int | None',
+            'float | None')
 """Annotations of numbers."""
 _SIMILAR, _ALIKE = 0.6, 0.85  # of difflib
 _TAKEN = {'type', '_scope_', '_delete_', 'name', 'constructor', 'paramwise_cfg', 'convert_to_iter_based', 'optimizer',
