@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import active_children
 from types import FrameType, ModuleType
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from mgdet_plugin.common.errors import UserError, user_errors_to_exit
 from mgdet_plugin.common.resources import TOOLS, nearest
@@ -39,6 +39,8 @@ def run(command: str) -> NoReturn:
 def again(command: str, arguments: Sequence[str]) -> str:
     """The command line that goes on where an interrupted command stopped, or starts it again."""
     goes_on = getattr(_module(command), 'goes_on', None)
+    if 'RANK' in os.environ:  # the launcher knows its own command
+        return 'the same command' + (' with --resume' if goes_on is not None else '')
     return spelled(command, *(goes_on(arguments) if goes_on is not None else arguments))
 
 
@@ -66,16 +68,22 @@ def _quiet_ends(say_again: Callable[[], str]) -> Iterator[None]:
             if os.environ.get('RANK', '0') == '0':
                 print(f'\ninterrupted; to go on: {say_again()}', file=sys.stderr)
             _end(128 + signal.SIGINT)
-        if isinstance(error, BrokenPipeError) and _has_no_reader(sys.stdout):
+        if _is_unread(error):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _end(128 + signal.SIGPIPE)
         raise
 
 
-def _has_no_reader(stream: TextIO) -> bool:
+def _is_unread(error: BaseException) -> bool:
+    """Whether a command ends because nobody reads its output, or has some left that nobody will."""
+    if isinstance(error, SystemExit):  # of --help
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return True
     poll = select.poll()
-    poll.register(stream, select.POLLOUT)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+    poll.register(sys.stdout, select.POLLOUT)
+    return isinstance(error, BrokenPipeError) and any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _end(code: int) -> NoReturn:
@@ -93,10 +101,10 @@ def _end(code: int) -> NoReturn:
 def main() -> NoReturn:
     """The console script: ``mgdet COMMAND ...`` is ``python tools/COMMAND.py ...``."""
     command = sys.argv[1] if len(sys.argv) > 1 else '--help'
-    if command in ('-h', '--help'):
-        print(overview())
-        sys.exit()
-    with user_errors_to_exit():
+    with _quiet_ends(lambda: 'mgdet --help'), user_errors_to_exit():
+        if command in ('-h', '--help'):
+            print(overview())
+            sys.exit()
         if command not in COMMANDS:
             raise UserError(f"there is no command '{command}'{nearest(command, COMMANDS)}; mgdet --help lists all")
     sys.argv[:2] = [str(TOOLS / f'{command}.py')]  # what a command starts again is that file
