@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import config_path, mmdet_script
 from mgdet_plugin.compat.launch import end_launched_process
-from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dataset_cfgs
+from mgdet_plugin.datasets import Inspector, check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.annotation_check import config_name
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.config_check import checked
@@ -75,6 +75,7 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
         raise UserError(f'--launcher {args.launcher} is for processes that a launcher started, and {variable} is not '
                         f'set in the environment; start them by tools/dist_{name}.sh CFG GPUS or slurm_train.sh, or '
                         'leave --launcher out')
+    cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     return args, cfg
 
@@ -145,12 +146,13 @@ def _prepare(cfg: Config, splits: Sequence[str], start: str | None = None) -> It
             for step in leaf.get('pipeline') or []:
                 TRANSFORMS.build(step)  # a transform refuses what it cannot do
     ensure_embedded_data(cfg)
-    for report in check_datasets(cfg, splits):
+    inspector = Inspector(say=lambda line: print(line, file=sys.stderr)) if is_first_rank(cfg.launcher) else None
+    for report in check_datasets(cfg, splits, inspector):
         yield from report.lines()
     if 'val' in splits:
         others = other_sets(cfg)
         for report in check_datasets(others, [key.removesuffix('_dataloader') for key in others
-                                              if key.endswith('_dataloader')]):
+                                              if key.endswith('_dataloader')], inspector):
             yield from report.lines()
     yield from check_weights(cfg, splits[0], start)
 

@@ -39,13 +39,14 @@ def make_coco(tmp_path: Path) -> Callable[..., Config]:
              classes: tuple[str, ...] = ('cat', 'dog', 'cow')) -> Config:
         content = coco_content()
         edit(content)
-        (tmp_path / 'img').mkdir()
+        (tmp_path / 'img').mkdir(exist_ok=True)
         for name in ('1.jpg', '2.jpg'):
             Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(tmp_path / 'img' / name)
         (tmp_path / 'ann.json').write_text(json.dumps(content))
         dataset = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='ann.json', data_prefix=dict(img='img/'),
                        metainfo=dict(classes=classes),
-                       pipeline=[dict(type='LoadAnnotations'), dict(type='DropDegenerateBoxes')])
+                       pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
+                                 dict(type='DropDegenerateBoxes')])
         return Config(dict(train_dataloader=dict(dataset=dataset),
                            val_dataloader=dict(dataset=dict(dataset, test_mode=True)),
                            val_evaluator=dict(type='CocoMetric', ann_file=str(tmp_path / 'ann.json'))))

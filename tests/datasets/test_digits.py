@@ -192,6 +192,8 @@ def test_made_for_a_config_that_reads_them(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
     cfg = Config.fromfile(CONFIGS / 'digits_target.py')
     assert ensure_embedded_data(cfg) == [Path('data/mgdet_digits')]
+    cfg.train_dataloader.batch_size = 4
     reports = check_datasets(cfg)
     assert [(report.name, report.images, report.lines()) for report in reports] == [
-        ('train', 8, []), ('val', 4, []), ('test', 4, [])]
+        (name, images, [f'{name}: no box of 4 of 10 classes: 0, 1, 2, 3'])
+        for name, images in (('train', 8), ('val', 4), ('test', 4))]

@@ -10,8 +10,8 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets import check_datasets, iter_dataset_cfgs
-from mgdet_plugin.datasets.formats import annotation_files
+from mgdet_plugin.datasets import Inspector, check_datasets, iter_dataset_cfgs
+from mgdet_plugin.datasets.formats import coco_files
 
 COCO_CONFIG = Path(__file__).parents[3] / 'configs/_base_/datasets/coco_letterbox.py'
 MakeSet = Callable[..., Config]
@@ -40,10 +40,16 @@ def test_several_reasons_are_told_apart(make_coco: MakeSet) -> None:
         for annotation, box in zip(content['annotations'], boxes):
             annotation['bbox'] = box
         content['annotations'][3]['area'] = 0
+        sound = content['annotations'][3]
+        content['annotations'] += [dict(sound, id=4 + i, bbox=[9, 9, 20, 20], area=400) for i in range(sound_boxes)]
 
+    sound_boxes = 4
     line = check_datasets(make_coco(edit), splits=['val'])[0].lines()[0]
-    assert line.startswith('val: 4 of 4 boxes skipped: 1 outside of its image, 1 zero or negative size, 1 not a number')
+    assert line.startswith('val: 4 of 8 boxes skipped: 1 outside of its image, 1 zero or negative size, 1 not a number')
     assert '1 area not above zero (first: image 1.jpg, [70, 5, 5, 5])' in line
+    sound_boxes = 3
+    with pytest.raises(UserError, match=r'val: 4 of 7 boxes skipped: .*too many to be meant'):
+        check_datasets(make_coco(edit), splits=['val'])
 
 
 def test_count_equals_what_mmdet_skips(make_coco: MakeSet) -> None:
@@ -60,6 +66,11 @@ def test_boxes_of_other_classes_are_told(make_coco: MakeSet) -> None:
         2, ['train: 2 boxes left out, their classes are not in metainfo: dog'])
 
 
+def test_classes_without_a_box_are_told(make_coco: MakeSet) -> None:
+    reports = check_datasets(make_coco(lambda content: content['annotations'].pop(3)))
+    assert reports[0].lines() == ['train: no box of 1 of 3 classes: cow']
+
+
 @pytest.mark.parametrize(('edit', 'message'), [
     (lambda c: c.pop('images'), "no list 'images' .*it has: annotations, categories"),
     (lambda c: c['annotations'][2].pop('area'), r'annotations\[2\] has no area'),
@@ -71,6 +82,12 @@ def test_boxes_of_other_classes_are_told(make_coco: MakeSet) -> None:
     (set_annotation(1, area=None), 'annotation 1 has area None'),
     (set_annotation(1, id=0), "ids in 'annotations' are not unique"),
     (set_annotation(1, id=[0]), 'ids must be numbers or texts'),
+    (set_annotation(1, category_id=[1]), r'annotation 1 names category_id \[1\]'),
+    (lambda c: c['images'][1].update(width='64'), r"images\[1\] has width '64' and height 48"),
+    (lambda c: c['images'][1].update(width=10 ** 400), r'images\[1\] has width 10{39} and height 48'),
+    (lambda c: c['images'][1].update(file_name=None), r'images\[1\] has file_name None'),
+    (lambda c: c['images'][1].update(file_name='\ud800.jpg'), r"has file_name '\\ud800.jpg'"),
+    (set_annotation(1, bbox=[1, 2, 3, 10 ** 400]), r'annotation 1 has bbox \[1, 2, 3, 10*;'),
     (lambda c: c['images'][1].update(id=1), "ids in 'images' are not unique"),
     (lambda c: c['images'][1].update(file_name='3.jpg'), r'1 of 2 images named in .*\(first: 3.jpg\)'),
     (lambda c: c['categories'].append({'id': 4, 'name': 'dog'}), 'each name once'),
@@ -91,8 +108,8 @@ def test_evaluation_needs_iscrowd_training_does_not(make_coco: MakeSet) -> None:
 @pytest.mark.parametrize(('classes', 'message'), [
     (('cat', 'Dog'), r'no category Dog \(it has: cat, dog, cow\)'),
     (('dog', 'cat'), r'in the order of the file \(cat, dog\)'),
-    ('cat', r"the text 'cat' .*with a comma: \('cat',\)"),
-    ((), 'no classes'),
+    ('cat', r"train: metainfo.classes is the text 'cat', .*write \('cat',\) for one class"),
+    ((), 'train: 0 names, from 1'),
 ])
 def test_wrong_classes(make_coco: MakeSet, classes: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -142,9 +159,69 @@ def test_evaluator_must_read_the_datasets_file(make_coco: MakeSet, tmp_path: Pat
     cfg.val_evaluator.ann_file = str(tmp_path / 'elsewhere.json')
     with pytest.raises(UserError, match=r'val_evaluator: ann_file .*elsewhere.json is not there'):
         check_datasets(cfg)
-    (tmp_path / 'elsewhere.json').write_text('{}')
-    with pytest.raises(UserError, match=r'elsewhere.json, the val dataset shows .*ann.json'):
+    for text in ('1\n2\n', '{}'):
+        (tmp_path / 'elsewhere.json').write_text(text)
+        with pytest.raises(UserError, match=r"CocoMetric needs a COCO file, and .*elsewhere.json is not .*'instances'"):
+            check_datasets(cfg)
+    content = json.loads((tmp_path / 'ann.json').read_text())
+    (tmp_path / 'elsewhere.json').write_text(json.dumps(content))
+    check_datasets(cfg)  # another file of the same images
+    content['images'][0]['file_name'] = '7.jpg'
+    (tmp_path / 'elsewhere.json').write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r'with 2 images, the dataset shows 2 \(.*ann.json\), 1 of them the same by id'):
         check_datasets(cfg)
+
+
+def test_metric_without_a_file_needs_the_datasets_truth(make_coco: MakeSet) -> None:
+    cfg = make_coco()
+    cfg.val_evaluator.pop('ann_file')
+    with pytest.raises(UserError, match=r"val_evaluator: CocoMetric has no ann_file, .*'instances' in meta_keys"):
+        check_datasets(cfg)
+    cfg.val_dataloader.dataset.pipeline.append(dict(type='PackDetInputs', meta_keys=('img_id', 'instances')))
+    check_datasets(cfg)
+
+
+def test_voc_metric_needs_loaded_boxes_in_any_format(make_coco: MakeSet) -> None:
+    cfg = make_coco()
+    cfg.val_evaluator = [dict(type='VOCMetric')]
+    check_datasets(cfg)
+    cfg.val_dataloader.dataset.pipeline.pop(1)
+    with pytest.raises(UserError, match=r'VOCMetric takes the truth from the pipeline, .*has no LoadAnnotations'):
+        check_datasets(cfg)
+
+
+def test_joined_validation_sets_need_ids_of_their_own(make_coco: MakeSet) -> None:
+    cfg = make_coco()
+    leaf = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[leaf, leaf])
+    with pytest.raises(UserError, match='2 image ids are in several of the 2 datasets'):
+        check_datasets(cfg)
+    cfg.val_evaluator = dict(type='VOCMetric')  # which does not ask for ids
+    check_datasets(cfg)
+
+
+def test_a_further_set_of_other_classes_names_the_way_out(make_coco: MakeSet) -> None:
+    cfg = make_coco()
+    further = Config(dict(model=dict(bbox_head=dict(num_classes=1)), old_dataloader=cfg.val_dataloader))
+    with pytest.raises(UserError, match=r"others holds 'old', .*3 classes .*set val_cfg=dict\(others=None\)"):
+        check_datasets(further, ['old'])
+
+
+def test_an_epoch_of_one_step_is_said(make_coco: MakeSet) -> None:
+    cfg = make_coco()
+    leaf = cfg.train_dataloader.dataset
+    cfg.train_dataloader.batch_size = 2
+    assert check_datasets(cfg)[0].lines()[0].startswith('train: 2 images make 1 step an epoch at batch 2')
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=leaf)
+    assert check_datasets(cfg)[0].lines() == []
+    cfg.train_dataloader.dataset = dict(type='ClassBalancedDataset', oversample_thr=0.1, dataset=leaf)
+    assert check_datasets(cfg)[0].lines() == []
+
+
+def test_images_of_none_are_refused(make_coco: MakeSet) -> None:
+    cfg = make_coco(lambda content: (content['images'].clear(), content['annotations'].clear()))
+    with pytest.raises(UserError, match=r'val: .*ann.json names no image'):
+        check_datasets(cfg, ['val'])
 
 
 def test_wrappers_are_opened(make_coco: MakeSet) -> None:
@@ -161,7 +238,7 @@ def test_a_file_named_by_val_and_test_is_read_once(make_coco: MakeSet, monkeypat
     cfg = make_coco()
     cfg.test_dataloader = cfg.val_dataloader
     read: list[str] = []
-    monkeypatch.setattr(annotation_files.json, 'loads', lambda data: read.append('x') or json.JSONDecoder().decode(
+    monkeypatch.setattr(coco_files.json, 'loads', lambda data: read.append('x') or json.JSONDecoder().decode(
         data.decode()))
     assert len(check_datasets(cfg, splits=['val', 'test'])) == 2
     assert len(read) == 1
@@ -176,6 +253,13 @@ def test_unknown_datasets_are_named_not_read(make_coco: MakeSet) -> None:
         ['val: annotations not checked (not on the local disk)']]
     with pytest.raises(UserError, match=r'train: ann_file x.json is not there'):
         check_datasets(cfg, splits=['train'])
+
+
+@pytest.mark.parametrize('leaf', [dict(type='YoloDataset', data_root='x'), dict(type=dict, ann_file='x'), {}])
+def test_other_datasets_are_left_to_mmdet(leaf: dict[str, Any]) -> None:
+    cfg = Config(dict(train_dataloader=dict(batch_size=64, dataset=dict(type='RepeatDataset', times=2, dataset=leaf))))
+    line, = check_datasets(cfg, inspector=Inspector())[0].lines()
+    assert line.startswith('train: annotations not checked (type ')
 
 
 def test_voc_counts_boxes(make_voc: MakeSet) -> None:
@@ -202,11 +286,65 @@ def test_wrong_voc(make_voc: MakeSet, objects: list[Any], size: str, message: st
         check_datasets(make_voc(*objects, size=size))
 
 
+@pytest.mark.parametrize(('fields', 'message'), [
+    (dict(data_prefix=dict(img='JPEGImages/')), r"ann_subdir Annotations .*set data_prefix=dict\(sub_data_root=''\)"),
+    (dict(ann_subdir='annots'), "ann_subdir .*/annots is not there .*set ann_subdir to your folder's name"),
+    (dict(img_subdir='images'), "img_subdir .*/images is not there .*set img_subdir to your folder's name"),
+    (dict(data_prefix=dict(sub_data_root='VOC2007')), 'ann_subdir .*VOC2007/Annotations is not there'),
+    (dict(img_subdirs='images'), "train: dataset .*cannot be built: .*unexpected keyword argument 'img_subdirs'"),
+])
+def test_voc_folders_by_the_rules_of_the_dataset(make_voc: MakeSet, fields: dict[str, Any], message: str) -> None:
+    cfg = make_voc(('cat', (1, 1, 9, 9)))
+    for key, value in fields.items():
+        cfg.train_dataloader.dataset[key] = value
+    with pytest.raises(UserError, match=message):
+        check_datasets(cfg)
+
+
+def test_the_set_itself_must_be_given_as_mmdet_takes_it(make_coco: MakeSet) -> None:
+    for key, value, message in (
+            ('data_prefix', 'img', "data_prefix is 'img'; a dict"), ('ann_file', None, 'ann_file None is'),
+            ('filter_cfg', 'x', "filter_cfg is 'x'; a dict"), ('metainfo', ['x'], 'cannot be built')):
+        cfg = make_coco()
+        cfg.train_dataloader.dataset[key] = value
+        with pytest.raises(UserError, match=f'train: .*{message}'):
+            check_datasets(cfg)
+    cfg = make_coco()
+    cfg.val_evaluator = 'CocoMetric'
+    with pytest.raises(UserError, match='val_evaluator holds'):
+        check_datasets(cfg)
+
+
+def test_voc_in_any_folders(make_voc: MakeSet, tmp_path: Path) -> None:
+    cfg = make_voc(('cat', (1, 1, 9, 9)))
+    (tmp_path / 'Annotations').rename(tmp_path / 'annots')
+    (tmp_path / 'JPEGImages').rename(tmp_path / 'pictures')
+    cfg.train_dataloader.dataset.update(ann_subdir='annots', img_subdir='pictures')
+    assert check_datasets(cfg)[0].boxes == 1
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('a 1\n', r"line 1 of .*list.txt is 'a 1', and mmdet takes a whole line as .*awk"),
+    ('a\n\n', r"line 2 of .*is '', and mmdet"),
+    ('a \n', r"line 1 of .*is 'a ', and mmdet"),
+    ('b\n', r"b.xml is missing or no file; line 1 of .*list.txt is 'b'$"),
+    ('', 'list.txt names no image'),
+])
+def test_voc_lists(make_voc: MakeSet, tmp_path: Path, text: str, message: str) -> None:
+    cfg = make_voc(('cat', (1, 1, 9, 9)))
+    (tmp_path / 'list.txt').write_text(text)
+    with pytest.raises(UserError, match=message):
+        check_datasets(cfg)
+
+
 @pytest.mark.parametrize(('change', 'message'), [
     (lambda root: (root / 'Annotations/a.xml').write_text('<annotation><object>'), 'a.xml is not valid XML'),
     (lambda root: (root / 'Annotations/a.xml').unlink(), 'VOC annotation .*a.xml is missing'),
     (lambda root: (root / 'JPEGImages/a.jpg').unlink(), r'1 of 1 images named in .*\(first: a.jpg\)'),
     (lambda root: (root / 'JPEGImages').rename(root / 'images'), 'img_subdir .*JPEGImages is not there'),
+    (lambda root: (root / 'JPEGImages/a.jpg').rename(root / 'JPEGImages/a.png'), r'\(first: a.jpg; a.png is there\)'),
+    (lambda root: (root / 'list.txt').write_bytes(b'\xff\xfe'), 'list.txt is no list of image names'),
+    (lambda root: (root / 'Annotations/a.xml').write_text('<?xml version="1.0" encoding="x"?><a/>'), 'not valid XML'),
     (lambda root: (root / 'list.txt').unlink(), 'ann_file .*list.txt is not there'),
     (lambda root: (root / 'Annotations/a.xml').write_text('<a><object/></a>'), 'object 0 has no name'),
 ])

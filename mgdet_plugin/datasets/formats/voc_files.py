@@ -1,0 +1,100 @@
+"""What VOC annotation files hold, read as mmdet's XMLDataset reads them, with everything it hides said aloud."""
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets.formats.box_sense import BoxSense
+from mgdet_plugin.datasets.formats.dataset_report import DatasetReport, ImageRecord, some
+from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import degenerate_reason
+
+_WHOLE_LINE = (", and mmdet takes a whole line as an image's name; awk 'NF && $2 != -1 {print $1}' OLD > NEW makes a "
+               'list of names alone of one with flags, spaces or blank lines')
+
+
+def read_voc_list(path: Path) -> list[str]:
+    """The image names of a list file, a whole line each as XMLDataset takes them.
+
+    Raises:
+        UserError: it is not text, or empty.
+    """
+    try:
+        names = [line.rstrip('\r\n') for line in StringIO(path.read_text(encoding='utf-8'))]
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path} is no list of image names: it is not text ({error})') from error
+    if not names:
+        raise UserError(f'{path} names no image; write one name a line')
+    return names
+
+
+def summarize_voc(list_file: Path, xml_folder: Path, classes: Sequence[str]) -> DatasetReport:
+    """What the files ``<image name>.xml`` of a list hold for ``classes``, coordinates as XMLDataset reads them.
+
+    Raises:
+        UserError: a missing or malformed file, or no object at all of the chosen classes.
+    """
+    report = DatasetReport(source=xml_folder, classes=classes, sense=BoxSense(corners=True))
+    chosen = set(classes)
+    for number, image_id in enumerate(read_voc_list(list_file), 1):
+        path = xml_folder / f'{image_id}.xml'
+        if not path.is_file():  # a pipe is none: opening it would wait for ever
+            raise UserError(f'VOC annotation {path} is missing or no file; line {number} of {list_file} is '
+                            f'{image_id!r}' + (_WHOLE_LINE if image_id.split() != [image_id] else ''))
+        root = _voc_root(path)
+        record = ImageRecord(image_id, f'{image_id}.jpg', _voc_image_size(path, root))
+        report.records.append(record)
+        for index, element in enumerate(root.findall('object')):
+            name = element.findtext('name')
+            if name is None:
+                raise UserError(f'{path}: object {index} has no name')
+            if name not in chosen:
+                report.other_classes[name] += 1
+                continue
+            values = _voc_box(path, index, element)
+            reason = degenerate_reason([int(value) - 1 for value in values], record.size)
+            report.count(record, name, values, reason, by_dataset=False)
+    if report.other_classes and not report.boxes:
+        raise UserError(f'{xml_folder}: no object is one of the classes {some(classes)} (the files name: '
+                        f'{some(report.other_names())}); set metainfo=dict(classes=(...)) to those names')
+    return report
+
+
+def _voc_root(path: Path) -> ET.Element:
+    try:
+        return ET.parse(path).getroot()
+    except (ET.ParseError, ValueError, LookupError) as error:  # the latter two: encodings that cannot be read
+        raise UserError(f'{path} is not valid XML ({error}); write it again, in UTF-8') from error
+
+
+def _voc_image_size(path: Path, root: ET.Element) -> tuple[int, int] | None:
+    """(w, h) in pixels from ``size``; None without one: mmdet then measures the image."""
+    if root.find('size') is None:
+        return None
+    texts = [root.findtext(f'size/{side}') or '' for side in ('width', 'height')]
+    try:
+        width, height = (int(text) for text in texts)
+    except ValueError:
+        width = height = 0
+    if min(width, height) <= 0:
+        raise UserError(f'{path}: size must be whole pixels above zero, got {" x ".join(map(repr, texts))}; '
+                        'correct it or remove the size element (mmdet then measures the image)')
+    return width, height
+
+
+def _voc_box(path: Path, index: int, element: ET.Element) -> list[float]:
+    """``[xmin, ymin, xmax, ymax]`` of one object as they are written; XMLDataset cuts them to whole pixels."""
+    box: list[float] = []
+    difficult = element.findtext('difficult', '0')
+    if not difficult.strip().isdecimal():
+        raise UserError(f'{path}: object {index} has difficult {difficult!r}; 0 or 1 is needed')
+    for side in ('xmin', 'ymin', 'xmax', 'ymax'):
+        text = element.findtext(f'bndbox/{side}')
+        try:
+            value = float(text or '')
+            box.append(int(value) if int(value) == value else value)
+        except (ValueError, OverflowError):
+            raise UserError(f'{path}: object {index} has {side} {text!r}; a number is needed') from None
+    return box
