@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +133,6 @@ def make_digits(root: str | Path, domain: str) -> Path:
     return folder
 
 
-@cache
 def _handwritten_samples() -> dict[str, dict[int, list[np.ndarray]]]:
     """The handwritten samples of each split and digit, (8, 8) uint8; no sample is in two splits."""
     try:
