@@ -7,8 +7,8 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    # the best one also as work_dir/best.pth, what the next stage loads
-    checkpoint=dict(type='WholeCheckpointHook', interval=1, save_best='coco/bbox_mAP', max_keep_ckpts=3),
+    # the best one, by the evaluator's mean AP, also as work_dir/best.pth, what the next stage loads
+    checkpoint=dict(type='WholeCheckpointHook', interval=1, save_best='auto', max_keep_ckpts=3),
     class_weights=dict(type='ClassWeightsHook'),
     staged_unfreeze=dict(type='StagedUnfreezeHook'),  # carries out the config's `stages`
     drift_guard=dict(type='DriftGuardHook'),  # holds the losses against those of the loaded weights

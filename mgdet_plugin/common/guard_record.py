@@ -128,7 +128,7 @@ class GuardRecord:
     def ratios(self, losses: Mapping[str, float]) -> Numbers:
         """Term -> how many times that of the loaded weights it is, of ``val/<term>`` -> value, where they have it."""
         return {name.removeprefix('val/'): ratio(losses[name], value) for name, value in self.pretrained.items()
-                if name.startswith('val/loss') and name in losses}
+                if name.startswith('val/loss') and name in losses and not is_zero(name, self.pretrained, losses)}
 
     def write(self, folder: str) -> None:
         """Write ``guard.json``, whole or not at all."""
@@ -158,6 +158,12 @@ class GuardRecord:
             return cls(**_record_fields(content))
         except _Damage as error:
             raise UserError(f'{path} is damaged: {error}; {MEND}') from None
+
+
+def is_zero(name: str, *figures: Mapping[str, float]) -> bool:
+    """Whether a figure is 0 wherever it was measured: a loss of nothing, as of classes where there is one."""
+    seen = [each[name] for each in figures if name in each]
+    return bool(seen) and not any(seen)
 
 
 _BASELINE = ('pretrained', 'random')

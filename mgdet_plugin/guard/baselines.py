@@ -2,23 +2,27 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
 import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmdet.registry import MODELS
 from mmengine.dataset import DefaultSampler
+from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.guard_record import GuardRecord
+from mgdet_plugin.common.guard_record import GuardRecord, is_zero
+from mgdet_plugin.common.metric_names import expected_of, mean_aps
 from mgdet_plugin.engine.hooks.random_state_hook import random_state, set_random_state
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.loops.validation import measure
@@ -30,6 +34,9 @@ from mgdet_plugin.plan.freezing import unwrap
 FULL = 'full'  # a plan's start at which all weights have something to keep
 _STATISTICS_IMAGES = 64
 _SEED = 0
+_SAY_EVERY = 10.0  # seconds
+_EMPTY = 'results of the whole dataset is empty'  # CocoMetric, as an error
+LOADED, RANDOM = 'the loaded weights', 'a random start'
 _GUARDED = ('obj', 'conf', 'cls')  # in the names of objectness and class losses, of any detector of mmdet
 
 
@@ -59,12 +66,14 @@ def take_baselines(runner: Runner, loop: LossValLoop | None, record: GuardRecord
         runner.logger.info('guard: losses are held against those of the weights the earlier stage started from')
     else:
         if record.start != 'nothing':
-            with undisturbed(runner.model):
+            with undisturbed(runner.model), told(runner, loop, LOADED):
                 record.pretrained = scalars(loop.measure())
         if options.random_start:
-            record.random = measure_random(runner, loop)
-    names = record.pretrained or record.random
-    record.metric = record.metric or next((name for name in names if 'mAP' in name), '')
+            with told(runner, loop, RANDOM):
+                record.random = measure_random(runner, loop)
+        _warn_of_worse(runner, record)
+    own = [name for name in (*record.pretrained, *record.random) if name.partition('/')[0] not in loop.others]
+    record.metric = record.metric or next(iter([*expected_of(loop.evaluator.metrics), *mean_aps(own)]), '')
     record.guarded = guarded_terms(record, options.terms)
     _say(runner, record, time.perf_counter() - begun)
 
@@ -77,7 +86,8 @@ def guarded_terms(record: GuardRecord, terms: str | Sequence[str] | None) -> lis
     """
     names = [name.removeprefix('val/') for name in record.pretrained or record.random if name.startswith('val/loss_')]
     given = [terms] if isinstance(terms, str) else terms
-    guarded = [name for name in names if any(part in name for part in _GUARDED)] if given is None else list(given)
+    guarded = [name for name in names if any(part in name for part in _GUARDED) and not is_zero(
+        f'val/{name}', record.pretrained, record.random)] if given is None else list(given)
     unknown = sorted(set(guarded) - set(names))
     if names and unknown:
         raise UserError(f"DriftGuardHook: terms names '{unknown[0]}', and the losses are {', '.join(names)}")
@@ -90,14 +100,67 @@ def guarded_terms(record: GuardRecord, terms: str | Sequence[str] | None) -> lis
 
 def _say(runner: Runner, record: GuardRecord, seconds: float) -> None:
     """Log the baselines and give them to the visualizer as epoch 0."""
-    for name, values in (('the loaded weights', record.pretrained), ('a random start', record.random)):
+    for name, values in ((LOADED, record.pretrained), (RANDOM, record.random)):
         if values:
-            runner.logger.info(f'guard: {name}: ' + ', '.join(f'{key} {value:.4g}' for key, value in values.items()
-                                                              if 'loss' in key or key.endswith(record.metric)))
+            figures = [f'{key} {value:.4g}' for key, value in values.items() if 'loss' in key
+                       or key.endswith(record.metric)]
+            nothing = [f'no {record.metric}: nothing is detected'] if record.metric not in (*values, '') else []
+            runner.logger.info(f'guard: {name}: {", ".join([*figures, *nothing])}')
+    zero = [key for key in record.pretrained or record.random
+            if key.startswith('val/loss_') and is_zero(key, record.pretrained, record.random)]
+    if zero:
+        runner.logger.info(f'guard: {", ".join(zero)} is 0 whatever the weights (a single class, or no boxes): it is '
+                           'left out of the guard and its figures')
     runner.logger.info(f'guard: baselines took {seconds:.1f} s; guarded: {", ".join(record.guarded) or "nothing"}, '
                        f'at most {1 + record.limit:.2f} times')
     if record.pretrained:
         runner.visualizer.add_scalars(dict(record.pretrained), step=0, file_path=f'{runner.timestamp}.json')
+
+
+def _warn_of_worse(runner: Runner, record: GuardRecord) -> None:
+    """Say before the first step that weights know less than nothing of the images they are to be trained on."""
+    loaded, start = (each.get('val/loss', math.nan) for each in (record.pretrained, record.random))
+    if record.start == FULL and loaded > start:
+        runner.logger.warning(
+            f'guard: {LOADED} are worse than {RANDOM} on the validation images, val/loss {loaded:.4g} against '
+            f'{start:.4g}. Images of another domain can do that; far more often it is classes in another order, '
+            'colours in another order or another mean and std than the weights were trained with, other anchors or '
+            'strides, or labels that are not those of the images: look at these before training')
+
+
+@contextmanager
+def told(runner: Runner, loop: LossValLoop, what: str) -> Iterator[None]:
+    """Log how far a measurement of the runner's model within it has come, and nothing that metrics say of theirs.
+
+    They print tables, and CocoMetric an error where nothing is detected, as is expected of a random start.
+    """
+    loops = (loop, *loop.others.values())
+    total = sum(len(each.dataloader.dataset) for each in loops) / get_world_size()
+    begun = said = time.perf_counter()
+    done = 0
+
+    def count(_module: nn.Module, _inputs: Any, data: Mapping[str, Any]) -> None:
+        nonlocal done, said
+        done += len(data['inputs'])
+        now = time.perf_counter()
+        if now - said >= _SAY_EVERY:
+            said = now
+            runner.logger.info(f'guard: measuring {what}: {done} of {total:.0f} images, about '
+                               f'{max(0.0, (now - begun) * (total - done) / done):.0f} s left')
+
+    def ours(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return text.startswith('guard: ') or (record.levelno >= logging.WARNING and _EMPTY not in text)
+
+    preprocessor: Any = unwrap(runner.model).data_preprocessor
+    counted = preprocessor.register_forward_hook(count)
+    runner.logger.addFilter(ours)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        runner.logger.removeFilter(ours)
+        counted.remove()
 
 
 @contextmanager
@@ -179,9 +242,18 @@ def fingerprint(loop: LossValLoop, loss: Mapping[str, Any] | None = None) -> str
             info = dataset.get_data_info(index)
             said.append((Path(str(info.get('img_path', index))).name, [
                 (list(map(float, one['bbox'])), int(one['bbox_label'])) for one in info.get('instances') or ()]))
-        said += [name, list((dataset.metainfo or {}).get('classes') or ()), repr(getattr(dataset, 'pipeline', '')),
+        said += [name, list((dataset.metainfo or {}).get('classes') or ()), *map(repr, pipelines(dataset)),
                  [type(metric).__name__ for metric in each.evaluator.metrics]]
     return hashlib.blake2b(repr(said).encode(), digest_size=16).hexdigest()
+
+
+def pipelines(dataset: Any) -> Iterator[Any]:
+    """The pipelines of a dataset, also of those inside wrappers."""
+    inner = [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', None)
+    if inner is None:
+        yield getattr(dataset, 'pipeline', '')
+    for each in inner or ():
+        yield from pipelines(each)
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import KEY, GuardRecord, Validation
+from mgdet_plugin.common.metric_names import AUTO
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
 from mgdet_plugin.engine.hooks.whole_checkpoint_hook import WholeCheckpointHook
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
@@ -161,6 +162,7 @@ class DriftGuardHook(Hook):
                                              metrics=values, ratios=ratios, weights=weights))
         rolled_back = ROLLBACK in self._judge(guard, values, ratios)
         guard.run.rolled_back = record.validations[-1].rolled_back = rolled_back
+        record.best = record.best or _best_by(runner)  # 'auto' may have waited for the first figures
         guard.write()
 
     @staticmethod
@@ -194,6 +196,7 @@ class DriftGuardHook(Hook):
             record.ended = 'early_stopping'
         elif runner.epoch >= runner.max_epochs:
             record.ended = 'plan'
+        record.best = record.best or _best_by(runner)
         guard.write()
         if run.rolled_back:
             save_last(runner, again=True)  # the epoch's checkpoint holds what the run went back from
@@ -209,6 +212,6 @@ def _best_by(runner: Runner) -> list[str]:
     """Name and rule by which the best checkpoint is kept, where they are known."""
     for hook in runner.hooks:
         names = getattr(hook, 'key_indicators', None) if isinstance(hook, CheckpointHook) else None
-        if names and names[0] != 'auto':
+        if names and names[0] != AUTO:
             return [names[0], hook.rules[0]]
     return []

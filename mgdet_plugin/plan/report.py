@@ -15,7 +15,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.annotation_check import config_name
 from mgdet_plugin.plan.freezing import Frozen, frozen_of, statistics_layers
-from mgdet_plugin.plan.plan import Plan, Stage
+from mgdet_plugin.plan.plan import Plan, Stage, start_of
 from mgdet_plugin.plan.progress import stages_before
 from mgdet_plugin.plan.rates import CONSTRUCTOR, PlannedRates, RateRules, base_rate, parameter_groups
 from mgdet_plugin.plan.rules import Finding, check_rules, rate_limit
@@ -36,8 +36,6 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
     Raises:
         UserError: If the config has no plan or it does not fit the model.
     """
-    if not cfg.get('stages'):
-        raise UserError(f'{config_name(cfg)} has no stages, so there is no plan to show')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     plan = Plan.from_cfg(cfg)
     model = MODELS.build(cfg.model)
@@ -61,8 +59,44 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
     return report, findings
 
 
+def report_without_stages(cfg: Config) -> dict[str, Any]:
+    """What a config without stages trains, as far as it says: another loop than that of a plan carries it out.
+
+    Raises:
+        UserError: It trains nothing, or by a loop that needs stages.
+    """
+    loop = cfg.get('train_cfg') or {}
+    if loop.get('type') == 'StagedTrainLoop':
+        raise UserError(f'{cfg.filename} has no stages, and its StagedTrainLoop needs some; set stages=[dict(name=..., '
+                        'epochs=..., lr=..., freeze_level=...)]')
+    lacking = [key for key in ('train_cfg', 'optim_wrapper', 'model') if not cfg.get(key)]
+    if lacking:
+        raise UserError(f'{cfg.filename} has neither stages nor {" and ".join(lacking)}, so it trains nothing')
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    parameters = list(MODELS.build(cfg.model).parameters())
+    optimizer, schedulers = cfg.optim_wrapper.get('optimizer') or {}, cfg.get('param_scheduler') or []
+    return dict(config=config_name(cfg), start=start_of(cfg), load_from=cfg.get('load_from'), stages=[],
+                loop=loop.get('type') or ('EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop'),
+                epochs=loop.get('max_epochs'), iterations=loop.get('max_iters'),
+                optimizer=optimizer.get('type'), lr=optimizer.get('lr'),
+                schedulers=[each.get('type') for each in ([schedulers] if isinstance(schedulers, Mapping) else
+                                                          schedulers)],
+                parameters=sum(each.numel() for each in parameters),
+                trained_parameters=sum(each.numel() for each in parameters if each.requires_grad))
+
+
+def _text_without_stages(report: Mapping[str, Any]) -> str:
+    length = f'{report["epochs"]} epochs' if report['epochs'] else f'{report["iterations"]} iterations'
+    source = f' ({report["load_from"]})' if report['load_from'] else ''
+    return (f'{report["config"]}: no stages; {report["loop"]} trains {report["trained_parameters"]:,} of '
+            f'{report["parameters"]:,} parameters for {length}, start: {report["start"]}{source}, '
+            f'{report["optimizer"]} at {report["lr"]}, {", ".join(report["schedulers"]) or "no schedule"}')
+
+
 def plan_text(report: Mapping[str, Any]) -> str:
     """The report for a person."""
+    if not report['stages']:
+        return _text_without_stages(report)
     limit = f', no rate above {report["rate_limit"]:g}' if report['rate_limit'] else ''
     scale = f', rates scaled by {report["rate_scale"]:g}' if report['rate_scale'] != 1 else ''
     source = f' ({report["load_from"]})' if report['load_from'] else ''

@@ -4,9 +4,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from mmdet.registry import METRICS
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.metric_names import AUTO, expected, is_mean_ap, kind_of, prefix_of
 from mgdet_plugin.datasets import iter_dataset_cfgs
 from mgdet_plugin.plan.plan import BASE_AUGMENTATIONS, Plan
 
@@ -38,22 +40,56 @@ def check_wiring(cfg: Config, plan: Plan) -> None:
             raise UserError(f"stage '{stage.name}' gives a probability to {missing[0]}, and no step of the training "
                             f'pipeline has this name; there is {", ".join(sorted(steps))}')
     check_validation(cfg)
-    check_best(cfg)
+    check_figures(cfg, plan)
 
 
-def check_best(cfg: Config) -> None:
-    """Refuse a best checkpoint that would be the worst.
+def check_figures(cfg: Config, plan: Plan) -> None:
+    """Refuse a best checkpoint or a stage's end by a figure that no validation of the config gives, or by the worst.
 
     Raises:
-        UserError: The highest loss is to be kept.
+        UserError: With the figure to go by.
     """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     best, rule = hook.get('save_best'), hook.get('rule')
     names, rules = ([each] if isinstance(each, str) or each is None else list(each) for each in (best, rule))
     for name, each in zip(names, rules * len(names) if len(rules) == 1 else rules, strict=False):
-        if name and 'loss' in name and each == 'greater':
-            raise UserError(f"default_hooks.checkpoint keeps the checkpoint of the highest {name} (rule='greater'); "
-                            "set rule='less'")
+        for worst, kind, right in (('greater', 'highest', 'less'), ('less', 'lowest', 'greater')):
+            if name and each == worst and ('loss' in name if right == 'less' else is_mean_ap(name)):
+                raise UserError(f'default_hooks.checkpoint keeps the checkpoint of the {kind} {name} (rule={each!r}); '
+                                f'set rule={right!r}')
+    given = [('default_hooks.checkpoint.save_best', name) for name in names if name and name != AUTO]
+    given += [(f"until.metric of stage '{stage.name}'", stage.until.metric) for stage in plan.stages if stage.until]
+    given += [('plan.early_stopping.metric', plan.early_stopping.metric)] if plan.early_stopping else []
+    kinds, known = _given_figures(cfg)
+    for where, name in given:
+        if kinds and kind_of(name) not in kinds:
+            losses = "; losses are measured by val_cfg=dict(type='LossValLoop')" if name.startswith('val/') else ''
+            right = known[0] if known and not losses else ''
+            raise UserError(f'{where} is {name!r}, and the names of what the validation gives begin with '
+                            f'{", ".join(sorted(filter(None, kinds)))}{losses}' + (f'; set {right!r}' if right else ''))
+
+
+def _given_figures(cfg: Config) -> tuple[set[str], list[str]]:
+    """How the names of a validation's figures begin, empty where that cannot be told; and the known mean APs."""
+    loop = cfg.get('val_cfg') or {}
+    metrics = _metrics(cfg.get('val_evaluator'))
+    if not loop or not metrics or loop.get('type', 'ValLoop') not in ('ValLoop', 'LossValLoop'):
+        return set(), []
+    kinds = {prefix_of(*each) for each in metrics}
+    if loop.get('type') == 'LossValLoop':
+        kinds.add('val')
+    for domain, each in (loop.get('others') or {}).items():
+        theirs = _metrics((each or {}).get('evaluator'))
+        kinds |= {domain, *(f'{domain}/{prefix_of(*one)}'.rstrip('/') for one in theirs)}
+    return kinds, [name for each in metrics for name in expected(*each)]
+
+
+def _metrics(evaluator: Any) -> list[tuple[type, Mapping[str, Any]]]:
+    """Class and arguments of every metric of an evaluator's config; none where a class is not known."""
+    listed = [evaluator] if isinstance(evaluator, Mapping) else list(evaluator or ())
+    found = [(METRICS.get(each.get('type')), each) for each in listed if isinstance(each, Mapping)
+             and isinstance(each.get('type'), str)]
+    return found if len(found) == len(listed) and all(kind for kind, _ in found) else []
 
 
 def check_validation(cfg: Config) -> None:

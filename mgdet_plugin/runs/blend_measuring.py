@@ -63,6 +63,10 @@ class Blender:
         if 'old' not in sets:
             self.notes.append('only the new domain is measured: the config follows no old one (val_cfg.others.old)')
 
+    def mean_aps(self, domain: str) -> list[str]:
+        """Names of the mean APs that a domain's evaluator gives, as far as they are known."""
+        return self._tests.mean_aps(domain)
+
     def row(self, alpha: float, only: Collection[str] = ()) -> BlendRow:
         """Put the blend of a share into the model, estimate its statistics and measure it, maybe on some domains."""
         state, statistics = blend_states(*self.pair.states, alpha), {}

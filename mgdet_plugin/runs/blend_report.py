@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from mgdet_plugin.common.checkpoints import to_plain
 from mgdet_plugin.common.files import write_together
+from mgdet_plugin.common.metric_names import at_half, mean_aps
 from mgdet_plugin.plan.progress import RECORD
 from mgdet_plugin.runs.blends import Blend, BlendRow
 from mgdet_plugin.runs.run_axes import plain_axes, png
@@ -46,7 +47,8 @@ def blend_table(blend: Blend) -> str:
 def _columns(rows: tuple[BlendRow, ...], domain: str, metric: str) -> dict[str, str]:
     """Key of a measurement -> head of its column, nine characters at most."""
     seen = dict.fromkeys(key for row in rows for key in row.domain(domain))
-    heads = {metric: 'AP', f'{metric}_50': 'AP50'}
+    further = {key: key[:8] for key in mean_aps(seen) if key != metric}
+    heads = {metric: 'AP', at_half(metric, seen) or '': 'AP50', **further}
     losses = {key: key.removeprefix('loss_')[:8] for key in seen if '/' not in key and key.startswith('loss')}
     return {**{key: head for key, head in heads.items() if key in seen}, **losses}
 

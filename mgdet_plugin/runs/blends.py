@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.metric_names import mean_aps
 from mgdet_plugin.common.resources import config_path
 from mgdet_plugin.common.weights_path import check_weights_path
 from mgdet_plugin.keep.blending import ALPHAS, blend_states, check_alphas
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IMAGES = 64
-MAIN = 'coco/bbox_mAP'
 PICKS = ('mean', 'new')
 STATISTICS = ('new', 'both', 'blended')
 
@@ -133,7 +133,7 @@ def blend_weights(pretrained: str, finetuned: str, alphas: Sequence[float] = ALP
         progress(f'alpha {alpha:g} is measured ({len(rows)} of {len(points)})')
     compared = by == 'new' and points[0] > 0 and 'old' in blender.domains
     first = blender.row(0.0, ['old']) if compared else rows[0]
-    metrics = tuple(main_metric([row.domain(name) for row in rows]) for name in blender.domains)
+    metrics = tuple(main_metric([row.domain(name) for row in rows], blender.mean_aps(name)) for name in blender.domains)
     picked, said = pick(rows, metrics, by, keep, first)
     return Blend(blender.pair, tuple(rows), metrics, picked, by, keep, blender.statistics, (*blender.notes, *said))
 
@@ -165,14 +165,14 @@ def _config_of(config: str | None, pretrained: str, finetuned: str) -> str:
     return config
 
 
-def main_metric(found: Sequence[Mapping[str, float]]) -> str:
-    """Name of the metric a domain is judged by, of all measured there: ``coco/bbox_mAP``, else its first that is a mAP.
+def main_metric(found: Sequence[Mapping[str, float]], expected: Sequence[str] = ()) -> str:
+    """Name of the metric a domain is judged by, of all measured there: the first mean AP, of those ``expected`` if any.
 
     Raises:
         UserError: There is none.
     """
     names = list(dict.fromkeys(name for each in found for name in each))
-    chosen = MAIN if MAIN in names else next((name for name in names if 'mAP' in name), None)
+    chosen = next((name for name in (*expected, *mean_aps(names)) if name in names), None)
     if chosen is None:
         raise UserError(f'the evaluator gives no mAP to pick by, only {", ".join(names) or "nothing"}; CocoMetric '
                         'gives none where no blend finds anything')

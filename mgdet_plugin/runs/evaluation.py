@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.metric_names import at_half, kind_of, mean_aps
 from mgdet_plugin.common.resources import config_path
 from mgdet_plugin.common.weights_path import check_weights_path
 
 AS_GIVEN, RANDOM_CLASSES, RANDOM_ROWS = 'as given', 'class rows random', 'all prediction rows random'
-METRICS = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50'}
 
 
 def before_after(configs: Mapping[str, str], before: str, after: str, device: str | None = None,
@@ -28,8 +28,9 @@ def before_after(configs: Mapping[str, str], before: str, after: str, device: st
         say: Takes what a person should know of weights that fit, a line each. Default: to standard error.
 
     Returns:
-        A row a domain: ``test_set``, its name; ``images``, how many it has; ``before`` and ``after``, name of a metric
-        or loss -> what the checkpoint reaches. There is no metric where it detects nothing.
+        A row a domain: ``test_set``, its name; ``images``, how many it has; ``metrics``, names of the mean APs its
+        evaluator gives; ``before`` and ``after``, name of a metric or loss -> what the checkpoint reaches. CocoMetric
+        gives none where nothing is detected.
 
     Raises:
         UserError: A config, dataset or checkpoint is missing or does not fit.
@@ -51,7 +52,7 @@ def before_after(configs: Mapping[str, str], before: str, after: str, device: st
     states = [tests.read(path) for path in (before, after)]
     first, last = (tests.measure(state) for state in states)
     return [dict(test_set=name, images=len(loader.dataset),  # type: ignore[arg-type]
-                 before=first[name], after=last[name])
+                 metrics=tests.mean_aps(name), before=first[name], after=last[name])
             for name, (loader, _) in tests.domains.items()]
 
 
@@ -74,12 +75,19 @@ def check_same_classes(datasets: Mapping[str, Any]) -> None:
 
 def rows_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a table for a person; a metric of a model that detects nothing counts as 0."""
-    lines = [('test set', 'images', *METRICS.values())]
-    for row in rows:
+    found = [{**dict.fromkeys(row.get('metrics', ())), **row['before'], **row['after']} for row in rows]
+    figures = list(dict.fromkeys(name for each in found for name in each if 'loss' not in name))
+    means = mean_aps(figures)
+    names = list(dict.fromkeys(each for name in means for each in (name, at_half(name, figures)) if each)) or figures
+    lines = [('test set', 'images', *(names if len(means) != 1 else ('AP', 'AP50')[:len(names)]))]
+    for row, given in zip(rows, found):
+        kinds = set(map(kind_of, given))
         lines.append((row['test_set'], str(row['images']), *(
-            f'{row["before"].get(name, 0.0):.3f} -> {row["after"].get(name, 0.0):.3f}' for name in METRICS)))
+            f'{row["before"].get(name, 0.0):.3f} -> {row["after"].get(name, 0.0):.3f}' if kind_of(name) in kinds else
+            '-' for name in names)))
     widths = [max(map(len, column)) for column in zip(*lines)]
-    return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    table = ['  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    return '\n'.join([*table, *([f'AP is {means[0]}'] if len(means) == 1 else [])])
 
 
 def first_losses(config: str, checkpoint: str,

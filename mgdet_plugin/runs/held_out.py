@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mgdet_plugin.common.metric_names import expected_of
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data
 from mgdet_plugin.engine.checkpoint_check import check_same_tensors, read_weights
 from mgdet_plugin.engine.loops.validation import measure
@@ -71,6 +72,11 @@ class HeldOut:
         state = read_weights(path, self.cfg)[0]
         check_same_tensors(path, state, self.model.state_dict(), self.cfg)
         return state
+
+    def mean_aps(self, domain: str) -> list[str]:
+        """Names of the mean APs that a domain's evaluator gives, as far as they are known before it measures."""
+        evaluator = self.domains[domain][1]
+        return expected_of(evaluator.metrics) if evaluator is not None else []
 
     def measure(self, state: Mapping[str, Tensor], only: Collection[str] = ()) -> dict[str, dict[str, float]]:
         """What weights, all of the model's, reach on each set, or on those of some domains.

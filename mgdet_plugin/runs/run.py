@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.guard_record import FILE, MEND, GuardRecord, Validation
+from mgdet_plugin.common.guard_record import FILE, MEND, GuardRecord, Validation, is_zero
+from mgdet_plugin.common.metric_names import mean_aps
 from mgdet_plugin.common.records import ratio
 
 LOSS = 'val/loss'
@@ -24,16 +25,34 @@ class Run(GuardRecord):
 
     Attributes:
         folder: The work folder.
+        recorded: Whether a guard recorded it; else it is what its log tells, and ``start`` is empty: not known.
         training: Key of the log -> value a logged iteration, NaN where it has none; 'step' is the iteration, from 1.
             Empty without a log.
     """
     folder: Path = Path()
+    recorded: bool = True
     training: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def last(self) -> Validation | None:
         """The last validation."""
         return self.validations[-1] if self.validations else None
+
+    @property
+    def figures(self) -> list[dict[str, float]]:
+        """All that was measured on validation images: baselines, then validations."""
+        return [self.pretrained, self.random, *(each.metrics for each in self.validations)]
+
+    @property
+    def silent(self) -> list[str]:
+        """Terms of the validation loss that are 0 throughout, as the class loss of a single class is."""
+        names = dict.fromkeys(name for each in self.figures for name in each if name.startswith(f'{LOSS}_'))
+        return [name for name in names if is_zero(name, *self.figures)]
+
+    def mean_aps(self, domain: str = '') -> list[str]:
+        """The mean APs that were given, the main one first; of the second validation set with its ``domain``."""
+        given = mean_aps(name for each in self.figures for name in each if name.startswith(OLD) == (domain == OLD))
+        return sorted(given, key=lambda name: name.removeprefix(domain) != self.metric)
 
     def ratio(self, loss: str, validation: Validation) -> float:
         """A loss term, named without 'val/', over its pretrained value; NaN where either is missing or not finite."""
@@ -66,36 +85,62 @@ class Run(GuardRecord):
 
 
 def read_run(work_dir: str | Path) -> Run:
-    """Read the record of a run from the work folder of ``tools/train.py``.
+    """Read what a run left in the work folder of ``tools/train.py``: the guard's record, else its log alone.
 
     Raises:
-        UserError: The folder or its ``guard.json`` is missing, or a file in it is damaged or of an unknown version.
+        UserError: The folder is missing or holds neither, or a file in it is damaged or of an unknown version.
     """
     folder = Path(work_dir)
     if not folder.is_dir():
         raise UserError(f'there is no work folder {folder}; give the folder training wrote to (train.py --work-dir)')
-    path = folder / FILE
-    if not path.is_file():
-        raise UserError(f'{path} is not there, so nothing was measured while it trained; train with the default hook '
-                        "drift_guard (configs/_base_/schedules/staged.py has it), and give the run's work folder")
-    return Run(**vars(GuardRecord.read(path)), folder=folder, training=_training(folder))
+    path, training = folder / FILE, _training(folder)
+    if path.is_file():
+        run = Run(**vars(GuardRecord.read(path)), folder=folder, training=training)
+    else:
+        run = Run(start='', folder=folder, recorded=False, training=training,
+                  validations=_validations(folder, training))
+        if not training and not run.validations:
+            raise UserError(f'{folder} holds neither a {FILE}, which the default hook drift_guard writes, nor a '
+                            "vis_data/scalars.json with losses: no run was logged there; give a run's work folder")
+    if not any(run.metric in each for each in run.figures):
+        run.metric = next(iter(run.mean_aps()), run.metric)
+    run.guarded = [name for name in run.guarded if f'val/{name}' not in run.silent]
+    return run
+
+
+def _logs(folder: Path) -> list[list[dict[str, Any]]]:
+    """The lines of each log of a run and of the runs that resumed it, which have folders of their own; in order."""
+    return [logged_lines(path) for path in sorted(folder.glob('*/vis_data/scalars.json'),
+                                                  key=lambda each: each.parts[-3])]
+
+
+def _is_training(line: dict[str, Any]) -> bool:
+    """Whether a line is of training iterations; those of validations have no rate and count epochs."""
+    return 'loss' in line and isinstance(line.get('step'), int) and any(
+        key == 'lr' or key.endswith('_lr') for key in line)
 
 
 def _training(folder: Path) -> dict[str, np.ndarray]:
-    """Scalars of the training iterations of a run and of the runs that resumed it.
-
-    A resumed run writes a folder of its own. From its first step on it replaces what runs before it logged.
-    """
+    """Scalars of the training iterations of a run; from its first step on a resumed one replaces what was logged."""
     lines: dict[int, dict[str, Any]] = {}
-    for path in sorted(folder.glob('*/vis_data/scalars.json'), key=lambda each: each.parts[-3]):
-        # Lines of validations have no rate and count epochs.
-        found = {each['step']: each for each in logged_lines(path) if 'loss' in each and isinstance(
-            each.get('step'), int) and any(key == 'lr' or key.endswith('_lr') for key in each)}
+    for log in _logs(folder):
+        found = {each['step']: each for each in log if _is_training(each)}
         first = min(found, default=math.inf)
         lines = {step: each for step, each in lines.items() if step < first} | found
     steps = sorted(lines)
     keys = {key: None for step in steps for key, value in lines[step].items() if isinstance(value, (int, float))}
     return {key: np.array([float(lines[step].get(key, math.nan)) for step in steps]) for key in keys}
+
+
+def _validations(folder: Path, training: dict[str, np.ndarray]) -> list[Validation]:
+    """The validations a log tells of; the later of two of one epoch counts."""
+    found = {each['step']: each for log in _logs(folder) for each in log
+             if isinstance(each.get('step'), int) and each['step'] and not _is_training(each)}
+    steps, epochs = training.get('step', np.array([])), training.get('epoch', np.array([]))
+    iters = {int(epoch): int(step) for step, epoch in zip(steps, epochs)}  # the last logged of each epoch
+    return [Validation(epoch=epoch, iter=iters.get(epoch, epoch), stage='', metrics={
+        name: float(value) for name, value in found[epoch].items()
+        if type(value) in (int, float) and name not in ('step', 'time', 'data_time')}) for epoch in sorted(found)]
 
 
 def logged_lines(path: Path) -> list[dict[str, Any]]:

@@ -7,11 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mgdet_plugin.common.guard_record import Validation
+from mgdet_plugin.common.metric_names import kind_of
 from mgdet_plugin.common.records import finite
 from mgdet_plugin.runs.run import LOSS, OLD, Run, read_run
 
 NAMES = ('loss-below-random', 'losses-within-band', 'performance-kept', 'no-nan')
+NO_GUARD = 'no guard (default hook drift_guard) measured what it started from'
+ONLY_BACKBONE = 'only the backbone was pretrained'
+LABELS = {True: 'PASS', False: 'FAIL', None: 'n/a'}
 _ROUNDING = 1e-9
 
 
@@ -21,12 +27,12 @@ class Check:
 
     Attributes:
         name: Its name.
-        passed: Whether the run passes.
+        passed: Whether the run passes; None where that is not asked or cannot be judged, which ``line`` says.
         line: One line with the figures it was judged by.
         figures: The same figures, by name.
     """
     name: str
-    passed: bool
+    passed: bool | None
     line: str
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -39,6 +45,8 @@ def check_run(run: Run | str | Path) -> list[Check]:
     """
     run = run if isinstance(run, Run) else read_run(run)
     last = run.last
+    if not run.recorded:
+        return [_training_fell(run), Check(NAMES[1], None, f'not judged: {NO_GUARD}'), _detects(run), _no_nan(run)]
     if last is None:
         return [*(Check(name, False, 'no validation yet') for name in NAMES[:3]), _no_nan(run)]
     return [_below_random(run, last), _within_band(run, last), _performance_kept(run, last), _no_nan(run)]
@@ -46,7 +54,7 @@ def check_run(run: Run | str | Path) -> list[Check]:
 
 def checks_text(run: Run, checks: list[Check]) -> str:
     """The checks for a person, one a line, and the verdict."""
-    lines = [f'{"PASS" if each.passed else "FAIL"}  {each.name:<20} {each.line}' for each in checks]
+    lines = [f'{LABELS[each.passed]:<4}  {each.name:<20} {each.line}' for each in checks]
     note = old_domain(run)
     if note:
         lines.append(f'note  {"old-domain":<20} {note[0]}')
@@ -64,8 +72,8 @@ def checks_json(run: Run, checks: list[Check]) -> dict[str, Any]:
 
 
 def verdict(checks: Sequence[Check]) -> str:
-    """PASS if every check passed, else FAIL."""
-    return 'PASS' if all(each.passed for each in checks) else 'FAIL'
+    """FAIL if a check failed, else PASS."""
+    return 'FAIL' if any(each.passed is False for each in checks) else 'PASS'
 
 
 def old_domain(run: Run) -> tuple[str, dict[str, Any]] | None:
@@ -75,8 +83,8 @@ def old_domain(run: Run) -> tuple[str, dict[str, Any]] | None:
         return None
     before, after = ({name: value for name, value in figures.items() if name.startswith(OLD)}
                      for figures in (run.pretrained, last.metrics))
-    name = OLD + run.metric
-    lines = [f'{name} ' + (f'{before.get(name, 0.0):.3f} -> ' if before else '') + f'{after.get(name, 0.0):.3f}']
+    lines = [f'{name} ' + (f'{before.get(name, 0.0):.3f} -> ' if before else '') + f'{after.get(name, 0.0):.3f}'
+             for name in run.mean_aps(OLD) or [OLD + run.metric]]
     lines += [f'{each} ' + (f'{before[each]:.4g} -> ' if each in before else '') + f'{after[each]:.4g}'
               for each in after if 'loss' in each]
     return f'{", ".join(lines)} (at epoch {last.epoch}, not judged)', dict(epoch=last.epoch, before=before, after=after)
@@ -106,12 +114,12 @@ def _within_band(run: Run, last: Validation) -> Check:
     return Check(NAMES[1], passed, line, figures)
 
 
-def _band_figures(run: Run, last: Validation, top: float) -> tuple[bool, str, dict[str, Any]]:
+def _band_figures(run: Run, last: Validation, top: float) -> tuple[bool | None, str, dict[str, Any]]:
     """Whether the last ratios are in the band, a line about them, and figures."""
     if run.start == 'nothing':
         return False, 'started from nothing: there are no pretrained losses to keep', {}
     if run.start == 'backbone':
-        return True, 'not asked: only the backbone was pretrained', {}
+        return None, f'not asked: {ONLY_BACKBONE}', {}
     if not run.guarded:
         return False, 'no loss is guarded; name them in the hook drift_guard', {}
     ratios = {name: run.ratio(name, last) for name in run.guarded}
@@ -137,21 +145,51 @@ def _performance_kept(run: Run, last: Validation) -> Check:
     """The best checkpoint's metric is at least what the pretrained weights had on the same images, and not 0."""
     if run.start == 'nothing':
         return Check(NAMES[2], False, 'started from nothing: there is no pretrained baseline')
+    if run.start == 'backbone':
+        reached = f'; {_best_line(run, last)}' if run.metric else ''
+        return Check(NAMES[2], None, f'not asked: {ONLY_BACKBONE}{reached}')
     if not run.pretrained:
-        passed = run.start == 'backbone'
-        return Check(NAMES[2], passed, 'not asked: only the backbone was pretrained' if passed else
-                     'the pretrained baseline was not measured')
+        return Check(NAMES[2], False, 'the pretrained baseline was not measured')
     if not run.metric:
-        return Check(NAMES[2], True, 'not asked: the validation gives no metric')
+        return Check(NAMES[2], None, 'not asked: the validation gives no metric')
     best = kept(run)
     value, end = (each.metrics.get(run.metric, 0.0) for each in (best, last))
     before = run.pretrained.get(run.metric, 0.0)
     figures = dict(metric=run.metric, epoch=best.epoch, value=value, pretrained=before, last=end, last_epoch=last.epoch)
-    line = (f'{run.metric} {value:.3f} at epoch {best.epoch}, the best{_nothing(run, best.metrics)}, pretrained '
-            f'{before:.3f}{_nothing(run, run.pretrained)}; at the end {end:.3f} (epoch {last.epoch})')
+    line = _best_line(run, last, f', pretrained {before:.3f}{_nothing(run, run.pretrained)}')
     if not value > 0:
         line += '; a model that detects nothing right has kept nothing'
     return Check(NAMES[2], value >= before and value > 0, line, figures)
+
+
+def _best_line(run: Run, last: Validation, before: str = '') -> str:
+    """The main metric at its best and at the end."""
+    best = kept(run)
+    value, end = (each.metrics.get(run.metric, 0.0) for each in (best, last))
+    return (f'{run.metric} {value:.3f} at epoch {best.epoch}, the best{_nothing(run, best.metrics)}{before}; '
+            f'at the end {end:.3f} (epoch {last.epoch})')
+
+
+def _training_fell(run: Run) -> Check:
+    """Without a guard's record: the training loss is lower than it was at first, near which a random start is."""
+    losses = run.training.get('loss', np.array([]))
+    losses = losses[np.isfinite(losses)]
+    if len(losses) < 2:
+        return Check(NAMES[0], None, f'not judged: {NO_GUARD}, and no training losses are logged')
+    first, end = float(losses[0]), float(np.median(losses[-max(1, len(losses) // 10):]))
+    line = f'training loss {end:.4g} at the end, {first:.4g} first logged; {NO_GUARD}'
+    return Check(NAMES[0], end < first, line + ('' if end < first else '; it has not fallen'),
+                 dict(loss=end, first=first))
+
+
+def _detects(run: Run) -> Check:
+    """Without a guard's record: whether anything is detected; what was before is not known."""
+    last = run.last
+    if last is None or not run.metric:
+        return Check(NAMES[2], None, 'not judged: no validation' + (
+            ' yet' if last is None else ' has given a mean AP: nothing was detected, or it measures none'))
+    passed = None if kept(run).metrics.get(run.metric, 0.0) > 0 else False
+    return Check(NAMES[2], passed, f'{_best_line(run, last)}; not held against pretrained weights: {NO_GUARD}')
 
 
 def kept(run: Run) -> Validation:
@@ -160,7 +198,8 @@ def kept(run: Run) -> Validation:
     It goes by what the run kept its best by, else by the main metric. A validation the guard rolled back from left no
     checkpoint.
     """
-    name, rule = run.best or (run.metric, 'greater')
+    name, rule = run.best if any(run.best[:1] and run.best[0] in each.metrics for each in run.validations) else (
+        run.metric, 'greater')
 
     def figure(validation: Validation) -> float:
         value = validation.metrics.get(name, math.nan)
@@ -171,7 +210,11 @@ def kept(run: Run) -> Validation:
 
 
 def _nothing(run: Run, metrics: Mapping[str, float]) -> str:
-    return '' if run.metric in metrics else ' (nothing was detected, counted as 0)'
+    """Why a figure is 0 or below: CocoMetric gives none where nothing is detected, and -1 without boxes to find."""
+    if run.metric in metrics:
+        return ' (there are no boxes to find)' if metrics[run.metric] < 0 else ''
+    given = [name for name in metrics if kind_of(name) == kind_of(run.metric)]
+    return ' (it is not among the figures given, counted as 0)' if given else ' (nothing was detected, counted as 0)'
 
 
 def _no_nan(run: Run) -> Check:
@@ -187,8 +230,11 @@ def _no_nan(run: Run) -> Check:
         faults.append(f'not finite: {", ".join(spoiled[:3])}{more}')
     if events:
         faults.append(f'{_count(len(events), "NaN event")}, the first at iteration {events[0].iter}')
+    broken = 0 if run.recorded else int((~np.isfinite(run.training.get('loss', np.array([])))).sum())
+    if broken:
+        faults.append(f'{_count(broken, "logged step")} with a loss that is not finite')
     measured = (f'{_count(len(run.validations), "validation")}, all figures finite' if run.validations else
-                'no validation yet') + '; no bad step'
+                'no validation yet') + ('; no bad step' if run.recorded else '; all logged losses finite')
     return Check(NAMES[3], not faults, '; '.join(faults) or measured, figures)
 
 

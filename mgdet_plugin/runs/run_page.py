@@ -33,9 +33,10 @@ MISSING = dict(
     rates='The learning rates are left out: there is no vis_data/scalars.json with training lines in the work folder.',
     metrics='No validation has reported the metric yet: there was none, or nothing was detected.',
     weights='No validation has measured how far the weights moved yet.')
-STARTS = dict(full='full pretrained weights', backbone='a pretrained backbone', nothing='nothing')
+STARTS = {'full': 'full pretrained weights', 'backbone': 'a pretrained backbone', 'nothing': 'nothing',
+          '': 'what no guard recorded'}
 ENDS = {'plan': 'ended as planned', 'early_stopping': 'ended by early stopping', 'guard': 'stopped by the guard',
-        None: 'still running, or interrupted'}
+        None: 'still running, or interrupted', '': 'no guard recorded how it ended'}
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b2430; --soft: #56606e; --paper: #f4f6f9; --card: #ffffff; --line: #d8dee6;
         --good: #00704f; --bad: #b23c00; }
@@ -93,16 +94,18 @@ def run_page(run: Run, checks: Sequence[Check], images: dict[str, bytes]) -> str
     done = f'{last.epoch} epochs, {last.iter:,} iterations' if last else 'no validation yet'
     sections = [
         f'<h1>{name}: {_badge(result == "PASS")}</h1>',
-        f'<p class="soft">Started from {STARTS[run.start]}; {done}; {ENDS[run.ended]}.</p>',
+        f'<p class="soft">Started from {STARTS[run.start]}; {done}; {ENDS[run.ended if run.recorded else ""]}.</p>',
         '<h2>Verdict</h2>', _checks(run, checks), '<h2>Stages</h2>', _stages(run), '<h2>Events</h2>', _events(run),
-        '<h2>Figures</h2>', *(_figure(key, images.get(key)) for key in CAPTIONS)]
+        '<h2>Figures</h2>', *_left_out(run), *(_figure(key, images.get(key)) for key in CAPTIONS)]
     return ('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f'<title>{name}: {result}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n'
             + '\n'.join(sections) + '\n</main>\n</body>\n</html>\n')
 
 
-def _badge(passed: bool) -> str:
+def _badge(passed: bool | None) -> str:
+    if passed is None:
+        return '<span class="soft">n/a</span>'
     return f'<span class="{"pass" if passed else "fail"}">{"✓ PASS" if passed else "✗ FAIL"}</span>'
 
 
@@ -116,7 +119,7 @@ def _checks(run: Run, checks: Sequence[Check]) -> str:
 
 def _stages(run: Run) -> str:
     if not run.stages:
-        return '<p>The run has entered no stage.</p>'
+        return f'<p>{"The run has entered no stage." if run.recorded else "No guard recorded stages."}</p>'
     rows = []
     before = run.pretrained
     for index, stage in enumerate(run.stages):
@@ -148,11 +151,17 @@ def _worst(run: Run, inside: Sequence[Validation]) -> str:
 
 def _events(run: Run) -> str:
     if not run.events:
-        return '<p>Nothing happened that the guard had to report.</p>'
+        what = 'Nothing happened that the guard had to report.' if run.recorded else 'No guard watched the run.'
+        return f'<p>{what}</p>'
     rows = [[str(each.epoch), f'{each.iter:,}', escape(each.stage), escape(each.kind), escape(each.where),
              escape(each.text), escape(', '.join(each.actions).replace('_', ' '))] for each in run.events]
     return _table(('epoch', 'iteration', 'stage', 'kind', 'seen in', 'what', 'done about it'), rows,
                   ('number', 'number', 'name', 'name', 'name', 'text', ''))
+
+
+def _left_out(run: Run) -> list[str]:
+    names = ', '.join(name.removeprefix('val/') for name in run.silent)
+    return [f'<p class="soft">{escape(names)} is 0 throughout, as with a single class: left out.</p>'] if names else []
 
 
 def _figure(name: str, image: bytes | None) -> str:

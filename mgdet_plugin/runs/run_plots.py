@@ -11,12 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import FuncFormatter
 
+from mgdet_plugin.common.metric_names import at_half
 from mgdet_plugin.runs import run_axes as panel
 from mgdet_plugin.runs.run import LOSS, OLD, Run
 from mgdet_plugin.runs.run_axes import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, SMALL, WIDTH
 
 TERM_STYLES = ((RED, 'o'), (BLUE, 's'), (GREEN, '^'), (PINK, 'v'), (ORANGE, 'D'), (SKY, 'P'))
+METRIC_STYLES = ((BLUE, 'o'), (GREEN, 's'), (ORANGE, '^'), (PINK, 'v'), (SKY, 'D'))
 STRETCH = 5  # a level further away than this is drawn on a logarithmic axis
+ROUNDED = 1e-3  # evaluators give three digits
 FAR = 200  # and further than this not at all
 FEW = 12  # so few values are marked one by one
 
@@ -29,7 +32,8 @@ def draw_figures(run: Run) -> dict[str, Figure]:
 
 def draw_losses(run: Run) -> Figure | None:
     """Validation losses: guarded terms over their pretrained values, then each term by itself."""
-    names = list(dict.fromkeys(name for each in run.validations for name in each.metrics if name.startswith('val/')))
+    names = list(dict.fromkeys(name for each in run.validations for name in each.metrics
+                               if name.startswith('val/') and name not in run.silent))
     if not names:
         return None
     names.sort(key=lambda name: name != LOSS)
@@ -104,7 +108,8 @@ def _series(run: Run, name: str, absent: float = math.nan) -> tuple[list[float],
 
 def draw_training(run: Run) -> Figure | None:
     """Training losses, raw and smoothed."""
-    names = [name for name in run.training if name == 'loss' or name.startswith('loss_')]
+    names = [name for name, values in run.training.items()
+             if name == 'loss' or (name.startswith('loss_') and values.any())]
     if not names:
         return None
     epochs = run.epochs_at(run.training['step'])
@@ -157,14 +162,18 @@ def draw_rates(run: Run) -> Figure | None:
 
 
 def draw_metrics(run: Run) -> Figure | None:
-    """The metric that counts, AP50, and the old domain's where it is followed."""
-    names = [name for name in dict.fromkeys((run.metric, f'{run.metric}_50', OLD + run.metric))
-             if any(name in each.metrics for each in run.validations)]
+    """The mean AP that counts, that at an overlap of 0.5, and those of further evaluators and of the old domain."""
+    given = dict.fromkeys(name for each in run.validations for name in each.metrics)
+    half = at_half(run.metric, given)
+    if half and all(abs(each.metrics.get(half, 0.0) - each.metrics.get(run.metric, 0.0)) < ROUNDED
+                    for each in run.validations):
+        half = None  # VOCMetric's mean is over the overlap of 0.5 alone, unless it is given more
+    names = [name for name in dict.fromkeys((run.metric, half, *run.mean_aps(), *run.mean_aps(OLD))) if name in given]
     if not names:
         return None
     figure = panel.new_figure(4.1)
     axes = figure.add_subplot()
-    for name, (color, marker) in zip(names, ((BLUE, 'o'), (GREEN, 's'), (ORANGE, '^'))):
+    for name, (color, marker) in zip(names, cycle(METRIC_STYLES)):
         epochs, values = _series(run, name, absent=0.0)
         if run.pretrained:
             before = run.pretrained.get(name, 0.0)

@@ -4,7 +4,8 @@ import json
 import pytest
 from mmengine.config import Config
 
-from mgdet_plugin.plan.report import plan_report, plan_text
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.plan.report import plan_report, plan_text, report_without_stages
 from tests.conftest import ROOT
 from tests.support.small_run import run_tool
 from tests.support.write_plans import plans
@@ -31,6 +32,20 @@ def test_text_and_json_say_the_same():
     assert full['augmentation']['mosaic'] == 0.3 and head['augmentation']['mixup'] == 0
     text = plan_text(plan_report(Config.fromfile(STAGED))[0])
     assert "stage 2 'neck': epochs 6 to 10, freeze level 1, batch 4 a process" in text
+
+
+def test_a_config_without_stages_says_what_it_trains():
+    cfg = Config.fromfile('configs/scratch/multigrid_nano_bccd.py')
+    report = report_without_stages(cfg)
+    assert plan_text(report) == (
+        f'{cfg.filename}: no stages; EpochBasedTrainLoop trains 3,426,777 of 3,426,777 parameters for 40 epochs, '
+        'start: nothing, AdamW at 0.008, LinearLR, CosineAnnealingLR')
+    cfg.merge_from_dict({'load_from': 'some.pth', 'train_cfg': dict(
+        _delete_=True, type='IterBasedTrainLoop', max_iters=9)})
+    assert 'for 9 iterations, start: full (some.pth)' in plan_text(report_without_stages(cfg))
+    cfg.optim_wrapper = None
+    with pytest.raises(UserError, match='neither stages nor optim_wrapper'):
+        report_without_stages(cfg)
 
 
 def test_broken_rules_are_lines_and_exit_2():

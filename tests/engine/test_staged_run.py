@@ -246,5 +246,5 @@ def test_a_validation_in_which_nothing_is_detected(data, tmp_path):
 def test_a_misspelt_metric_is_still_an_error(data, tmp_path):
     cfg = staged_config(tmp_path, data, [HEAD])
     cfg.default_hooks.checkpoint.save_best = 'table/valeu'
-    with pytest.raises(KeyError, match='table/valeu'):
+    with pytest.raises(UserError, match=r'table/valeu .* it gives table/value'):
         run(cfg, tmp_path / 'run')

@@ -16,7 +16,8 @@ from mgdet_plugin.engine.loops.validation import LossMeter, as_annotated, measur
 from mgdet_plugin.guard.baselines import fingerprint
 from mgdet_plugin.keep.start_weights import START
 from mgdet_plugin.models.maths.letterbox import unletterbox_boxes
-from mgdet_plugin.plan.wiring import check_best
+from mgdet_plugin.plan.plan import Plan
+from mgdet_plugin.plan.wiring import check_figures
 from mgdet_plugin.runs.run import read_run
 from mgdet_plugin.runs.run_checks import check_run, kept
 from tests.support.guarded_run import events, guard_json, guarded_config
@@ -155,10 +156,10 @@ def test_the_lowest_loss_is_the_best(best_by_loss, data, tmp_path):
     cfg = config(tmp_path, data)
     cfg.default_hooks.checkpoint.update(save_best='val/loss', rule='greater')
     with pytest.raises(UserError, match="rule='less'") as caught:
-        check_best(cfg)
+        check_figures(cfg, Plan.from_cfg(cfg))
     assert '\n' not in str(caught.value)
     cfg.default_hooks.checkpoint.rule = 'less'
-    check_best(cfg)
+    check_figures(cfg, Plan.from_cfg(cfg))
 
 
 # ---- 3: what metrics see
@@ -210,17 +211,17 @@ def test_metrics_see_true_boxes_in_the_original_image(data, tmp_path):
 # ---- 4, 5: baselines
 
 def test_a_guarded_loss_that_is_nothing_in_the_baseline(data, tmp_path):
-    """Of validation images without boxes there is no class loss."""
+    """Of validation images without boxes there is no class loss, so none is guarded."""
     assert ratio(0.0, 0.0) == 1.0 and ratio(1.0, 0.0) == float('inf') and ratio(3.0, 2.0) == 1.5
     cfg = config(tmp_path, data, dict(HOLD, images=1, drift='warn'), dict(iterations={'1': -6.0}))
     cfg.val_dataloader.dataset.ann_file = changed_annotations(data, 'empty.json', lambda content: content.update(
         annotations=[each for each in content['annotations'] if each['image_id'] > 1]))
     run(cfg, tmp_path / 'run')
     record = guard_json(tmp_path / 'run')
-    assert record['baseline']['pretrained']['val/loss_cls'] == 0 and 'loss_cls' in record['guarded']
+    assert record['baseline']['pretrained']['val/loss_cls'] == 0 and record['guarded'] == ['loss_obj']
     [drift, *_] = [each for each in record['events'] if (each['kind'], each['where']) == ('drift', 'training')]
-    assert drift['values']['loss_cls'] == 1.0 < drift['values']['loss_obj'] and record['ended'] == 'plan'
-    assert all(each['ratios']['loss_cls'] == 1.0 for each in record['validations'])
+    assert drift['values']['loss_obj'] > 1.0 and list(drift['values']) == ['loss_obj'] and record['ended'] == 'plan'
+    assert all('loss_cls' not in each['ratios'] for each in record['validations'])
 
 
 def test_what_makes_a_baseline_another_one(data, tmp_path):

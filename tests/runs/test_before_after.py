@@ -58,7 +58,17 @@ def test_table():
     assert rows_text(rows).splitlines() == [
         'test set    images  AP              AP50',
         'new         100     0.000 -> 0.064  0.000 -> 0.148',
-        'old domain  7       0.622 -> 0.335  0.000 -> 0.900']
+        'old domain  7       0.622 -> 0.335  0.000 -> 0.900', 'AP is coco/bbox_mAP']
+    rows[0] = dict(test_set='new', images=100, metrics=['pascal_voc/mAP'], before={'pascal_voc/mAP': 0.05},
+                   after={'pascal_voc/mAP': 0.2, 'pascal_voc/AP50': 0.2})
+    assert rows_text(rows[:1]).splitlines() == [
+        'test set  images  AP              AP50', 'new       100     0.050 -> 0.200  0.000 -> 0.200',
+        'AP is pascal_voc/mAP']
+    assert rows_text(rows).splitlines()[0].split()[3:] == [
+        'pascal_voc/mAP', 'pascal_voc/AP50', 'coco/bbox_mAP', 'coco/bbox_mAP_50']
+    assert rows_text(rows).splitlines()[1].split()[-2:] == ['-', '-']  # which that evaluator does not give
+    nothing = dict(test_set='new', images=2, metrics=['coco/bbox_mAP'], before={'loss': 1.0}, after={'loss': 2.0})
+    assert rows_text([nothing]).splitlines()[1] == 'new       2       0.000 -> 0.000'
 
 
 def test_classes_of_both_checkpoints_are_held_against_the_configs(folder):

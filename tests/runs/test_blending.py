@@ -189,7 +189,7 @@ def test_a_domain_on_which_nothing_is_found_counts_as_0_and_is_said():
 
 
 def test_main_metric():
-    assert main_metric([{'loss': 1.0}, {'a/mAP': 0.1, MAP: 0.2}]) == MAP
+    assert main_metric([{'loss': 1.0}, {'a/mAP': 0.1, MAP: 0.2}], [MAP]) == MAP  # the evaluator's first
     assert main_metric([{'loss': 1.0, 'pascal_voc/mAP': 0.1, 'pascal_voc/AP50': 0.1}]) == 'pascal_voc/mAP'
     with pytest.raises(UserError, match='no mAP'):
         main_metric([{'loss': 1.0}])

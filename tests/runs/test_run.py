@@ -161,7 +161,7 @@ def test_what_is_read_judged_and_drawn_needs_no_torch(tmp_path):
 def test_missing_and_damaged_records(tmp_path):
     with pytest.raises(UserError, match=r'there is no work folder .*nowhere'):
         read_run(tmp_path / 'nowhere')
-    with pytest.raises(UserError, match=r'guard\.json is not there.* hook drift_guard'):
+    with pytest.raises(UserError, match=r'neither a guard\.json.* hook drift_guard.* nor a vis_data'):
         read_run(tmp_path)
     for content in ('{"version": 1,', '[]', '\xff', '', '[' * 100_000):
         (tmp_path / 'guard.json').write_bytes(content.encode('latin-1'))

@@ -20,7 +20,7 @@ def judged(folder, change=None, kind='good', old=False):
 
 
 def failed(found):
-    return [name for name in NAMES if not found[name].passed]
+    return [name for name in NAMES if found[name].passed is False]
 
 
 @pytest.mark.parametrize(('kind', 'expected'), [
@@ -70,11 +70,101 @@ def test_a_stop_by_the_guard_fails(tmp_path, start):
 def test_nothing_detected_counts_as_zero(tmp_path):
     def change(content):
         for entry in content['validations']:
-            del entry['metrics']['coco/bbox_mAP']
+            for name in ('coco/bbox_mAP', 'coco/bbox_mAP_50'):
+                del entry['metrics'][name]
 
     check = judged(tmp_path, change)['performance-kept']
     assert not check.passed and check.figures['value'] == 0
     assert 'coco/bbox_mAP 0.000 at epoch 1, the best (nothing was detected, counted as 0)' in check.line
+
+
+def renamed(content, names):
+    """The record of a run whose evaluator gives its figures other names."""
+    for figures in (*content['baseline'].values(), *(each['metrics'] for each in content['validations'])):
+        for name, other in names.items():
+            if name in figures:
+                figures[other] = figures.pop(name)
+
+
+VOC = {'coco/bbox_mAP': 'pascal_voc/mAP', 'coco/bbox_mAP_50': 'pascal_voc/AP50'}
+
+
+@pytest.mark.parametrize('recorded', ['pascal_voc/mAP', 'coco/bbox_mAP', ''])
+def test_a_run_is_judged_by_the_metric_that_is_there(tmp_path, recorded):
+    """VOCMetric's, also where an earlier release wrote down COCO's name, which the run never gave."""
+
+    def change(content):
+        renamed(content, VOC)
+        content.update(metric=recorded, best=['coco/bbox_mAP', 'greater'])
+
+    by_coco = judged(tmp_path / 'coco')['performance-kept']
+    check = judged(tmp_path / 'voc', change)['performance-kept']
+    assert check.passed and check.line == by_coco.line.replace('coco/bbox_mAP', 'pascal_voc/mAP')
+    assert 'nothing was detected' not in check.line and check.figures['metric'] == 'pascal_voc/mAP'
+
+
+def test_figures_that_are_no_detection_are_told_apart(tmp_path):
+    def no_boxes(content):
+        for entry in content['validations']:
+            entry['metrics']['coco/bbox_mAP'] = -1.0
+
+    def other_items(content):
+        renamed(content, {'coco/bbox_mAP': 'coco/bbox_mAP_s'})
+
+    assert 'the best (there are no boxes to find)' in judged(tmp_path / 'a', no_boxes)['performance-kept'].line
+    line = judged(tmp_path / 'b', other_items)['performance-kept'].line
+    assert 'not among the figures given' in line and 'nothing was detected' not in line
+
+
+def test_a_loss_of_a_single_class_is_left_out(tmp_path):
+    """It is 0 throughout, and nothing can be held against it."""
+
+    def change(content):
+        for figures in (*content['baseline'].values(), *(each['metrics'] for each in content['validations'])):
+            figures['val/loss_cls'] = 0.0
+
+    check = judged(tmp_path, change)['losses-within-band']
+    assert check.passed and list(check.figures['ratios']) == ['loss_obj'] and 'loss_cls' not in check.line
+    assert read_run(tmp_path).silent == ['val/loss_cls']
+
+
+def test_a_backbone_has_no_performance_to_keep(tmp_path):
+    """Whatever was measured of the random head before the first step."""
+
+    def change(content):
+        content['baseline']['pretrained'] = dict(guard()['baseline']['random'])
+        for entry in content['validations']:
+            entry['metrics'] = {name: value for name, value in entry['metrics'].items() if 'coco' not in name}
+
+    found = judged(tmp_path, change, kind='backbone')
+    assert [found[name].passed for name in NAMES] == [True, None, None, True]
+    assert 'not asked: only the backbone was pretrained' in found['performance-kept'].line
+
+
+def log_of(folder, losses, figures):
+    """The log of a run without a guard: its training losses, ten an epoch, and the figures of every second epoch."""
+    lines = [dict(loss=loss, lr=1e-3, epoch=step // 10 + 1, step=step + 1) for step, loss in enumerate(losses)]
+    lines += [dict(each, time=0.1, data_time=0.0, step=2 * index + 2) for index, each in enumerate(figures)]
+    (folder / '20260101_000000/vis_data').mkdir(parents=True)
+    (folder / '20260101_000000/vis_data/scalars.json').write_text(''.join(f'{json.dumps(each)}\n' for each in lines))
+
+
+FALLING = [50.0 / (step + 1) for step in range(40)]
+
+
+@pytest.mark.parametrize(('losses', 'scores', 'expected'), [
+    (FALLING, [0.1, 0.3], [True, None, None, True]), (FALLING[::-1], [0.1, 0.3], [False, None, None, True]),
+    (FALLING, [0.0, 0.0], [True, None, False, True]), ([9.0, 8.0, float('nan'), 5.0], [0.1, 0.3],
+                                                       [True, None, None, False])])
+def test_a_run_without_a_guard_is_judged_by_its_log(tmp_path, losses, scores, expected):
+    """Of mmdet's own loop, as configs for training from nothing have it."""
+    log_of(tmp_path, losses, [{'pascal_voc/mAP': score, 'pascal_voc/AP50': score} for score in scores])
+    run = read_run(tmp_path)
+    checks = check_run(run)
+    assert [each.passed for each in checks] == expected
+    assert [(each.epoch, each.iter) for each in run.validations][:1] == [(2, 20 if len(losses) > 4 else 2)]
+    assert f'pascal_voc/mAP {scores[-1]:.3f} at epoch' in checks[2].line
+    assert sum('no guard (default hook drift_guard)' in each.line for each in checks) == 3
 
 
 def test_the_best_checkpoint_is_what_is_judged(tmp_path):

@@ -12,7 +12,14 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.runs.run import read_run
 from mgdet_plugin.runs.run_checks import check_run
 from mgdet_plugin.runs.run_page import run_page, write_report
-from mgdet_plugin.runs.run_plots import FIGURES, draw_figures, smooth
+from mgdet_plugin.runs.run_plots import (
+    FIGURES,
+    draw_figures,
+    draw_losses,
+    draw_metrics,
+    draw_training,
+    smooth,
+)
 from tests.support.run_folder import KINDS, write_run
 from tests.support.small_run import ROOT, run_tool
 
@@ -81,6 +88,40 @@ def test_a_level_far_away_does_not_flatten_the_curve(tmp_path):
     _, total, *_ = draw_figures(record)['losses'].axes
     assert total.get_ylim()[1] < 20 and total.get_yscale() == 'linear' and 'random start' not in lines_of(total)
     assert '(random start 1,000,000, off the axis)' in total.get_xlabel()
+
+
+def test_metrics_of_any_evaluator_are_drawn(tmp_path):
+    """VOC's and, beside them, another one's; the AP of one overlap only where it is not the mean."""
+    record = read_run(write_run(tmp_path, old=True))
+    for index, each in enumerate(record.validations):
+        each.metrics.update({'pascal_voc/mAP': 0.01 * index, 'pascal_voc/AP50': 0.01 * index,
+                             'old/pascal_voc/mAP': 0.2})
+    for metric, first in (('pascal_voc/mAP', []), ('coco/bbox_mAP', ['coco/bbox_mAP_50'])):
+        record.metric = metric
+        axes, = draw_metrics(record).axes
+        drawn = [label for label in lines_of(axes) if '/' in label]
+        other = {'pascal_voc/mAP': 'coco/bbox_mAP', 'coco/bbox_mAP': 'pascal_voc/mAP'}[metric]
+        assert drawn == [metric, *first, other, f'old/{metric}', f'old/{other}']
+
+
+def test_a_loss_that_is_always_0_has_no_panel(tmp_path):
+    record = read_run(write_run(tmp_path))
+    for figures in record.figures:
+        figures['val/loss_cls'] = 0.0
+    record.training['loss_cls'] *= 0
+    figures = draw_losses(record), draw_training(record)
+    assert all('loss_cls' not in axes.get_title('left') for figure in figures for axes in figure.axes)
+    page = run_page(record, [], {})
+    assert 'loss_cls is 0 throughout' in page and 'is 0 throughout' not in page_of(tmp_path)
+
+
+def test_a_run_without_a_guard_has_a_page(tmp_path):
+    folder = write_run(tmp_path / 'run')
+    (folder / 'guard.json').unlink()
+    record = read_run(folder)
+    page = run_page(record, check_run(record), {})
+    assert 'what no guard recorded' in page and 'No guard recorded stages' in page and 'n/a' in page
+    assert Tags(page).open == []
 
 
 def test_a_frozen_group_has_a_gap(tmp_path):

@@ -1,6 +1,7 @@
 """Checkpoints of a run: a whole one is there at every moment, and the best has a name of its own."""
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterable
@@ -12,7 +13,9 @@ from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
+from mgdet_plugin.common.errors import UserError, is_number
 from mgdet_plugin.common.files import write_together
+from mgdet_plugin.common.metric_names import AUTO, expected_of, is_mean_ap, kind_of, mean_aps, prefix_of
 from mgdet_plugin.engine.staged_run import staged_run
 
 
@@ -23,8 +26,13 @@ class WholeCheckpointHook(CheckpointHook):
     mmengine's removes first: with ``max_keep_ckpts=1``, and with the best checkpoint always, a save that fails leaves
     none, and ``last_checkpoint`` names a file that is gone. Here ``last_checkpoint`` and ``best.pth`` are replaced in
     one step. The next stage's config reads ``best.pth``, the best checkpoint of ``save_best`` with a single figure. A
-    resumed run copies it at its start too: the run before may have been killed between the two files. Only files in
-    the folder of the checkpoints are ever removed, whatever path a resumed checkpoint names as its best.
+    resumed run copies it at its start too: the run before may have been killed between the two files.
+
+    ``save_best='auto'`` is the evaluator's mean AP, whichever metric gives it; mmengine's is the first figure there is,
+    which is a loss where CocoMetric detects nothing.
+
+    What a resumed checkpoint names as the best is looked for in this run's folder alone, under the name this hook gives
+    it: a path in a checkpoint may be anybody's. Where it is not there, the best begins anew.
 
     In mmdet's scope ``type='CheckpointHook'`` means this one as well; ``type='mmengine.CheckpointHook'`` is mmengine's.
     Arguments are those of ``CheckpointHook``.
@@ -35,12 +43,45 @@ class WholeCheckpointHook(CheckpointHook):
         self._copied: Path | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Take over what a resumed run kept, and copy what it found best."""
+        """Settle what the best goes by, take over what a resumed run kept, and copy what it found best."""
         ids = runner.message_hub.get_info('keep_ckpt_ids')
         if ids:  # mmengine makes names of them, and removes what has them
-            runner.message_hub.update_info('keep_ckpt_ids', [each for each in ids if isinstance(each, int)])
+            listed = ids if isinstance(ids, list) else []
+            runner.message_hub.update_info('keep_ckpt_ids', [each for each in listed if isinstance(each, int)])
         super().before_train(runner)
+        if self.save_best:
+            self._go_by(next(iter(expected_of(_metrics(runner.val_loop))), None))
+            self._keep_own_best(runner)
         self._copy_best(runner)
+
+    def _go_by(self, name: str | None) -> None:
+        """Put the name of a figure in the place of 'auto'."""
+        if name and self.key_indicators == [AUTO]:
+            self._init_rule(['greater'] if self.rules == [None] and is_mean_ap(name) else self.rules, [name])
+
+    def _keep_own_best(self, runner: Runner) -> None:
+        """Of the best checkpoints a resumed one names, keep those that are files of this run; drop the others."""
+        info = runner.message_hub.runtime_info
+        for key in [key for key in info if key.startswith('best_ckpt')]:
+            named, score_key = info[key], key.replace('best_ckpt', 'best_score', 1)
+            figure = key.removeprefix('best_ckpt').removeprefix('_') or (
+                '' if self.key_indicators == [AUTO] else self.key_indicators[0])
+            name = os.path.basename(str(named))
+            own = Path(self.file_backend.join_path(self.out_dir, name))
+            score = info.get(score_key)
+            begins = f'best_{figure}_'.replace('/', '_') if figure else 'best_'
+            valid = name.startswith(begins) and is_number(score) and math.isfinite(score)
+            copied = str(own) == named and not own.exists() and Path(runner.work_dir, 'best.pth').is_file()
+            if valid and (own.is_file() or copied):  # copied: removed by hand since; what is better is still told
+                info[key] = str(own)
+                continue
+            del info[key]  # what is not named here is neither copied nor removed
+            info.pop(score_key, None)
+            runner.logger.warning(f'the checkpoint resumed from names {named!r} as its best, and there is no such '
+                                  f'checkpoint of this run in {self.out_dir}: the next validation is the best so far')
+        single = len(self.key_indicators) == 1
+        self._best = {'' if single else each: info.get('best_ckpt' if single else f'best_ckpt_{each}')
+                      for each in self.key_indicators}
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any]) -> None:
         """Save a checkpoint that is the best so far, under both names."""
@@ -85,32 +126,42 @@ class WholeCheckpointHook(CheckpointHook):
         """Save the best checkpoint if this is a new one, and remove the one before."""
         if not self.save_best:
             return
+        whole = self._with_missing(runner, metrics)
+        if self.key_indicators == [AUTO]:
+            return
         before = self._best
         self._best = dict.fromkeys(before)  # what is named here mmengine removes before it saves
         try:
-            super()._save_best_checkpoint(runner, self._with_missing(runner, metrics))
+            super()._save_best_checkpoint(runner, whole)
         finally:
             self._best = {key: path or before[key] for key, path in self._best.items()}
         if is_main_process():
-            own = self.file_backend.join_path(self.out_dir, 'best_')
-            gone = [path for path in set(before.values()) - set(self._best.values())
-                    if path and path.startswith(own) and path == self.file_backend.join_path(
-                        self.out_dir, os.path.basename(path))]
-            for path in self._remove(gone):
+            for path in self._remove(set(filter(None, before.values())) - set(self._best.values())):
                 runner.logger.info(f'The previous best checkpoint {path} is removed')
 
     def _with_missing(self, runner: Runner, metrics: dict[str, Any]) -> dict[str, Any]:
         """Metrics with None, which is never better, for the figure the best goes by where a validation lacks it.
 
-        mmdet gives none of its figures where nothing was detected. Beside other figures, such as a validation loss,
-        mmengine would end the run; alone it warns. A figure that is missing among others of its kind is misspelt, and
-        still an error.
+        CocoMetric gives none of its figures where nothing was detected. Beside other figures, such as a validation
+        loss, mmengine would end the run; alone it warns.
+
+        Raises:
+            UserError: The figure is missing among others of its kind, or no evaluator gives its kind.
         """
-        kinds = {name.rpartition('/')[0] for name in metrics}
-        missing = [key for key in self.key_indicators
-                   if key != 'auto' and key not in metrics and key.rpartition('/')[0] not in kinds]
+        own = {prefix_of(type(each), vars(each)) for each in _metrics(runner.val_loop)}
+        others = {f'{domain}/{prefix_of(type(each), vars(each))}'.rstrip('/')
+                  for domain, loop in getattr(runner.val_loop, 'others', {}).items() for each in _metrics(loop)}
+        found = [name for name in metrics if not own or kind_of(name) in own]
+        self._go_by(next(iter([*mean_aps(found), *found]), None))  # of an evaluator whose names are not known before
+        missing = [key for key in self.key_indicators if key not in metrics]
+        wrong = [key for key in missing if key != AUTO and (
+            kind_of(key) in map(kind_of, metrics) or (own and kind_of(key) not in own | others))]
+        if wrong:
+            raise UserError(f'the best checkpoint goes by {wrong[0]} (default_hooks.checkpoint.save_best), which the '
+                            f"validation does not give; it gives {', '.join(metrics)}; set save_best='auto'")
         if missing:
-            runner.logger.warning(f'the validation gives no {missing[0]}, as when nothing is detected: it has no best '
+            what = 'metric' if missing == [AUTO] else missing[0]
+            runner.logger.warning(f'the validation gives no {what}, as when nothing is detected: it has no best '
                                   'checkpoint')
         return {**metrics, **dict.fromkeys(missing)}
 
@@ -125,22 +176,20 @@ class WholeCheckpointHook(CheckpointHook):
     def _copy_best(self, runner: Runner) -> None:
         """Make ``best.pth`` the best checkpoint, if it is not."""
         named = runner.message_hub.get_info('best_ckpt') if self.save_best else None
-        if not named:
-            return
-        target = Path(runner.work_dir) / 'best.pth'
-        places = Path(named), target.with_name(Path(named).name)  # the second where the folder has moved
-        best = next((place for place in places if place.is_file()), None)
-        if best is None and not target.is_file():
-            runner.logger.warning(f'the best checkpoint {named} is gone: {target} appears with the next best one')
-        if best is None or best == self._copied:
+        if not named or not Path(named).is_file() or Path(named) == self._copied:
             return
 
         def copy(stream: BinaryIO) -> None:
-            with best.open('rb') as source:
+            with Path(named).open('rb') as source:
                 shutil.copyfileobj(source, stream)
 
-        write_together({target: copy})
-        self._copied = best
+        write_together({Path(runner.work_dir) / 'best.pth': copy})
+        self._copied = Path(named)
+
+
+def _metrics(loop: Any) -> list[Any]:
+    """The metrics of a validation loop; none without one."""
+    return list(loop.evaluator.metrics) if loop is not None else []
 
 
 # In configs of runs begun before one hook did it all; it does nothing.

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from mmdet.registry import HOOKS
+from mmdet.registry import HOOKS, METRICS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MessageHub
@@ -21,8 +22,8 @@ from tests.support.toy_run import make_runner
 @pytest.fixture
 def runner(tmp_path) -> SimpleNamespace:
     """A runner that knows nothing yet."""
-    return SimpleNamespace(_train_loop=None, work_dir=str(tmp_path), message_hub=MessageHub(f'best {tmp_path}'),
-                           logger=logging.getLogger('best'))
+    return SimpleNamespace(_train_loop=None, val_loop=None, work_dir=str(tmp_path), logger=logging.getLogger('best'),
+                           message_hub=MessageHub(f'best {tmp_path}'))
 
 
 def set_best(runner: SimpleNamespace, name: str, content: str | None = None) -> Path:
@@ -31,6 +32,7 @@ def set_best(runner: SimpleNamespace, name: str, content: str | None = None) -> 
     if content is not None:
         path.write_text(content)
     runner.message_hub.update_info('best_ckpt', str(path))
+    runner.message_hub.update_info('best_score', 0.5)
     return path
 
 
@@ -43,40 +45,41 @@ def test_the_best_is_copied_when_it_is_new(runner):
     hook.before_train(runner)
     hook.after_val_epoch(runner, {})
     assert not best(runner).exists()
-    for name in ('best_1.pth', 'best_2.pth'):
+    for name in ('best_mAP_1.pth', 'best_mAP_2.pth'):
         set_best(runner, name, name)
         hook.after_val_epoch(runner, {})
         assert best(runner).read_text() == name
-    assert sorted(path.name for path in best(runner).parent.iterdir()) == ['best.pth', 'best_1.pth', 'best_2.pth']
+    assert sorted(path.name for path in best(runner).parent.iterdir()) == [
+        'best.pth', 'best_mAP_1.pth', 'best_mAP_2.pth']
 
 
 def test_a_resumed_run_copies_what_a_kill_left_out(runner):
     best(runner).write_text('older')
-    set_best(runner, 'best_2.pth', 'newer')
+    set_best(runner, 'best_mAP_2.pth', 'newer')
     WholeCheckpointHook(save_best='mAP').before_train(runner)
     assert best(runner).read_text() == 'newer'
 
 
 def test_a_best_file_that_is_gone_leaves_the_copy(runner, caplog):
     best(runner).write_text('copy')
-    set_best(runner, 'best_1.pth')
+    set_best(runner, 'best_mAP_1.pth')
     WholeCheckpointHook(save_best='mAP').before_train(runner)
     assert best(runner).read_text() == 'copy' and not caplog.records
     best(runner).unlink()
     WholeCheckpointHook(save_best='mAP').before_train(runner)
-    assert 'best_1.pth is gone' in caplog.text and not best(runner).exists()
+    assert "best_mAP_1.pth' as its best, and there is no such checkpoint" in caplog.text and not best(runner).exists()
 
 
 def test_a_folder_that_moved_still_has_its_best(runner):
-    set_best(runner, 'best_1.pth', 'moved')
-    runner.message_hub.update_info('best_ckpt', '/somewhere/else/best_1.pth')
+    set_best(runner, 'best_mAP_1.pth', 'moved')
+    runner.message_hub.update_info('best_ckpt', '/somewhere/else/best_mAP_1.pth')
     WholeCheckpointHook(save_best='mAP').before_train(runner)
     assert best(runner).read_text() == 'moved'
 
 
 def test_a_failed_copy_leaves_the_one_before(runner, monkeypatch):
     hook = WholeCheckpointHook(save_best='mAP')
-    set_best(runner, 'best_1.pth', 'first')
+    set_best(runner, 'best_mAP_1.pth', 'first')
     hook.after_val_epoch(runner, {})
 
     def fail(source, stream):
@@ -84,7 +87,7 @@ def test_a_failed_copy_leaves_the_one_before(runner, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(module.shutil, 'copyfileobj', fail)
-    set_best(runner, 'best_2.pth', 'second')
+    set_best(runner, 'best_mAP_2.pth', 'second')
     with pytest.raises(UserError, match=r'best\.pth: No space left on device'):
         hook.after_val_epoch(runner, {})
     assert best(runner).read_text() == 'first'
@@ -106,11 +109,11 @@ def test_a_training_run_whose_save_fails_ends_with_that_line(tmp_path, monkeypat
     assert [path.name for path in tmp_path.glob('*.pth*')] == ['epoch_1.pth'] and not list(tmp_path.glob('.epoch*'))
 
 
-def make_hook_and_runner(folder: Path, info: dict | None = None, **fields) -> tuple[
+def make_hook_and_runner(folder: Path, info: dict | None = None, val_loop: object = None, **fields) -> tuple[
         WholeCheckpointHook, SimpleNamespace]:
     """Return the hook in a training that resumed ``info``, and a runner that saves empty files or fails if ``full``."""
-    runner = SimpleNamespace(_train_loop=None, work_dir=str(folder), logger=logging.getLogger(), epoch=0, iter=0,
-                             full=False,
+    runner = SimpleNamespace(_train_loop=None, val_loop=val_loop, work_dir=str(folder), logger=logging.getLogger(),
+                             epoch=0, iter=0, full=False,
                              message_hub=MessageHub(f'hook {folder}'))
 
     def save(out_dir: str, filename: str, *_args, **_kwargs) -> None:
@@ -187,27 +190,110 @@ def test_of_several_figures_each_keeps_its_best(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['best_loss_epoch_2.pth', 'best_mAP_epoch_1.pth']
 
 
+def loop_of(*metrics, others=None) -> SimpleNamespace:
+    """A validation loop whose evaluator has metrics (built without their files), and those of further sets."""
+    return SimpleNamespace(evaluator=SimpleNamespace(metrics=[metric(**each) for each in metrics]),
+                           others={name: loop_of(each) for name, each in (others or {}).items()})
+
+
+def metric(name: str = 'CocoMetric', **fields) -> object:
+    """A metric of mmdet that has read no annotations."""
+    kind = METRICS.get(name)
+    built = object.__new__(kind)
+    built.__dict__.update(dict(prefix=kind.default_prefix), **fields)
+    return built
+
+
+COCO, VOC = dict(metrics=['bbox']), dict(name='VOCMetric', metric='mAP')
+OF_VOC = {'pascal_voc/mAP': 0.3, 'pascal_voc/AP50': 0.5, 'val/loss': 2.0}
+
+
+@pytest.mark.parametrize(('metrics', 'figures', 'expected'), [
+    ([COCO], {'coco/bbox_mAP': 0.5, 'val/loss': 2.0}, 'coco/bbox_mAP'),
+    ([COCO], {'val/loss': 2.0, 'old/coco/bbox_mAP': 0.7}, None),  # nothing is detected
+    ([VOC], OF_VOC, 'pascal_voc/mAP'),
+    ([dict(VOC, prefix='mine')], {'mine/mAP': 0.3, 'mine/AP50': 0.5}, 'mine/mAP'),
+    ([dict(COCO, classwise=True)], {'coco/red_precision': 0.1, 'coco/bbox_mAP': 0.5}, 'coco/bbox_mAP'),
+    ([dict(metrics=['segm', 'bbox'])], {'coco/segm_mAP': 0.5, 'coco/bbox_mAP': 0.4}, 'coco/segm_mAP'),
+    ([dict(metrics=['proposal'])], {'coco/AR@100': 0.5, 'val/loss': 2.0}, 'coco/AR@100'),
+    ([COCO, VOC], {'val/loss': 2.0, 'pascal_voc/mAP': 0.0}, None),  # COCO's comes first, and found nothing
+    ([dict(name='CrowdHumanMetric', metrics=['AP'])], {'crowd_human/mMR': 0.2, 'crowd_human/mAP': 0.3},
+     'crowd_human/mAP'),
+    ([dict(name='LVISMetric', metrics=['bbox'])], {'lvis/bbox_AP': 0.2, 'lvis/bbox_AP50': 0.3}, 'lvis/bbox_AP')])
+def test_the_best_follows_what_the_evaluator_gives(metrics, figures, expected, tmp_path, caplog):
+    loop = loop_of(*metrics, others=dict(old=COCO))
+    hook, runner = make_hook_and_runner(tmp_path, save_best='auto', val_loop=loop)
+    hook.after_val_epoch(runner, figures)
+    name = f"best_{(expected or '').replace('/', '_')}_epoch_0.pth"
+    assert [path.name for path in tmp_path.glob('best_*')] == ([name] if expected else [])
+    assert runner.message_hub.get_info('best_score') == figures.get(expected)
+    assert ('as when nothing is detected' in caplog.text) == (expected is None)
+
+
 def test_a_validation_without_the_figure_has_no_best(tmp_path, caplog):
-    hook, runner = make_hook_and_runner(tmp_path, save_best='coco/bbox_mAP')
+    hook, runner = make_hook_and_runner(tmp_path, save_best='coco/bbox_mAP', val_loop=loop_of(COCO))
     hook.after_val_epoch(runner, {'val/loss': 1.0})
     assert 'the validation gives no coco/bbox_mAP' in caplog.text and not list(tmp_path.iterdir())
-    with pytest.raises(KeyError):
+    with pytest.raises(UserError, match=r"goes by coco/bbox_mAP .* it gives coco/bbox_mAP_50; set save_best='auto'"):
         hook.after_val_epoch(runner, {'coco/bbox_mAP_50': 1.0})  # misspelt
+    hook, runner = make_hook_and_runner(tmp_path, save_best='coco/bbox_mAP', val_loop=loop_of(VOC))
+    with pytest.raises(UserError, match=r'coco/bbox_mAP .* it gives pascal_voc/mAP'):  # of an evaluator it has not
+        hook.after_val_epoch(runner, OF_VOC)
+    followed = loop_of(VOC, others=dict(old=COCO))
+    hook, runner = make_hook_and_runner(tmp_path, save_best='old/coco/bbox_mAP', val_loop=followed)
+    hook.after_val_epoch(runner, OF_VOC)
+    assert 'the validation gives no old/coco/bbox_mAP' in caplog.text and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('score', [0.1, float('nan'), 'high'])
 @pytest.mark.parametrize('place', ['elsewhere/best_mAP_epoch_1.pth', 'run/../elsewhere/best_mAP_epoch_1.pth', 'run/..',
-                                   'run/own.pth', 'elsewhere'])
-def test_a_resumed_checkpoint_cannot_name_what_is_removed(place, tmp_path):
-    for name in ('elsewhere/best_mAP_epoch_1.pth', 'run/own.pth', 'run/3.pth', '4.pth'):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+                                   'run/own.pth', 'elsewhere', 'run/best_mAP_folder', 'elsewhere/secret.txt'])
+def test_a_resumed_checkpoint_cannot_name_what_is_read_or_removed(place, score, tmp_path, caplog):
+    for name in ('elsewhere/best_mAP_epoch_1.pth', 'elsewhere/secret.txt', 'run/own.pth', 'run/3.pth', '4.pth',
+                 'run/best_mAP_folder/kept'):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(name)
     before = set(tmp_path.rglob('*'))
     hook, runner = make_hook_and_runner(tmp_path / 'run', save_best='mAP', max_keep_ckpts=1, filename_tmpl='{}.pth',
-                                        info=dict(best_ckpt=f'{tmp_path}/{place}', keep_ckpt_ids=['../4', 'own', 3]))
+                                        info=dict(best_ckpt=f'{tmp_path}/{place}', best_score=score,
+                                                  keep_ckpt_ids=['../4', 'own', 3]))
+    assert 'there is no such checkpoint of this run' in caplog.text and not best(runner).exists()
     hook.after_val_epoch(runner, {'mAP': 0.5})
+    assert best(runner).read_text() == '0'  # this run's own
     runner.epoch = 4
     hook._save_checkpoint(runner)
+    hook.after_val_epoch(runner, {'mAP': 0.6})
     assert before - set(tmp_path.rglob('*')) == {tmp_path / 'run/3.pth'}
+
+
+def test_a_run_that_goes_on_in_another_folder_leaves_the_first_alone(tmp_path):
+    """Into a copy, in which its best lies too, and into an empty folder, which has its own from then on."""
+    hook, runner = make_hook_and_runner(tmp_path / 'first', save_best='mAP')
+    (tmp_path / 'first').mkdir()
+    runner.epoch = 1
+    hook.after_val_epoch(runner, {'mAP': 0.5})
+    info = dict(runner.message_hub.runtime_info)
+    left = {path: path.read_text() for path in (tmp_path / 'first').iterdir()}
+    shutil.copytree(tmp_path / 'first', tmp_path / 'copy')
+    (tmp_path / 'empty').mkdir()
+    for name, value, expected in (('copy', 0.4, '1'), ('empty', 0.4, '2'), ('copy', 0.6, '2'), ('empty', 0.6, '2')):
+        hook, runner = make_hook_and_runner(tmp_path / name, save_best='mAP', info=info)
+        runner.epoch = 2
+        hook.after_val_epoch(runner, {'mAP': value})
+        assert best(runner).read_text() == expected
+    assert [path.name for path in (tmp_path / 'copy').glob('best_*')] == ['best_mAP_epoch_2.pth']
+    assert left == {path: path.read_text() for path in (tmp_path / 'first').iterdir()}
+
+
+def test_a_best_by_another_figure_is_not_compared(tmp_path):
+    """The run before went by COCO's figure; this one's evaluator gives VOC's."""
+    hook, runner = make_hook_and_runner(tmp_path, save_best='coco/bbox_mAP')
+    hook.after_val_epoch(runner, {'coco/bbox_mAP': 0.9})
+    hook, runner = make_hook_and_runner(tmp_path, save_best='auto', val_loop=loop_of(VOC),
+                                        info=dict(runner.message_hub.runtime_info))
+    runner.epoch = 1
+    hook.after_val_epoch(runner, OF_VOC)
+    assert best(runner).read_text() == '1' and runner.message_hub.get_info('best_score') == 0.3
 
 
 def test_configs_may_call_it_as_mmengine_does():

@@ -1,0 +1,60 @@
+"""Names of a validation's figures: which is the metric that counts, whatever evaluator of mmdet gave it."""
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+AUTO = 'auto'
+_MAP = re.compile(r'(?:(?<=[/_])|^)m?AP$')
+_FORMS = dict(CocoMetric='{}_mAP', LVISMetric='{}_AP', VOCMetric='mAP', OpenImagesMetric='mAP')
+"""Class of mmdet's -> what it calls its mean AP; its subclasses do, too."""
+
+
+def is_mean_ap(name: str) -> bool:
+    """Whether a figure is a mean AP: 'coco/bbox_mAP', 'pascal_voc/mAP', 'lvis/bbox_AP'; that of one overlap is not."""
+    return _MAP.search(name) is not None
+
+
+def mean_aps(names: Iterable[str]) -> list[str]:
+    """The mean APs among figures, in their order, each once."""
+    return list(dict.fromkeys(filter(is_mean_ap, names)))
+
+
+def at_half(metric: str, names: Iterable[str]) -> str | None:
+    """The AP at an overlap of 0.5 that is given beside a mean AP, or None."""
+    known = (f'{metric}_50', f'{metric}50', _MAP.sub('AP50', metric))  # of COCO, LVIS and VOC
+    return next((name for name in known if name != metric and name in names), None)
+
+
+def kind_of(name: str) -> str:
+    """What a figure's name begins with: its evaluator's prefix; 'val' of a loss; the name of a further set."""
+    return name.rpartition('/')[0]
+
+
+def prefix_of(metric: type, options: Mapping[str, Any]) -> str:
+    """What the names of a metric's figures begin with; see :func:`expected`."""
+    return options.get('prefix') or getattr(metric, 'default_prefix', None) or ''
+
+
+def expected(metric: type, options: Mapping[str, Any]) -> list[str]:
+    """The mean APs a metric gives, as far as its class is known.
+
+    A validation does not tell: CocoMetric gives none where nothing was detected.
+
+    Args:
+        metric: Its class.
+        options: Its arguments, or the attributes of a built one.
+    """
+    form = next((_FORMS[each.__name__] for each in metric.__mro__ if each.__name__ in _FORMS), None)
+    if form is None or 'mAP' not in (options.get('metric_items') or ['mAP']):
+        return []
+    asked = options.get('metrics') or options.get('metric') or 'bbox'
+    names = [form.format(each) for each in ([asked] if isinstance(asked, str) else asked)
+             if not each.startswith(('proposal', 'recall'))]
+    return list(dict.fromkeys('/'.join(filter(None, (prefix_of(metric, options), name))) for name in names))
+
+
+def expected_of(metrics: Iterable[Any]) -> list[str]:
+    """The same of an evaluator's built metrics, in their order."""
+    return [name for each in metrics for name in expected(type(each), vars(each))]
