@@ -55,17 +55,25 @@ class _Entries(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
                  option_string: str | None = None) -> None:
-        if not all('=' in each for each in values):
-            raise UserError('--cfg-options takes entries of the form key=value')
+        wrong = [each for each in values if not each.partition('=')[0] or '=' not in each]
+        if wrong:
+            raise UserError(f'--cfg-options takes entries of the form key=value, got {wrong[0]!r}')
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), *values])
 
 
 def cfg_options(entries: Sequence[str] | None) -> dict[str, Any]:
-    """Dotted key -> value of what ``--cfg-options`` was given, as mmengine reads it."""
+    """Dotted key -> value of what ``--cfg-options`` was given, as mmengine reads it.
+
+    Raises:
+        UserError: A value has brackets that do not match.
+    """
     if not entries:
         return {}
     from mmengine.config import DictAction
     parser = argparse.ArgumentParser()
     parser.add_argument('entries', nargs='*', action=DictAction)
-    found: dict[str, Any] = parser.parse_args(list(entries)).entries
+    try:
+        found: dict[str, Any] = parser.parse_args(list(entries)).entries
+    except AssertionError as error:
+        raise UserError(f'--cfg-options: {error}; a list is key="[a,b]" or key=a,b, without white space') from error
     return found

@@ -1,10 +1,14 @@
 """The one exception for bad input from a person, what raises it, and how a tool reports it."""
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+SHOW_ALL = 'MGDET_TRACEBACK'  # of the environment
 
 
 class UserError(ValueError):
@@ -37,9 +41,14 @@ def is_whole(value: Any, least: int) -> bool:
 
 @contextmanager
 def user_errors_to_exit() -> Iterator[None]:
-    """Turn a :class:`UserError` raised in the block into one line on standard error and exit code 2."""
+    """Turn a :class:`UserError` raised in the block into one line on standard error and exit code 2.
+
+    With ``MGDET_TRACEBACK`` set in the environment, what led to it comes first.
+    """
     try:
         yield
     except UserError as error:
+        if os.environ.get(SHOW_ALL):
+            traceback.print_exc()
         print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,10 +1,13 @@
 """Files that come with the package, in a checkout or installed: configs, tools, the demo's weights, mmdet's scripts."""
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 
 from mgdet_plugin.common.errors import UserError
 
@@ -39,12 +42,18 @@ def config_path(name: str | Path) -> Path:
     text = str(name)
     for prefix in (*PREFIXES, 'configs/'):
         text = text.removeprefix(prefix)
-    own = CONFIGS / (text if text.endswith('.py') else f'{text}.py')
-    if own.is_file():
+    own = own_config(text)
+    if own is not None:
         return own
     there = [path.relative_to(folder).as_posix() for folder in (Path(name).parent, CONFIGS)
              for path in (*folder.glob('*.py'), *folder.glob('scratch/*.py')) if path.is_file()]
     raise UserError(f'the config {name} is not there{nearest(Path(text).name, there)}; configs lie in {CONFIGS}')
+
+
+def own_config(name: str) -> Path | None:
+    """A config of the package by its name below ``configs``, with or without ``.py``."""
+    path = CONFIGS / (name if name.endswith('.py') else f'{name}.py')
+    return path if name and path.is_file() else None
 
 
 def mmdet_script(name: str) -> Path:
@@ -62,7 +71,20 @@ def mmdet_script(name: str) -> Path:
     return path
 
 
-def nearest(name: str, there: Iterable[str]) -> str:
-    """The end of a line about a name that is not there: the one it may have meant, if any is like it."""
-    found = get_close_matches(name, list(there), 1)
+def shown_config(path: str | Path) -> str:
+    """A config's path as a command line would name it: the shortest of those that lead to it."""
+    path, below = Path(os.path.abspath(path)), os.path.relpath(path)
+    own = path.is_relative_to(CONFIGS) and (CONFIGS.parent == _INSTALLED or below.startswith(os.pardir))
+    return path.relative_to(CONFIGS).as_posix() if own else min(str(path), below, key=len)
+
+
+def command(name: str, *words: object) -> str:
+    """A command as a person would type it, at the door this process came in by."""
+    console = ROOT == _INSTALLED or any(Path(word).stem == 'mgdet' for word in sys.orig_argv[:2])
+    return ' '.join([f'mgdet {name}' if console else f'python tools/{name}.py', *(quote(str(word)) for word in words)])
+
+
+def nearest(name: str, there: Iterable[str], alike: float = 0.6) -> str:
+    """The end of a line about a name that is not there: the one it may have meant, if any is ``alike`` (0 to 1)."""
+    found = get_close_matches(name, list(there), 1, alike)
     return f'; the nearest name is {found[0]}' if found else ''

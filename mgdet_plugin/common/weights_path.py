@@ -6,8 +6,11 @@ from pathlib import Path
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import WRITTEN_BY
-from mgdet_plugin.common.resources import CONFIGS
+from mgdet_plugin.common.resources import CONFIGS, command, shown_config
 
+SAVE_WEIGHTS = "load it in Keras and save one file with model.save_weights('NAME.weights.h5')"
+SAVED_MODEL = f'TensorFlow SavedModel; {SAVE_WEIGHTS}'
+SAVED_MODEL_FILES = ('saved_model.pb', 'keras_metadata.pb')
 KERAS_SUFFIXES = ('.h5', '.hdf5', '.keras')
 
 
@@ -19,22 +22,25 @@ def check_weights_path(path: str, config: str, part: str = 'model') -> None:
     Raises:
         UserError: If it is missing, a Keras file or no checkpoint.
     """
-    option = f'--config {config}' + (' --part backbone' if part == 'backbone' else '')
+    option = ['--config', shown_config(config), *(['--part', 'backbone'] if part == 'backbone' else [])]
     if path.endswith(KERAS_SUFFIXES):
         output = re.sub(r'(\.weights)?\.\w+$', '.pth', path)
         key = 'load_from' if part == 'model' else 'model.backbone.init_cfg.checkpoint'
-        raise UserError(f'{path} is a Keras file; import it first: python tools/import_keras.py {path} {output} '
-                        f'{option}, then set {key}={output}')
+        raise UserError(f'{path} is a Keras file; import it first: {command("import_keras", path, output, *option)}, '
+                        f'then set {key}={output}')
+    if Path(path).is_dir():
+        is_tf = any((Path(path) / name).is_file() for name in SAVED_MODEL_FILES)
+        raise UserError(f'{path} is a {SAVED_MODEL if is_tf else "folder; give the path of a .pth file"}')
     if not Path(path).is_file():
         beside = (Path(path).with_suffix(suffix) for suffix in KERAS_SUFFIXES)
         source = next(filter(Path.is_file, beside), 'model5.h5' if part == 'model' else 'darknet53.h5')
         before = re.search(r'work_dirs/([^/]+)/best\.pth$', path)  # of a run
         stage = f'{before[1]}.py' if before else ''
-        first = (f'run the stage before first: python tools/train.py configs/{stage}, or '
+        first = (f'run the stage before first: {command("train", shown_config(CONFIGS / stage))}, or '
                  if stage and (CONFIGS / stage).is_file() else '')
         raise UserError(f'the weights {path} are not there; {first}import your Keras file: '
-                        f'python tools/import_keras.py {source} {path} {option}, or try it '
-                        f'on embedded data: python tools/train.py {config} --demo')
+                        f'{command("import_keras", source, path, *option)}, or try it on embedded data: '
+                        f'{command("train", shown_config(config), "--demo")}')
     with Path(path).open('rb') as stream:
         check_checkpoint_start(path, stream.read(2))
 

@@ -1,6 +1,6 @@
 """Make mmdet and mmengine whole on current torch, without importing any of them.
 
-Four gaps are closed, all lazily, through the import system:
+Seven gaps are closed, all lazily, through the import system:
 
 * mmcv-lite has no compiled extension ``mmcv._ext``, and ``import mmdet.models`` ends there. A finder at the *end* of
   ``sys.meta_path`` answers for that one name with the operations of :mod:`mgdet_plugin.compat.mmcv_ops`. Being last,
@@ -8,8 +8,13 @@ Four gaps are closed, all lazily, through the import system:
 * ``torch.load`` refuses the checkpoints mmengine writes, mmengine runs code found in those it reads, and a process
   killed while it saves leaves half a file. Three of its modules are patched right after they are imported, by the
   functions of :mod:`mgdet_plugin.compat.checkpoint_patches`.
-* Several processes cannot train without a GPU. Two modules are patched by :mod:`mgdet_plugin.compat.launch`.
-* ``_base_ = 'mgdet_plugin::...'`` is unknown to mmengine, which knows OpenMMLab's packages alone. One is patched here.
+* Several processes cannot train without a GPU. Two modules are patched by :mod:`mgdet_plugin.compat.launch`, which
+  closes the next gap, too.
+* Mixed precision is refused without a GPU, and a dataloader without workers where it says how these live.
+* A mistake in a config is a traceback, and ``_base_ = 'mgdet_plugin::...'`` is unknown to mmengine, which knows
+  OpenMMLab's packages alone. :mod:`mgdet_plugin.compat.config_errors` patches its ``Config``.
+* A part of a config that cannot be built is a traceback, too: :mod:`mgdet_plugin.compat.building` makes it one line.
+* A run begins with a thousand lines: :mod:`mgdet_plugin.compat.console` leaves them to the log file.
 """
 from __future__ import annotations
 
@@ -20,15 +25,18 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from mgdet_plugin.common.resources import PREFIXES, config_path
-
 EXTENSION = 'mmcv._ext'
 
 PATCHES = {
     'mmengine.logging.history_buffer': 'compat.checkpoint_patches.patch_history_buffer',
     'mmengine.logging.message_hub': 'compat.checkpoint_patches.patch_message_hub',
     'mmengine.runner.checkpoint': 'compat.checkpoint_patches.patch_checkpoint_io',
-    'mmengine.config.config': 'compat.patch_config',
+    'mmengine.config.config': 'compat.config_errors.patch_config',
+    'mmengine.logging.logger': 'compat.console.patch_logger',
+    'mmengine.optim.optimizer.amp_optimizer_wrapper': 'compat.launch.patch_mixed_precision',
+    'mmengine.registry.registry': 'compat.building.patch_registry',
+    'mmengine.runner.runner': 'compat.patch_runner',
+    'pycocotools.coco': 'compat.console.patch_coco',
     'mmengine.dist.utils': 'compat.launch.patch_dist_utils',
     'mmengine.model.wrappers.distributed': 'compat.launch.patch_model_wrapper',
     'mmengine.infer.infer': 'compat.patch_inferencer',
@@ -90,14 +98,11 @@ def _patch(module: ModuleType) -> None:
     getattr(import_module(f'mgdet_plugin.{owner}'), function)(module)
 
 
-def patch_config(module: ModuleType) -> None:
-    """Let ``_base_`` name a config as ``mgdet_plugin::mgdet_nano_staged.py``, wherever the package lies."""
-    find = module.Config._get_cfg_path
-
-    def find_with_ours(cfg_path: str, filename: str) -> tuple[str, str | None]:
-        return (str(config_path(cfg_path)), None) if cfg_path.startswith(PREFIXES) else find(cfg_path, filename)
-
-    module.Config._get_cfg_path = staticmethod(find_with_ours)
+def patch_runner(module: ModuleType) -> None:
+    """Patch the runner's module for both, dataloaders and what it builds."""
+    from mgdet_plugin.compat import building, launch
+    launch.patch_dataloaders(module)
+    building.patch_runner(module)
 
 
 _STAND_IN_FINDER = StandInFinder()

@@ -1,23 +1,26 @@
-"""Training in several processes on a machine without a GPU.
+"""Training on a machine without a GPU, in several processes or one, and with dataloaders without workers.
 
 mmengine 0.10.7 chooses a GPU for every process (``torch.cuda.set_device``), joins them by nccl unless the config says
 otherwise, and wraps the model for the GPU whose number is the local rank. Without a GPU each of the three fails.
-:mod:`mgdet_plugin.compat` applies the two ``patch_*`` functions to mmengine's modules; with a GPU or another
-accelerator they change nothing.
+:mod:`mgdet_plugin.compat` applies the ``patch_*`` functions to mmengine's modules; with a GPU or another accelerator
+only :func:`patch_dataloaders` changes anything.
 """
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from mgdet_plugin.common.errors import require
+
+OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'multiprocessing_context')  # of torch's DataLoader
 LAUNCHERS = ('_init_dist_pytorch', '_init_dist_slurm', '_init_dist_mpi')
 
 
@@ -90,3 +93,34 @@ def patch_model_wrapper(module: ModuleType) -> None:
         init(self, *args, **kwargs)
 
     wrapper.__init__ = init_on_cpu
+
+
+def patch_mixed_precision(module: ModuleType) -> None:
+    """Let mixed precision run on the CPU: in bfloat16, which has the range of single precision and needs no scaling."""
+    if has_accelerator():
+        return
+    init = module.AmpOptimWrapper.__init__
+
+    @wraps(init)
+    def init_on_cpu(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        require(self.cast_dtype in (None, torch.bfloat16),
+                'optim_wrapper.dtype must be bfloat16 or left out on a CPU', self.cast_dtype)
+
+    module.AmpOptimWrapper.__init__ = init_on_cpu
+    vars(module).update(is_cuda_available=lambda: True,  # one accelerator is asserted
+                        GradScaler=partial(torch.amp.GradScaler, 'cpu', enabled=False))
+    module.AmpOptimWrapper.state_dict = module.OptimWrapper.state_dict  # a scaler's that is empty cannot be loaded
+
+
+def patch_dataloaders(module: ModuleType) -> None:
+    """Let a dataloader's config say how workers live where it has none, as torch does not."""
+    build = module.Runner.build_dataloader
+
+    @wraps(build)
+    def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(dataloader, Mapping) and not dataloader.get('num_workers'):
+            dataloader = {key: value for key, value in dataloader.items() if key not in OF_WORKERS}
+        return build(dataloader, *args, **kwargs)
+
+    module.Runner.build_dataloader = staticmethod(build_dataloader)

@@ -74,6 +74,7 @@ def ensure_digits(root: str | Path = DIGITS_ROOT) -> Path:
     if _is_current(root):
         return root
     _refuse_foreign(root)
+    _handwritten_samples()  # before any folder is made
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(root)
@@ -96,7 +97,7 @@ def ensure_embedded_data(cfg: Config) -> list[Path]:
     """
     roots: list[Path] = []
     for split in SPLITS:
-        for leaf in iter_dataset_cfgs(cfg.get(f'{split}_dataloader', {}).get('dataset')):
+        for leaf in iter_dataset_cfgs((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
             folder = Path(leaf.get('data_root') or '')
             if folder.name in DOMAINS and folder.parent.name == DIGITS_ROOT.name and folder.parent not in roots:
                 roots.append(ensure_digits(folder.parent))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.resources import command
 from mgdet_plugin.common.weights_path import check_weights_path
 from mgdet_plugin.datasets.formats.annotation_check import config_name, dataset_names, iter_dataset_cfgs
 from mgdet_plugin.plan.plan import Plan
@@ -74,8 +75,8 @@ def check_backbone(cfg: Config, model: nn.Module) -> list[str]:
     if missing or others:
         what = _counted(dict(missing=missing) | {'of another shape': others})
         raise UserError(f"{path} does not fit the backbone of {config_name(cfg)} (prefix '{prefix}'): "
-                        f'{", ".join(what)}; import Darknet53: python tools/import_keras.py darknet53.h5 {path} '
-                        '--part backbone')
+                        f'{", ".join(what)}; import Darknet53: '
+                        f'{command("import_keras", "darknet53.h5", path, "--part", "backbone")}')
     return []
 
 
@@ -168,8 +169,9 @@ def check_same_tensors(path: str, found: Mapping[str, Tensor], wanted: Mapping[s
         others = 5 + len(cfg.model.bbox_head.anchors[0])  # channels of a map that are not classes
         classes = [state[predictions[0]].shape[0] - others for state in (found, wanted)]
         raise UserError(f'{path} was trained on {classes[0]} classes, the config has {classes[1]}: import its Keras '
-                        f'file again with --classes {config_name(cfg)} (of a run of your own make one first: python '
-                        f'tools/export_keras.py {path} model.h5), or set model.bbox_head.num_classes={classes[0]}')
+                        f'file again with --classes {config_name(cfg)} (of a run of your own make one first: '
+                        f'{command("export_keras", path, "model.h5")}), or set '
+                        f'model.bbox_head.num_classes={classes[0]}')
     problems = _counted(dict(missing=missing, unexpected=unexpected))
     if mismatched:
         shown = [f'{key} {tuple(found[key].shape)} in the file, {tuple(wanted[key].shape)} in the model'

@@ -12,16 +12,24 @@ from typing import Any
 
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import config_path, mmdet_script
 from mgdet_plugin.compat.launch import end_launched_process
 from mgdet_plugin.datasets import Inspector, check_datasets, ensure_embedded_data, iter_dataset_cfgs
+from mgdet_plugin.datasets.formats.annotation_check import config_name
 from mgdet_plugin.engine.checkpoint_check import check_weights
+from mgdet_plugin.engine.config_check import checked
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
-from mgdet_plugin.engine.resume_choice import resolve_resume
+from mgdet_plugin.engine.resume_choice import is_finished, resolve_resume
 from mgdet_plugin.engine.truth_check import check_truth
 from mgdet_plugin.plan.plan import start_of
+
+_RANKS = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
+"""Launcher -> the variable of the environment in which a process finds its number."""
+_NEEDED = dict(train=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'),
+               test=('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
+_VALIDATION = ('val_dataloader', 'val_cfg', 'val_evaluator')
 
 
 def run_mmdet_script(name: str, arguments: Sequence[str]) -> None:
@@ -55,6 +63,19 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
     cfg = Config.fromfile(config_path(args.config))
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    lacking = [key for key in _NEEDED[name] if not cfg.get(key)]
+    if lacking:
+        raise UserError(f'{config_name(cfg)} has no {" and no ".join(lacking)}; inherit a config that has, such as '
+                        '_base_ = "mgdet_plugin::mgdet_nano_stage1.py"')
+    scaling = cfg.get('auto_scale_lr')
+    if getattr(args, 'auto_scale_lr', False) and not {'enable', 'base_batch_size'} <= set(scaling or ()):
+        raise UserError('--auto-scale-lr needs auto_scale_lr=dict(enable=False, base_batch_size=N) in the config, got '
+                        f'{scaling!r}')
+    variable = _RANKS.get(args.launcher)
+    if variable is not None and variable not in os.environ:
+        raise UserError(f'--launcher {args.launcher} is for processes that a launcher started, and {variable} is not '
+                        f'set in the environment; start them by tools/dist_{name}.sh CFG GPUS or slurm_train.sh, or '
+                        'leave --launcher out')
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     return args, cfg
@@ -62,27 +83,42 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
 
 def is_first_rank(launcher: str = 'none') -> bool:
     """Tell whether this process speaks for all of a launch, before the launcher's processes know each other."""
-    rank = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}.get(launcher)
+    rank = _RANKS.get(launcher)
     return rank is None or os.environ.get(rank, '0') == '0'
 
 
-def prepare_train(arguments: Sequence[str]) -> list[str]:
+def prepare_train(arguments: Sequence[str]) -> list[str] | None:
     """Check what training needs: datasets and weights, or the checkpoint to resume from.
 
     Args:
         arguments: The command line without the program's name.
 
     Returns:
-        The command line for mmdet's script, which names the checkpoint to resume from if there is one.
+        The command line for mmdet's script, which names the checkpoint to resume from if there is one; None where the
+        run to resume is finished.
 
     Raises:
         UserError: If something is missing or does not fit.
     """
     args, cfg = parse_like_mmdet('train', arguments)
-    start = start_of(cfg)  # cannot be told once load_from names a checkpoint to resume from
-    settled, said = resolve_resume(list(arguments), args.resume, cfg)
-    _say(chain(said, _prepare(cfg, ('train', 'val'), start)), args.launcher)
-    return settled
+    unwatched = [key for key in _VALIDATION if cfg.get(key) is None]
+    if unwatched:
+        arguments = [*arguments, '--cfg-options', *(f'{key}=None' for key in _VALIDATION)]
+        cfg.merge_from_dict(dict.fromkeys(_VALIDATION))
+    with checked(cfg):
+        start = start_of(cfg)  # cannot be told once load_from names a checkpoint to resume from
+        settled, said = resolve_resume(list(arguments), args.resume, cfg)
+        if cfg.get('resume') and is_finished(cfg):
+            said.append(f'{cfg.work_dir} is already finished, {cfg.load_from} is its end: nothing to do. To train on '
+                        'give the last stage more epochs, or start a run from its best.pth (load_from) in another '
+                        '--work-dir')
+            _say(said, args.launcher)
+            return None
+        if unwatched:
+            said.append(f'no validation ({", ".join(unwatched)} None): no best.pth is kept, no stage ends early, and '
+                        'only spikes, divergence and NaN of the training losses are guarded')
+        _say(chain(said, _prepare(cfg, ('train', ) if unwatched else ('train', 'val'), start)), args.launcher)
+        return settled
 
 
 def prepare_test(arguments: Sequence[str]) -> None:
@@ -93,7 +129,8 @@ def prepare_test(arguments: Sequence[str]) -> None:
     """
     args, cfg = parse_like_mmdet('test', arguments)
     cfg.load_from = args.checkpoint
-    _say(_prepare(cfg, ('test', )), args.launcher)
+    with checked(cfg):
+        _say(_prepare(cfg, ('test', )), args.launcher)
 
 
 def _say(lines: Iterable[str], launcher: str) -> None:
@@ -105,12 +142,11 @@ def _say(lines: Iterable[str], launcher: str) -> None:
 
 def _prepare(cfg: Config, splits: Sequence[str], start: str | None = None) -> Iterator[str]:
     """All checks, before the run's folder is made; what a person should know of them, one line each."""
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    ensure_embedded_data(cfg)
     for split in splits:
         for leaf in iter_dataset_cfgs(cfg[f'{split}_dataloader']['dataset']):
             for step in leaf.get('pipeline') or []:
                 TRANSFORMS.build(step)  # a transform refuses what it cannot do
+    ensure_embedded_data(cfg)
     inspector = Inspector(say=lambda line: print(line, file=sys.stderr)) if is_first_rank(cfg.launcher) else None
     for report in check_datasets(cfg, splits, inspector):
         yield from report.lines()

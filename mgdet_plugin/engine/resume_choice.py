@@ -13,7 +13,9 @@ from torch import Tensor
 
 from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.guard_record import FILE, GuardRecord
 from mgdet_plugin.engine.checkpoint_check import check_same_tensors
+from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.progress import RECORD
 
 PATTERNS = ('epoch_*.pth', 'iter_*.pth')
@@ -142,6 +144,21 @@ def _run_of(content: Mapping[str, Any]) -> str | None:
     record = content.get(RECORD)
     run = record.get('run') if isinstance(record, Mapping) else None
     return run if isinstance(run, str) else None
+
+
+def is_finished(cfg: Config) -> bool:
+    """Whether the newest checkpoint of a run, which ``cfg.load_from`` names, is the end of its plan.
+
+    The last epoch's checkpoint comes before its validation; that this was done, too, says the guard's record.
+    """
+    folder, path = Path(cfg.work_dir), Path(cfg.load_from)
+    if not cfg.get('stages') or path.resolve().parent != folder.resolve() or not (folder / FILE).is_file():
+        return False
+    epoch = load_checkpoint(path, mmap=True)[1]['meta']['epoch']
+    planned = Plan.from_cfg(cfg).epochs
+    length = min(planned, (cfg.get('train_cfg') or {}).get('max_epochs') or planned)
+    ended = GuardRecord.read(folder / FILE).ended
+    return ended == 'early_stopping' or (ended == 'plan' and epoch >= length)
 
 
 def without_resume(arguments: list[str]) -> list[str]:

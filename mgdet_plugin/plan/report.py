@@ -13,6 +13,7 @@ from torch import nn
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import iter_dataset_cfgs
+from mgdet_plugin.datasets.formats.annotation_check import config_name
 from mgdet_plugin.plan.freezing import Frozen, frozen_of, statistics_layers
 from mgdet_plugin.plan.plan import Plan, Stage, start_of
 from mgdet_plugin.plan.progress import stages_before
@@ -53,7 +54,7 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
              augmentation={**_own_probs(cfg), **probs[index]})
         for index, stage in enumerate(plan.stages)
     ]
-    report = dict(config=cfg.filename, start=plan.start, load_from=cfg.get('load_from'), epochs=plan.epochs,
+    report = dict(config=config_name(cfg), start=plan.start, load_from=cfg.get('load_from'), epochs=plan.epochs,
                   rate_limit=rate_limit(plan), rate_scale=rates.scale, allow=sorted(plan.allow), stages=stages)
     return report, findings
 
@@ -74,7 +75,7 @@ def report_without_stages(cfg: Config) -> dict[str, Any]:
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     parameters = list(MODELS.build(cfg.model).parameters())
     optimizer, schedulers = cfg.optim_wrapper.get('optimizer') or {}, cfg.get('param_scheduler') or []
-    return dict(config=cfg.filename, start=start_of(cfg), load_from=cfg.get('load_from'), stages=[],
+    return dict(config=config_name(cfg), start=start_of(cfg), load_from=cfg.get('load_from'), stages=[],
                 loop=loop.get('type') or ('EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop'),
                 epochs=loop.get('max_epochs'), iterations=loop.get('max_iters'),
                 optimizer=optimizer.get('type'), lr=optimizer.get('lr'),

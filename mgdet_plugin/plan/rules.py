@@ -12,7 +12,8 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.errors import UserError, is_whole, require
+from mgdet_plugin.common.resources import command
 from mgdet_plugin.models.multigrid_loss import RECIPE_SCALES
 from mgdet_plugin.plan.freezing import Frozen, frozen_of, trained_parts
 from mgdet_plugin.plan.plan import Plan
@@ -90,7 +91,7 @@ def refuse_broken(findings: Sequence[Finding]) -> list[str]:
     errors = [finding for finding in findings if finding.is_error]
     if errors:
         others = sorted({finding.rule for finding in errors[1:]})
-        raise UserError(errors[0].line() + (f'; also broken: {", ".join(others)} (tools/plan.py shows all)'
+        raise UserError(errors[0].line() + (f'; also broken: {", ".join(others)} ({command("plan", "CFG")} shows all)'
                                             if others else ''))
     return [finding.line() for finding in findings]
 
@@ -184,6 +185,7 @@ def _knobs(plan: Plan) -> Iterator[Finding]:
 def _length(plan: Plan, cfg: Config) -> Iterator[Finding]:
     """A plan that is not run to its end."""
     cap = (cfg.get('train_cfg') or {}).get('max_epochs')
+    require(cap is None or is_whole(cap, 1), 'train_cfg.max_epochs must be a whole number from 1 or left out', cap)
     if cap is not None and cap < plan.epochs:
         last = [stage for first, stage in zip(plan.first_epochs(), plan.stages) if first < cap][-1]
         yield Finding('cut-short', f"train_cfg.max_epochs={cap} ends the plan of {plan.epochs} epochs in stage "

@@ -11,12 +11,11 @@ from tempfile import TemporaryDirectory
 from mmengine.config import Config
 from mmengine.fileio import dump, load
 
-from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.errors import SHOW_ALL, UserError
 from mgdet_plugin.common.resources import CONFIGS, SUFFIXES, config_path, mmdet_script
 from mgdet_plugin.datasets import ensure_embedded_data
 from mgdet_plugin.engine.preflight import run_mmdet_script
 
-TRACEBACK = 'MGDET_TRACEBACK'
 INSTEAD = {
     'analysis_tools/analyze_logs': 'plot_run WORK_DIR draws losses, rates and metrics of a run',
     'analysis_tools/benchmark': 'it needs psutil, and CUDA for --task inference; benchmark.py in a '
@@ -49,7 +48,7 @@ def run_tool(name: str, arguments: Sequence[str]) -> None:
     except UserError:
         raise
     except Exception as error:
-        if os.environ.get(TRACEBACK):
+        if os.environ.get(SHOW_ALL):
             raise
         raise UserError(fault(name, error)) from error
 
@@ -117,4 +116,4 @@ def fault(name: str, error: Exception) -> str:
     else:
         said = f'ended with {type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno})'
     instead = f'; {INSTEAD[name]}' if name in INSTEAD else ''
-    return f"mmdet's {name} {said}{instead}; {TRACEBACK}=1 shows the traceback, --help the tool's arguments"
+    return f"mmdet's {name} {said}{instead}; {SHOW_ALL}=1 shows the traceback, --help the tool's arguments"

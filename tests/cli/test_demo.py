@@ -78,7 +78,8 @@ def test_a_later_stage_starts_from_the_stages_before(folder, commands):
 @pytest.mark.parametrize(('name', 'command'), [
     ('mgdet_model5_stage1', rf'import_keras\.py \S+digits_source\.h5 {IMPORTED} --config \S+mgdet_nano_stage1\.py'),
     ('mgdet_model5_stage2', r'train\.py \S+mgdet_nano_stage1\.py --work-dir work_dirs/mgdet_nano_stage1 --demo')])
-def test_its_weights_are_made_by_one_process(name, command, folder):
+def test_its_weights_are_made_by_one_process(name, command, folder, monkeypatch):
+    monkeypatch.setenv('RANK', '0')
     with pytest.raises(UserError, match=rf'is made by one process: first run python tools/{command}'):
         use_demo([f'{CONFIGS}/{name}.py', '--demo', '--launcher', 'pytorch'], train=True)
     assert not list(folder.iterdir())

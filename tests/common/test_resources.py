@@ -52,7 +52,7 @@ def test_an_installation_finds_them(built, tmp_path):
                               check=False, env={**os.environ, 'PYTHONPATH': str(built)}, timeout=200)
 
     plan = call('plan', 'mgdet_nano_staged.py')
-    assert plan.returncode == 0 and f'{built}/mgdet_plugin/.mim/configs/mgdet_nano_staged.py: 20 epochs' in plan.stdout
+    assert plan.returncode == 0 and plan.stdout.startswith('mgdet_nano_staged.py: 20 epochs')
     assert f'configs lie in {built}/mgdet_plugin/.mim/configs' in call('train', 'nothing').stderr
     benchmark = call('benchmark')
     assert benchmark.returncode == 2 and benchmark.stderr.startswith('error: the benchmarks are not installed')

@@ -177,7 +177,7 @@ def test_unwritable_place(tmp_path: Path) -> None:
 def test_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
     with pytest.raises(UserError, match=r'need scikit-learn.*\[demo\]'):
-        ensure_digits(tmp_path / 'set')
+        ensure_digits(tmp_path / 'data' / 'set')
     assert list(tmp_path.iterdir()) == []
 
 

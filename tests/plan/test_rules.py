@@ -123,7 +123,7 @@ def test_unknown_rule_in_allow(nano):
 
 
 def test_first_error_names_the_others(nano):
-    with pytest.raises(UserError, match=r'also broken: loss-scales \(tools/plan.py shows all\)'):
+    with pytest.raises(UserError, match=r'also broken: loss-scales \(python tools/plan.py CFG shows all\)'):
         refuse_broken(broken(nano, [HEAD, FULL], loss=dict(class_scale=2.0)))
 
 

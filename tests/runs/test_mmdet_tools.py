@@ -8,8 +8,8 @@ import torch
 
 from mgdet_plugin.cli.results.mmdet_tool import mmdet_tool_command
 from mgdet_plugin.cli.training.test import test_command as run_test
-from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.runs.mmdet_tools import TRACEBACK, _adapted, fault, run_tool
+from mgdet_plugin.common.errors import SHOW_ALL, UserError
+from mgdet_plugin.runs.mmdet_tools import _adapted, fault, run_tool
 from tests.support.small_run import SIDE, make_dataset, plain_config_text, write_config
 
 
@@ -83,7 +83,7 @@ def test_what_a_tool_raises_is_one_line(words, line, monkeypatch):
     with pytest.raises(UserError, match=line) as caught:
         mmdet_tool_command(words)
     assert '\n' not in str(caught.value)
-    monkeypatch.setenv(TRACEBACK, '1')
+    monkeypatch.setenv(SHOW_ALL, '1')
     with pytest.raises((OSError, ModuleNotFoundError, AttributeError)):
         mmdet_tool_command(words)
 

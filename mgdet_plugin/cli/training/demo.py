@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.resources import CONFIGS, DEMO_WEIGHTS
+from mgdet_plugin.common.resources import CONFIGS, DEMO_WEIGHTS, command
 from mgdet_plugin.engine.preflight import parse_like_mmdet
 from mgdet_plugin.engine.resume_choice import Resumer
 from mgdet_plugin.weights.importer import import_keras
@@ -71,8 +71,8 @@ def _make_weights(demo: Path, arguments: Sequence[str]) -> None:
 def _import_weights(weights: str, demo: Path, alone: bool) -> None:
     """Import the weights of the source domain; the names of their classes are stored with them."""
     if not alone:
-        raise _not_alone(weights, f'import_keras.py {DEMO_WEIGHTS} {weights} --config {demo} --classes {demo} '
-                                  f'--source-classes {SOURCE_CONFIG}')
+        raise _not_alone(weights, 'import_keras', DEMO_WEIGHTS, weights, '--config', demo, '--classes', demo,
+                         '--source-classes', SOURCE_CONFIG)
     print(f'{weights} is not there yet: importing it from {DEMO_WEIGHTS}', file=sys.stderr)
     Path(weights).parent.mkdir(parents=True, exist_ok=True)
     import_keras(DEMO_WEIGHTS, weights, config=demo, classes=demo, source_classes=SOURCE_CONFIG)
@@ -83,16 +83,17 @@ def _train_weights(weights: str, demo: Path, alone: bool) -> None:
     stage = demo.with_name(f'{Path(weights).parent.name}.py')
     if not stage.is_file():
         raise UserError(f'{weights} is not there, and no config makes it')
-    command = [str(stage), '--work-dir', os.path.dirname(weights)]
+    words = [str(stage), '--work-dir', os.path.dirname(weights)]
     if not alone:
-        raise _not_alone(weights, f'train.py {" ".join(command)} {DEMO_FLAG}')
-    _make_weights(stage, command)
+        raise _not_alone(weights, 'train', *words, DEMO_FLAG)
+    _make_weights(stage, words)
     print(f'{weights} is not there yet: training it first, with {stage}', file=sys.stderr)
-    subprocess.run([sys.executable, sys.argv[0], *command], check=True)
+    subprocess.run([sys.executable, sys.argv[0], *words], check=True)
 
 
-def _not_alone(weights: str, command: str) -> UserError:
-    return UserError(f'{weights} is not there yet, and is made by one process: first run python tools/{command}')
+def _not_alone(weights: str, name: str, *words: object) -> UserError:
+    return UserError(f'{weights} is not there yet, and is made by one process: first run '
+                     f'{command(name, *words)}')
 
 
 def _weights_of(cfg: Config) -> list[str]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.cli.parser import Parser, cfg_options
 from mgdet_plugin.common.errors import require
 from mgdet_plugin.common.resources import config_path
 from mgdet_plugin.common.weights_path import check_weights_path
@@ -31,6 +31,7 @@ def test_command(arguments: Sequence[str]) -> int:
     require(not args.out or args.out.endswith(('.pkl', '.pickle')), '--out must name a .pkl file (COCO JSON is written '
             'by --cfg-options test_evaluator.outfile_prefix=NAME)', args.out)
     args.config = config_path(args.config)
+    cfg_options(args.cfg_options)  # refuses what mmdet's parser would fail on
     if '://' not in args.checkpoint:  # a remote address is left to mmengine
         check_weights_path(args.checkpoint, str(args.config))
     import mgdet_plugin.guard  # noqa: F401  configs of earlier versions do not name it in custom_imports

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.cli.parser import Parser, cfg_options
 from mgdet_plugin.common.resources import config_path
 
 
@@ -26,8 +26,19 @@ def train_command(arguments: Sequence[str]) -> int:
     parser = train_parser()
     args = parser.parse_args(arguments)
     args.config = config_path(args.config)
+    cfg_options(args.cfg_options)  # refuses what mmdet's parser would fail on
     import mgdet_plugin.guard  # noqa: F401  configs of earlier versions do not name it in custom_imports
     from mgdet_plugin.cli.training.demo import use_demo
     from mgdet_plugin.engine.preflight import prepare_train, run_mmdet_script
-    run_mmdet_script('train', prepare_train(use_demo(parser.command_line(args), train=True)))
+    words = prepare_train(use_demo(parser.command_line(args), train=True))
+    if words is not None:
+        run_mmdet_script('train', words)
     return 0
+
+
+def goes_on(arguments: Sequence[str]) -> list[str]:
+    """The arguments that go on with a run that these began."""
+    parser = train_parser()
+    args = parser.parse_args(arguments)
+    args.resume = None
+    return [*parser.command_line(args), '--resume']

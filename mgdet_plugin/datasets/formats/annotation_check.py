@@ -5,7 +5,6 @@ the rest. Where files lie is asked of mmdet's own dataset, built without reading
 """
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.name_lists import checked_names, class_metainfo, registered_names, text_names
+from mgdet_plugin.common.resources import shown_config
 from mgdet_plugin.datasets.formats.coco_files import load_coco, summarize_coco
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport, some
 from mgdet_plugin.datasets.formats.evaluator_check import check_evaluators
@@ -69,8 +69,7 @@ def check_datasets(cfg: Config, splits: Sequence[str] = SPLITS,
 
 def config_name(cfg: Config) -> str:
     """A config's path as a command line would name it: relative where that is shorter."""
-    name = cfg.filename or 'CONFIG'
-    return min(name, os.path.relpath(name), key=len)
+    return shown_config(cfg.filename) if cfg.filename else 'CONFIG'
 
 
 def dataset_names(dataset: Mapping[str, Any], origin: str) -> tuple[str, ...]:
@@ -199,8 +198,8 @@ def _unread(name: str, leaf: Mapping[str, Any]) -> Any:
             raise UserError(f'{name}: {key} is {leaf[key]!r}; a dict is needed')
     try:
         return DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True})
-    except (TypeError, AssertionError) as error:
-        raise UserError(f'{name}: the dataset cannot be built: {error}') from error
+    except UserError as error:
+        raise UserError(f'{name}: {error}') from error
 
 
 def _repeated(dataset: Any, reports: Iterator[DatasetReport]) -> Iterator[int | None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.resources import command
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport
 
 
@@ -25,7 +26,7 @@ def require_path(name: str, key: str, path: str | None, is_file: bool = False,
     what = 'file' if is_file else 'folder'
     if Path(path).parts[:2] == ('data', 'coco'):
         hint = ('lay COCO out as data/coco/{annotations,train2017,val2017} or set the dataset to your own. To try it '
-                'on embedded data: python tools/train.py configs/mgdet_model5_stage1.py --demo')
+                f'on embedded data: {command("train", "configs/mgdet_model5_stage1.py", "--demo")}')
     raise UserError(f'{name}: {key} {path} is not there (a {what} is needed, seen from {os.getcwd()}); {hint}')
 
 

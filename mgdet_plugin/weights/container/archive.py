@@ -12,7 +12,9 @@ from contextlib import closing, contextmanager
 from io import FileIO
 from pathlib import Path
 
+from mgdet_plugin.common import weights_path
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.weights_path import SAVE_WEIGHTS
 from mgdet_plugin.weights.container.darknet_file import DarknetFile, looks_like_darknet
 from mgdet_plugin.weights.container.file_window import Digest, FileWindow
 from mgdet_plugin.weights.container.reader_process import ListingProcess
@@ -25,9 +27,7 @@ GIVE_PATH = 'give the path of a Keras weights file (.h5, .weights.h5 or .keras) 
 
 
 # Formats that are often given in place of a Keras weights file: what they are, and what to save instead.
-SAVE_WEIGHTS = "load it in Keras and save one file with model.save_weights('NAME.weights.h5')"
-
-SAVED_MODEL = f'a TensorFlow SavedModel; {SAVE_WEIGHTS}'
+SAVED_MODEL = f'a {weights_path.SAVED_MODEL}'
 CHECKPOINT = f'a TensorFlow checkpoint (.index and .data files); {SAVE_WEIGHTS}'
 SHARDS = f'the list of a sharded Keras save (.weights.json), its weights lie in other files; {SAVE_WEIGHTS}'
 ONNX = 'an ONNX model, whose layers have other names and another order; give the Keras file it was made from'
@@ -111,7 +111,7 @@ def describe_content(start: bytes, size: int) -> str:
 def foreign_path(path: Path) -> str | None:
     """What a path that is no regular file is and what to give instead, by what lies at it or beside it."""
     if path.is_dir():
-        return SAVED_MODEL if any((path / name).is_file() for name in ('saved_model.pb', 'keras_metadata.pb')) else None
+        return SAVED_MODEL if any((path / name).is_file() for name in weights_path.SAVED_MODEL_FILES) else None
     return CHECKPOINT if path.with_name(f'{path.name}.index').is_file() else None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.name_lists import FORMS, MAX_CLASSES, checked_names, registered_names, text_names
+from mgdet_plugin.common.resources import own_config
 from mgdet_plugin.weights.mapping.class_names import ClassRows, all_rows, match_classes, new_rows
 
 ROW_STD = 0.01
@@ -32,8 +33,9 @@ def parse_classes(given: str | int | Path, option: str = '--classes') -> TargetC
 
     Args:
         given: A number of classes; the path of a text file with one name a line (empty lines are skipped), of a COCO
-            annotation file (its ``categories``, in the order of the file as mmdet numbers them) or of a config (the
-            classes it trains on); or the name of a registered dataset class (the classes of its ``METAINFO``).
+            annotation file (its ``categories``, in the order of the file as mmdet numbers them) or of a config or
+            the name of one of the package (the classes it trains on); or the name of a registered dataset class (the
+            classes of its ``METAINFO``).
         option: The option it was given to, for messages.
 
     Raises:
@@ -47,7 +49,7 @@ def parse_classes(given: str | int | Path, option: str = '--classes') -> TargetC
         if not 1 <= count <= MAX_CLASSES:
             raise UserError(f'{origin}: the number of classes must be from 1 to {MAX_CLASSES:,}')
         return TargetClasses(count)
-    path = Path(text)
+    path = Path(text) if Path(text).is_file() else own_config(text) or Path(text)
     if path.is_file():
         names = dict(json=coco_names, py=config_names).get(path.suffix.lower()[1:], text_names)(path, origin)
     else:
@@ -110,12 +112,11 @@ def config_names(path: Path, origin: str) -> tuple[str, ...]:
     from mmengine.config import Config
 
     from mgdet_plugin.datasets.formats.annotation_check import dataset_names, iter_dataset_cfgs, metainfo_names
+    config = Config.fromfile(path)
     try:
-        config = Config.fromfile(path)
-        loader = config.get('train_dataloader') or {}
-        datasets = list(iter_dataset_cfgs(loader.get('dataset')))
-    except Exception as error:  # a config is a Python program and may raise anything
-        raise UserError(f'{origin}: the config cannot be read: {type(error).__name__}: {error}') from error
+        datasets = list(iter_dataset_cfgs((config.get('train_dataloader') or {}).get('dataset')))
+    except (AttributeError, TypeError) as error:
+        raise UserError(f'{origin}: the train_dataloader cannot be read: {type(error).__name__}: {error}') from error
     found = list(dict.fromkeys(dataset_names(dataset, origin) for dataset in datasets))
     found += filter(None, [] if datasets else [metainfo_names(config.get('metainfo'), origin)])
     if not found:

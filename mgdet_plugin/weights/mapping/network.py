@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.resources import CONFIGS
+from mgdet_plugin.common.resources import CONFIGS, config_path
 from mgdet_plugin.weights.mapping.architecture import Part
 
 DEFAULT_CONFIG = CONFIGS / 'mgdet_model5_stage1.py'
@@ -31,18 +31,15 @@ def load_config(path: str | Path | None, cfg_options: Mapping[str, Any] | None =
     """Read a config that has a model.
 
     Args:
-        path: Config file. Default: ``configs/mgdet_model5_stage1.py``.
+        path: Config file, or the name of a config of the package. Default: ``configs/mgdet_model5_stage1.py``.
         cfg_options: Dotted keys to set, as ``--cfg-options`` takes them.
 
     Raises:
         UserError: The file cannot be read as a config, or has no ``model.backbone``.
     """
-    path = Path(path or DEFAULT_CONFIG)
-    try:
-        config = Config.fromfile(path)
-        config.merge_from_dict(dict(cfg_options or {}))
-    except Exception as error:  # a config is a Python program and may raise anything
-        raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    path = config_path(path or DEFAULT_CONFIG)
+    config = Config.fromfile(path)
+    config.merge_from_dict(dict(cfg_options or {}))
     if not isinstance(config.get('model'), dict) or 'backbone' not in config.model:
         raise UserError(f'config {path} has no model.backbone; give a config of MultiGridDet with --config')
     return config

@@ -1,0 +1,62 @@
+"""What mmengine logs, at a length a person reads: its log file has every line, the terminal the first of the long."""
+from __future__ import annotations
+
+import logging
+import sys
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+LONG = 25  # lines; a table of figures has fewer
+OPENINGS = {'System environment:': 'the environment', 'Config:': 'the config',
+            'Hooks will be executed in the following order:': 'the hooks and when they run'}
+"""How the long messages of mmengine begin -> what they are."""
+
+
+class ShortFormatter(logging.Formatter):
+    """Formats a long message as one line that names the file with all of it.
+
+    Args:
+        inner: Formats the others.
+        log_file: The file.
+    """
+
+    def __init__(self, inner: logging.Formatter, log_file: str) -> None:
+        super().__init__()
+        self.inner, self.log_file = inner, log_file
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's text for the terminal; a warning or an error is never shortened."""
+        lines = [line for line in record.getMessage().splitlines() if line.strip(' -')]
+        if record.levelno >= logging.WARNING or len(lines) < LONG:
+            return self.inner.format(record)
+        short = logging.makeLogRecord({**vars(record), 'args': None, 'msg': (
+            f'{OPENINGS.get(lines[0], lines[0])}: {len(lines)} lines in {self.log_file}')})
+        return self.inner.format(short)
+
+
+def _let_through(record: logging.LogRecord) -> None:
+    """End a run whose output has no reader any more, rather than print a traceback for every line."""
+    if isinstance(sys.exc_info()[1], BrokenPipeError):
+        raise
+    logging.Handler.handleError(logging.Handler(), record)
+
+
+def patch_logger(module: ModuleType) -> None:
+    """Let a logger that has a file, below the level of debugging, keep long messages there."""
+    init = module.MMLogger.__init__
+
+    @wraps(init)
+    def init_short(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        console = self.handlers[0]
+        console.handleError = _let_through
+        if self.log_file is not None and console.level > logging.DEBUG:
+            console.setFormatter(ShortFormatter(console.formatter, self.log_file))
+
+    module.MMLogger.__init__ = init_short
+
+
+def patch_coco(module: ModuleType) -> None:
+    """Let pycocotools read files without saying so; the tables of its evaluation are another module's."""
+    module.print = lambda *words: logging.getLogger(module.__name__).debug(*words)  # type: ignore[attr-defined]

@@ -1,0 +1,51 @@
+"""How a command ends that is interrupted, or whose output nobody reads any more."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+CODE = """
+import os, signal, sys
+import mgdet_plugin.cli as cli
+def command(arguments):
+    if arguments == ['pipe']:
+        for _ in range(100_000):
+            print('a line')
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+    except:  # as mmengine's formatter of configs does
+        raise SyntaxError('Failed to format the config file')
+class Module:
+    draw_command = staticmethod(command)
+cli._module = lambda name: Module
+cli.run('draw')
+"""
+
+
+def call(argument: str, **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, '-c', CODE, argument], text=True, stderr=subprocess.PIPE, **options)
+
+
+def test_an_interruption_is_one_line_whatever_it_became() -> None:
+    process = call('a.py')
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert said.splitlines() == ['', 'interrupted; to go on: python tools/draw.py a.py']
+
+
+def test_a_reader_that_has_gone() -> None:
+    reading, writing = os.pipe()
+    process = call('pipe', stdout=writing)
+    os.close(writing)
+    os.close(reading)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (128 + signal.SIGPIPE, '')
+
+
+def test_training_goes_on_by_resuming() -> None:
+    from mgdet_plugin.cli.training.train import goes_on
+    words = goes_on(['a.py', '--work-dir', 'd', '--resume', 'd/epoch_1.pth', '--amp', '--cfg-options', 'a=1', 'b=2'])
+    assert words == ['a.py', '--work-dir=d', '--cfg-options', 'a=1', 'b=2', '--amp', '--resume']
