@@ -81,9 +81,11 @@ def _is_unread(error: BaseException) -> bool:
             sys.stdout.flush()
         except BrokenPipeError:
             return True
+    if not isinstance(error, BrokenPipeError):
+        return False
     poll = select.poll()
     poll.register(sys.stdout, select.POLLOUT)
-    return isinstance(error, BrokenPipeError) and any(event & select.POLLERR for _, event in poll.poll(0))
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _end(code: int) -> NoReturn:

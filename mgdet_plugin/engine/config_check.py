@@ -150,7 +150,7 @@ def _check_part(part: Any, path: str, around: Sequence[Registry]) -> None:
 
 def _check_initial(part: Any, path: str) -> None:
     """Check the ``init_cfg`` of a model's parts, which are looked up when weights are drawn."""
-    for key, each in part.items() if isinstance(part, Mapping) else enumerate(part):
+    for key, each in part.items() if isinstance(part, Mapping) else enumerate(part or ()):
         place = f'{path}.{key}' if isinstance(part, Mapping) else f'{path}[{key}]'
         if key == 'init_cfg':
             _check_part(each, place, _registries('init_cfg', ()))

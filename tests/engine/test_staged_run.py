@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.compat.launch import has_accelerator
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.plan.freezing import digest
 from tests.conftest import ROOT
@@ -102,15 +103,14 @@ def test_a_batch_size_a_stage(data, tmp_path):
     assert (record['first_epoch'], record['first_iter']) == (4, 12)
 
 
-def test_mixed_precision(data, tmp_path, monkeypatch):
-    """bfloat16 on the CPU stands in for AMP: mmengine's wrapper, its loss scaler and a resume in the middle."""
-    monkeypatch.setattr('mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available', lambda: True)
+def test_mixed_precision(data, tmp_path):
+    """mmengine's wrapper, its loss scaler where there is one and a resume in the middle."""
     cfg = staged_config(tmp_path, data, STAGES, custom_hooks=[dict(type='CheckpointHook', by_epoch=False, interval=1)],
                         **{**NO_VALIDATION, 'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'})
     run(cfg, tmp_path / 'whole')
     run(cfg, tmp_path / 'stopped', kill=('iter', 3))
     run(cfg, tmp_path / 'stopped', resume=True)
-    assert 'loss_scaler' in newest(tmp_path / 'whole')['optimizer']
+    assert ('loss_scaler' in newest(tmp_path / 'whole')['optimizer']) == has_accelerator()
     assert differences(state_of(newest(tmp_path / 'stopped')), state_of(newest(tmp_path / 'whole'))) == []
 
 
