@@ -11,6 +11,8 @@ LONG = 25  # lines; a table of figures has fewer
 OPENINGS = {'System environment:': 'the environment', 'Config:': 'the config',
             'Hooks will be executed in the following order:': 'the hooks and when they run'}
 """How the long messages of mmengine begin -> what they are."""
+OF_MMENGINE = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+"""How warnings begin that mmengine's own code brings about, which a person can do nothing about."""
 
 
 class ShortFormatter(logging.Formatter):
@@ -53,6 +55,7 @@ def patch_logger(module: ModuleType) -> None:
         console.handleError = _let_through
         if self.log_file is not None and console.level > logging.DEBUG:
             console.setFormatter(ShortFormatter(console.formatter, self.log_file))
+            console.addFilter(lambda record: not record.getMessage().startswith(OF_MMENGINE))
 
     module.MMLogger.__init__ = init_short
 
