@@ -13,6 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.evaluator import Evaluator
 from PIL import Image
 
+from mgdet_plugin.engine.preflight import _other_views
 from tests.support.doors import (
     DOORS,
     FORMATS,
@@ -87,6 +88,19 @@ def test_the_way_of_the_test_script(folder, expected, order, tmp_path):
             edges = (mark[max(y1 - 2, 0):y1 + 3, x], mark[y2 - 2:y2 + 3, x], mark[y, max(x1 - 2, 0):x1 + 3],
                      mark[y, x2 - 2:x2 + 3])
             assert ignored or all(edge.any() for edge in edges), (name, label)
+
+
+def test_views_of_another_size_are_said(folder):
+    """A test pipeline of one's own leaves the inherited views as they are."""
+    cfg = case_of(folder, 'COCO', ORDERS[0], 'usual').cfg
+    views = [[dict(type='Letterbox', scale=(64, 64)), dict(type='Letterbox', scale=(96, 64))]]
+    cfg.tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=views)]
+    [line] = _other_views(cfg)
+    assert line.startswith('--tta looks at 64x64, 96x64 alone, the test set at ')
+    scale = next(step['scale'] for step in cfg.test_dataloader.dataset.pipeline if step['type'] == 'Letterbox')
+    views[0].append(dict(type='Letterbox', scale=scale))
+    cfg.tta_pipeline[1]['transforms'] = views
+    assert not list(_other_views(cfg))
 
 
 FLIPS = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]

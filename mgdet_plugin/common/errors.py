@@ -50,5 +50,11 @@ def user_errors_to_exit() -> Iterator[None]:
     except UserError as error:
         if os.environ.get(SHOW_ALL):
             traceback.print_exc()
-        print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
+        print('error: ' + ' '.join(_said(error).split()), file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _said(error: UserError) -> str:
+    """What an error says; one of a process that loads images comes with that process's traceback before it."""
+    text = str(error)
+    return text.rpartition(f'{type(error).__name__}: ')[2] if text.startswith('Caught ') else text

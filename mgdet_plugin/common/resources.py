@@ -86,5 +86,6 @@ def command(name: str, *words: object) -> str:
 
 def nearest(name: str, there: Iterable[str], alike: float = 0.6) -> str:
     """The end of a line about a name that is not there: the one it may have meant, if any is ``alike`` (0 to 1)."""
-    found = get_close_matches(name, list(there), 1, alike)
-    return f'; the nearest name is {found[0]}' if found else ''
+    named = {each.casefold(): each for each in there}
+    found = get_close_matches(name.casefold(), named, 1, alike)
+    return f'; the nearest name is {named[found[0]]}' if found else ''

@@ -34,6 +34,8 @@ PATCHES = {
     'mmengine.config.config': 'compat.config_errors.patch_config',
     'mmengine.logging.logger': 'compat.console.patch_logger',
     'mmengine.optim.optimizer.amp_optimizer_wrapper': 'compat.launch.patch_mixed_precision',
+    'mmengine.dataset.base_dataset': 'compat.building.patch_pipeline',
+    'mmengine.evaluator.evaluator': 'compat.building.patch_evaluator',
     'mmengine.registry.registry': 'compat.building.patch_registry',
     'mmengine.runner.runner': 'compat.patch_runner',
     'pycocotools.coco': 'compat.console.patch_coco',

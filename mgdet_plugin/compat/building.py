@@ -21,6 +21,11 @@ class BuildError(UserError):
 
 
 _configs: list[Mapping[str, Any]] = []  # those in use, the newest last
+_SET_BY = dict(set_randomness='randomness', setup_env='env_cfg', build_logger='log_level',
+               register_hook='priority of a hook')
+"""Method of mmengine's runner that raises -> the key of the config it reads."""
+_MEANT = {'need at least one array to concatenate': 'no image is left in the dataset, by its files and filter_cfg'}
+"""What libraries say -> what it means to a person."""
 
 
 @contextmanager
@@ -62,9 +67,64 @@ def patch_runner(module: ModuleType) -> None:
         except (UserError, MemoryError):
             raise
         except Exception as error:
-            raise UserError(f'a run of this config cannot begin: {_said(error)}') from error
+            key = next((_SET_BY[frame.name] for frame in traceback.extract_tb(error.__traceback__)
+                        if frame.name in _SET_BY), '')
+            raise UserError(f'a run of this config cannot begin: {key and key + ": "}{_said(error)}') from error
+
+    register = module.Runner.register_default_hooks
+
+    @wraps(register)
+    def register_default_hooks(self: Any, hooks: Mapping[str, Any] | None = None) -> None:
+        """mmengine lets None switch off its own hooks alone."""
+        theirs = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+        register(self, {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in theirs})
 
     module.Runner.from_cfg = classmethod(from_cfg)
+    module.Runner.register_default_hooks = register_default_hooks
+
+
+def patch_pipeline(module: ModuleType) -> None:
+    """Let a pipeline say in one line which of its steps cannot take a picture, instead of a traceback amid a run."""
+
+    def call(self: Any, data: Any) -> Any:
+        path = data.get('img_path') if isinstance(data, Mapping) else None
+        for index, step in enumerate(self.transforms):
+            try:
+                data = step(data)
+            except (UserError, MemoryError):
+                raise
+            except Exception as error:
+                names = ', '.join(type(each).__name__ for each in self.transforms)
+                raise UserError(f'step {index} of a pipeline, {type(step).__name__}, cannot take '
+                                f'{path or "a picture"} as the steps before it leave it: {_said(error)}; the steps are '
+                                f'{names}') from error
+            if data is None:
+                return None
+        return data
+
+    module.Compose.__call__ = call
+
+
+def patch_evaluator(module: ModuleType) -> None:
+    """Let metrics say in one line that they cannot measure what a detector found."""
+
+    def in_a_line(method: Any) -> Any:
+
+        @wraps(method)
+        def measure(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return method(self, *args, **kwargs)
+            except (UserError, MemoryError):
+                raise
+            except Exception as error:
+                names = ', '.join(type(each).__name__ for each in self.metrics)
+                raise UserError(f'{names} cannot measure what the detector found: {_said(error)}; see the '
+                                "evaluator's options and files") from error
+
+        return measure
+
+    module.Evaluator.process, module.Evaluator.evaluate = map(
+        in_a_line, (module.Evaluator.process, module.Evaluator.evaluate))
 
 
 def _plain(cfg: Any) -> Mapping[str, Any]:
@@ -104,4 +164,4 @@ def _said(error: Exception) -> str:
     if isinstance(error, AssertionError) and not text:
         text = str(traceback.extract_tb(error.__traceback__)[-1].line)
     hint = '' if os.environ.get(SHOW_ALL) else f' ({SHOW_ALL}=1 shows all)'
-    return f'{type(error).__name__}: {text}{hint}'
+    return f'{_MEANT.get(text) or f"{type(error).__name__}: {text}"}{hint}'

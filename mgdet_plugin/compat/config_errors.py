@@ -64,6 +64,9 @@ def patch_config(module: ModuleType) -> None:
     @wraps(merge)
     def merge_from_dict(self: Any, options: dict[str, Any], allow_list_keys: bool = True) -> None:
         for key in options:
+            if key.partition('.')[0] == 'custom_imports':
+                raise UserError(f'--cfg-options {key}: modules are imported as the config is read, before options are '
+                                'set; name them in the config')
             if allow_list_keys:
                 _check_place(self._cfg_dict, key, options[key])
             _check_new(self._cfg_dict, key)

@@ -14,6 +14,8 @@ OPENINGS = {'System environment:': 'the environment', 'Config:': 'the config',
 OF_MMENGINE = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 """How warnings begin that mmengine's own code brings about, which a person can do nothing about."""
 
+_NOTHING_FOUND = 'The testing results of the whole dataset is empty'
+
 
 class ShortFormatter(logging.Formatter):
     """Formats a long message as one line that names the file with all of it.
@@ -37,6 +39,14 @@ class ShortFormatter(logging.Formatter):
         return self.inner.format(short)
 
 
+def _shown(record: logging.LogRecord) -> bool:
+    """Whether the terminal shows a record; where nothing was detected, which is no error, in words that say so."""
+    if record.getMessage().startswith(_NOTHING_FOUND):
+        record.msg, record.args = 'nothing was detected above test_cfg.score_thr, so there is no AP', None
+        record.levelno, record.levelname = logging.WARNING, 'WARNING'
+    return not record.getMessage().startswith(OF_MMENGINE)
+
+
 def _let_through(record: logging.LogRecord) -> None:
     """End a run whose output has no reader any more, rather than print a traceback for every line."""
     if isinstance(sys.exc_info()[1], BrokenPipeError):
@@ -55,7 +65,7 @@ def patch_logger(module: ModuleType) -> None:
         console.handleError = _let_through
         if self.log_file is not None and console.level > logging.DEBUG:
             console.setFormatter(ShortFormatter(console.formatter, self.log_file))
-            console.addFilter(lambda record: not record.getMessage().startswith(OF_MMENGINE))
+            console.addFilter(_shown)
 
     module.MMLogger.__init__ = init_short
 

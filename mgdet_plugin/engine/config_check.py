@@ -9,7 +9,9 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import mmengine.registry as registries
+import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry, init_default_scope
 from torch import nn
 from torch.utils.data import DataLoader
@@ -47,6 +49,8 @@ _TAKEN = {'type', '_scope_', '_delete_', 'name', 'constructor', 'paramwise_cfg',
 """Keys that are taken out before a class gets the rest."""
 _TYPES_ALONE = ('norm_cfg', 'act_cfg', 'conv_cfg', 'upsample_cfg', 'padding_cfg', 'init_cfg')
 """Keys of parts whose entries functions take out one by one."""
+_FOREIGN = ('Albu', )
+"""Types whose members are another library's."""
 _FUNCTIONS = ('nms', 'nms_cfg', 'override')
 """Keys of parts whose type is in no registry."""
 
@@ -68,7 +72,7 @@ def checked(cfg: Config) -> Iterator[None]:
     Raises:
         UserError: A type that no registry has, or a field or value that its class does not take, and the nearest name.
     """
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    _check_scope(cfg.get('default_scope') or 'mmdet')
     for key in ('model', *_RUN):
         part, many = cfg.get(key), key in _MANY
         if not (part is None or isinstance(part, Mapping) or (many and isinstance(part, (list, tuple)))):
@@ -83,8 +87,7 @@ def checked(cfg: Config) -> Iterator[None]:
             _build(cfg.get(place), registries.METRICS, without=('ann_file', ))
         _build([each for each in (cfg.get('default_hooks') or {}).values() if each], registries.HOOKS)
         _build(cfg.get('custom_hooks'), registries.HOOKS)
-        optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer')
-        _build(optimizer, registries.OPTIMIZERS, params=[nn.Parameter()])
+        _build_optimizer(cfg.get('optim_wrapper') or {})
         try:
             yield
         except BuildError:
@@ -101,6 +104,38 @@ def _build(parts: Any, registry: Registry, without: Collection[str] = (), **fiel
         if cls is not None and 'Visualization' not in getattr(cls, '__name__', '') and not any(
                 each in needs and needs[each].default is inspect.Parameter.empty for each in without):
             registry.build({key: value for key, value in part.items() if key not in ('priority', *without)} | fields)
+
+
+def _check_scope(scope: str) -> None:
+    """Enter a scope, having refused one that no library has registered."""
+    init_default_scope(scope)
+    scopes = {registries.MODELS.scope, *registries.MODELS.children}
+    if scope not in scopes:
+        raise UserError(f'default_scope is {scope!r}, and nothing is registered in a scope of this name'
+                        f'{nearest(scope, scopes)}')
+
+
+def _build_optimizer(wrapper: Mapping[str, Any]) -> None:
+    """Build the optimizer and its wrapper for one weight, and clip its gradient.
+
+    Raises:
+        UserError: A value is refused, with its key.
+    """
+    if not isinstance(wrapper.get('optimizer'), Mapping):
+        return
+    weight = nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    _build(wrapper['optimizer'], registries.OPTIMIZERS, params=[weight])
+    if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
+        return
+    fields = {key: value for key, value in wrapper.items() if key in ('clip_grad', 'accumulative_counts')}
+    try:
+        built = OptimWrapper(torch.optim.SGD([weight], lr=0.1), **fields)
+        if built.clip_grad_kwargs:
+            built._clip_grad()
+    except (AssertionError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f'optim_wrapper cannot be built with {fields}: {error}; clip_grad holds what clip_grad_norm_ '
+                        'of torch takes, as in dict(max_norm=35), accumulative_counts a whole number from 1') from error
 
 
 def _check_backends(cfg: Config) -> None:
@@ -136,6 +171,8 @@ def _check_part(part: Any, path: str, around: Sequence[Registry]) -> None:
             raise UserError(f'{path}.dataset must be a dict with a type, got {part.get("dataset")!r}')
     if around:
         _check_type(part, path, around, key)
+    if part.get('type') in _FOREIGN:
+        return
     for name, each in part.items():
         if in_model:
             own = around if name not in ('init_cfg', 'data_preprocessor') else _registries(name, ())

@@ -130,7 +130,7 @@ def prepare_test(arguments: Sequence[str]) -> None:
     args, cfg = parse_like_mmdet('test', arguments)
     cfg.load_from = args.checkpoint
     with checked(cfg):
-        _say(_prepare(cfg, ('test', )), args.launcher)
+        _say(chain(_prepare(cfg, ('test', )), _other_views(cfg) if args.tta else ()), args.launcher)
 
 
 def _say(lines: Iterable[str], launcher: str) -> None:
@@ -146,6 +146,9 @@ def _prepare(cfg: Config, splits: Sequence[str], start: str | None = None) -> It
         for leaf in iter_dataset_cfgs(cfg[f'{split}_dataloader']['dataset']):
             for step in leaf.get('pipeline') or []:
                 TRANSFORMS.build(step)  # a transform refuses what it cannot do
+                if step.get('type') == 'Normalize' and (cfg.model.get('data_preprocessor') or {}).get('mean'):
+                    yield (f'the {split} pipeline has Normalize, and model.data_preprocessor normalises, too, so the '
+                           'model sees pictures of another range; leave one out')
     ensure_embedded_data(cfg)
     inspector = Inspector(say=lambda line: print(line, file=sys.stderr)) if is_first_rank(cfg.launcher) else None
     for report in check_datasets(cfg, splits, inspector):
@@ -157,6 +160,17 @@ def _prepare(cfg: Config, splits: Sequence[str], start: str | None = None) -> It
             yield from report.lines()
     yield from check_truth(cfg, splits)
     yield from check_weights(cfg, splits[0], start)
+
+
+def _other_views(cfg: Config) -> Iterator[str]:
+    """A line where test-time augmentation looks at none of the size that the test set is looked at in."""
+    sizes = {tuple(step['scale']) for leaf in iter_dataset_cfgs(cfg.test_dataloader['dataset'])
+             for step in leaf.get('pipeline') or () if step.get('type') == 'Letterbox'}
+    views = {tuple(step['scale']) for each in cfg.get('tta_pipeline') or () for steps in each.get('transforms') or ()
+             for step in steps if step.get('type') == 'Letterbox'}
+    if sizes and views and not sizes & views:
+        seen, given = (', '.join(f'{width}x{height}' for width, height in sorted(each)) for each in (views, sizes))
+        yield f'--tta looks at {seen} alone, the test set at {given}: set tta_pipeline to sizes about that'
 
 
 def other_sets(cfg: Config) -> Config:

@@ -25,7 +25,14 @@ class MultiGridDet(SingleStageDetector):
     """
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """Losses of a batch; see ``SingleStageDetector``."""
+        """Losses of a batch; see ``SingleStageDetector``.
+
+        Raises:
+            UserError: The samples have no boxes.
+        """
+        if not all('bboxes' in sample.gt_instances for sample in batch_data_samples):
+            raise UserError('the training pipeline loads no boxes; put '
+                            "dict(type='LoadAnnotations', with_bbox=True) after LoadImageFromFile")
         return super().loss(batch_inputs, [truth_in_input(sample) for sample in batch_data_samples])
 
     def add_pred_to_datasample(self, data_samples: SampleList, results_list: InstanceList) -> SampleList:

@@ -35,6 +35,7 @@ def test_a_file_that_is_no_config(tmp_path: Path, content: str, said: str) -> No
     ('optim_wrapper.lr.x', 'optim_wrapper.lr is 1, which has no'),
     ('optim_wraper.lr', 'no optim_wraper in the config, so nothing would read it; the nearest name is optim_wrapper'),
     ('load_form', 'the nearest name is load_from'),
+    ('custom_imports.imports', 'modules are imported as the config is read'),
 ])
 def test_an_option_that_leads_nowhere(key: str, said: str) -> None:
     cfg = Config.fromstring(BASE, '.py')

@@ -7,7 +7,7 @@ import pytest
 from mmengine.logging import MMLogger
 
 
-@pytest.mark.parametrize('level, lines', [('INFO', 3), ('DEBUG', 43)])
+@pytest.mark.parametrize('level, lines', [('INFO', 4), ('DEBUG', 44)])
 def test_long_messages_are_in_the_file_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], level: str,
                                              lines: int) -> None:
     path = tmp_path / 'run.log'
@@ -15,8 +15,10 @@ def test_long_messages_are_in_the_file_alone(tmp_path: Path, capsys: pytest.Capt
     logger.info('Config:\n' + 'x = 1\n' * 39)
     logger.info('Epoch 1')
     logger.warning('look')
+    logger.error('The testing results of the whole dataset is empty.')  # by CocoMetric
     logger.warning('"FileClient" will be deprecated in future.')  # by mmengine itself
     said = capsys.readouterr().out
     assert said.count('\n') == lines + (level == 'DEBUG')
     assert (f'the config: 40 lines in {path}' in said) == (level == 'INFO')
+    assert ('WARNING - nothing was detected' in said) == (level == 'INFO')
     assert path.read_text().count('x = 1') == 39

@@ -1,6 +1,7 @@
 """Mistakes in building a run: one line that names the place in the config and the nearest right name."""
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def error_of(**options: Any) -> str:
     ('val_cfg.others.old.dataloader.dataset.type', 'Coco', 'val_cfg.others.old.dataloader.dataset.type', ''),
     ('train_cfg.val_intervall', 3, 'train_cfg.val_intervall', 'val_interval'),
     ('optim_wrapper.clip_gradd', 1, 'optim_wrapper.clip_gradd', 'clip_grad'),
+    ('optim_wrapper.optimizer.type', 'Adamw', 'optim_wrapper.optimizer.type', 'AdamW'),
     ('optim_wrapper.optimizer.type', 'Adm', 'optim_wrapper.optimizer.type', 'Adam'),
     ('optim_wrapper.optimizer.type', 'SGD', 'optim_wrapper.optimizer.eps', ''),
     ('param_scheduler.0.type', 'StagedLr', 'param_scheduler[0].type', 'StagedLR'),
@@ -60,6 +62,22 @@ def test_a_wrong_name_is_named_with_its_place(key: str, value: Any, place: str, 
     said = error_of(**{key: value})
     assert said.startswith(f'{place} is ' if place.endswith('.type') else f'{place}: ')
     assert f'the nearest name is {nearest}' in said if nearest else 'takes no' in said or 'registered' in said
+
+
+@pytest.mark.parametrize('key, value, said', [
+    ('optim_wrapper.clip_grad', dict(max_nrom=35), r'max_nrom.*as in dict\(max_norm=35\)'),
+    ('optim_wrapper.clip_grad', 35, r'optim_wrapper cannot be built with .*as in dict\(max_norm=35\)'),
+    ('optim_wrapper.accumulative_counts', 0, 'accumulative_counts a whole number from 1'),
+    ('default_scope', 'mmdett', "default_scope is 'mmdett', and .*; the nearest name is mmdet$")])
+def test_a_value_that_would_fail_in_the_first_step(key: str, value: Any, said: str) -> None:
+    assert re.search(said, error_of(**{key: value}))
+
+
+def test_members_of_another_library_s_transform_are_its_own():
+    cfg = Config.fromfile(NANO)
+    cfg.train_dataloader.dataset.pipeline.insert(2, dict(type='Albu', transforms=[dict(type='ShiftScaleRotate')]))
+    with checked(cfg):
+        pass
 
 
 @pytest.mark.parametrize('key, value, said', [

@@ -79,7 +79,8 @@ def test_configs_are_found_by_name(capsys):
      r'\(pascal_voc\.py, line \d+\); MGDET_TRACEBACK=1 shows the traceback, --help'),
     (['misc/split_odvg', 'a', 'b', 'c', 'd'], r'split_odvg needs the package jsonlines, .*: pip install jsonlines;'),
     (['analysis_tools/fuse_results', 'a.json'], r'models_name.*; mmdet 3\.3\.0 never reads .* blend_weights averages')])
-def test_what_a_tool_raises_is_one_line(words, line, monkeypatch):
+def test_what_a_tool_raises_is_one_line(words, line, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # pascal_voc makes its folder first
     with pytest.raises(UserError, match=line) as caught:
         mmdet_tool_command(words)
     assert '\n' not in str(caught.value)

@@ -31,6 +31,15 @@ def test_what_each_kind_of_run_fails(tmp_path, kind, expected):
     assert failed(judged(tmp_path, kind=kind)) == expected
 
 
+def test_a_run_that_ended_without_a_validation_set_is_not_asked_for_it(tmp_path):
+    def change(content):
+        content.update(baseline=dict(pretrained={}, random={}), validations=[])
+
+    found = judged(tmp_path, change)
+    assert failed(found) == [] and found['performance-kept'].passed is None
+    assert 'the run had no validation' in found['performance-kept'].line
+
+
 def test_figures_of_a_good_run(tmp_path):
     found = judged(tmp_path)
     last = guard()['validations'][-1]

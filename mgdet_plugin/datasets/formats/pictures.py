@@ -77,6 +77,9 @@ class Inspector:
             looks = list(self._look_at(name, records, folder, loader))
         lines = []
         bad = [f'{look.record.file_name} (id {look.record.image_id}): {look.fault}' for look in looks if look.fault]
+        if len(bad) == len(looks) > 1 and len({look.fault for look in looks}) == 1:
+            raise UserError(f'{name}: {type(loader).__name__} reads none of {len(looks):,} pictures in {folder} '
+                            f'(first: {bad[0]}); see its imdecode_backend and what that needs installed, or the files')
         if bad:
             text = f'{len(bad):,} of {len(looks):,} pictures in {folder} cannot be read'
             if len(bad) > skip * len(looks):

@@ -57,6 +57,14 @@ def test_unreadable_pictures_are_named(make_coco: MakeSet, tmp_path: Path, damag
         check_datasets(cfg, ['val'], Inspector())
 
 
+def test_a_loader_that_reads_none_is_named(make_coco: MakeSet, tmp_path: Path) -> None:
+    cfg = make_coco()
+    for path in (tmp_path / 'img').glob('*.jpg'):
+        cut_short(path)
+    with pytest.raises(UserError, match=r'train: LoadImageFromFile reads none of 2 pictures .*; see its imdecode'):
+        check_datasets(cfg, inspector=Inspector())
+
+
 def test_a_share_of_them_is_left_out_of_training_alone(make_coco: MakeSet, tmp_path: Path) -> None:
     cfg = make_coco()
     leaf = cfg.train_dataloader.dataset

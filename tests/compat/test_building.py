@@ -1,0 +1,47 @@
+"""What fails amid a run for a mistake in its config is one line, too."""
+from __future__ import annotations
+
+import pytest
+from mmdet.evaluation import CocoMetric
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.evaluator import Evaluator
+from mmengine.runner import Runner
+
+from mgdet_plugin.common.errors import UserError, user_errors_to_exit
+from mgdet_plugin.datasets import Letterbox
+
+
+def test_a_pipeline_names_the_step_that_fails():
+    with pytest.raises(UserError, match=r"step 0 of a pipeline, Letterbox, cannot take a\.jpg .* KeyError: 'img'"):
+        Compose([Letterbox((64, 64))])(dict(img_path='a.jpg'))
+    assert Compose([lambda data: None, Letterbox((64, 64))])({}) is None  # as a filter does
+
+
+def test_metrics_that_cannot_measure():
+    with pytest.raises(UserError, match='CocoMetric cannot measure what the detector found: TypeError'):
+        Evaluator(CocoMetric(metric='segm')).process([object()])
+
+
+def test_an_error_of_a_loader_s_process_is_its_line(capsys):
+    with pytest.raises(SystemExit, match='2'), user_errors_to_exit():
+        raise UserError('Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  File\n'
+                        'mgdet_plugin.common.errors.UserError: the picture is gone\n')
+    assert capsys.readouterr().err == 'error: the picture is gone\n'
+
+
+def test_none_switches_any_default_hook_off():
+    hooks: dict[str, object] = {}
+    runner = Runner.__new__(Runner)
+    runner.register_hook = lambda hook, **options: hooks.update({hook['type']: options})  # type: ignore[method-assign]
+    runner.register_default_hooks(dict(drift_guard=None, timer=None, random_state=dict(type='RandomStateHook')))
+    assert 'RandomStateHook' in hooks and 'IterTimerHook' not in hooks and 'LoggerHook' in hooks
+
+
+@pytest.mark.parametrize(('key', 'value', 'said'), [
+    ('log_level', 'VERBOSE', 'log_level'), ('randomness', dict(seed='abc'), 'randomness'),
+    ('env_cfg', dict(mp_cfg=dict(mp_start_method='spwan')), 'env_cfg')])
+def test_a_run_that_cannot_begin_names_the_key(key, value, said, tmp_path):
+    cfg = Config({'model': dict(type='ToyModel'), 'work_dir': str(tmp_path), key: value})
+    with pytest.raises(UserError, match=f'a run of this config cannot begin: {said}: '):
+        Runner.from_cfg(cfg)
