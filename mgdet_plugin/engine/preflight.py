@@ -4,7 +4,8 @@ from __future__ import annotations
 import os
 import runpy
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,8 @@ from typing import Any
 
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import config_path, mmdet_script
@@ -33,11 +36,31 @@ _VALIDATION = ('val_dataloader', 'val_cfg', 'val_evaluator')
 
 
 def run_mmdet_script(name: str, arguments: Sequence[str]) -> None:
-    """Run a script of mmdet in this process, with the plugin loaded, as if called with the arguments."""
+    """Run a script of mmdet in this process, with the plugin loaded, as if called with the arguments.
+
+    A test leaves the config in the work folder as the training wrote it: with options of its own, or around the model
+    of ``--tta``, it is another one, and no longer says what the checkpoints beside it are of.
+    """
     path = str(mmdet_script(name))
+    if name == 'test':
+        Runner.dump_config = _beside_the_log(Runner.dump_config)
     sys.argv = [path, *arguments]
     runpy.run_path(path, run_name='__main__')
     end_launched_process()
+
+
+def _beside_the_log(dump: Callable[[Runner], None]) -> Callable[[Runner], None]:
+    """A runner's method that writes its config beside the log where the work folder has one of this name."""
+
+    @wraps(dump)
+    def dump_config(runner: Runner) -> None:
+        name = Path(runner.cfg.filename or f'{runner.timestamp}.py').name
+        if not Path(runner.work_dir, name).exists():
+            dump(runner)
+        elif is_main_process():
+            runner.cfg.dump(Path(runner.log_dir, name))
+
+    return dump_config
 
 
 def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespace, Config]:

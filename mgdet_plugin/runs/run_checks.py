@@ -48,7 +48,7 @@ def check_run(run: Run | str | Path) -> list[Check]:
     if not run.recorded:
         return [_training_fell(run), Check(NAMES[1], None, f'not judged: {NO_GUARD}'), _detects(run), _no_nan(run)]
     if last is None:
-        without = run.ended == 'plan' and not run.pretrained and not run.random  # it would have measured them on its set
+        without = run.ended == 'plan' and not run.pretrained and not run.random  # which a validation set gives
         passed, line = (None, 'not judged: the run had no validation') if without else (False, 'no validation yet')
         return [*(Check(name, passed, line) for name in NAMES[:3]), _no_nan(run)]
     return [_below_random(run, last), _within_band(run, last), _performance_kept(run, last), _no_nan(run)]

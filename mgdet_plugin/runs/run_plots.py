@@ -15,6 +15,7 @@ from mgdet_plugin.common.metric_names import at_half
 from mgdet_plugin.runs import run_axes as panel
 from mgdet_plugin.runs.run import LOSS, OLD, Run
 from mgdet_plugin.runs.run_axes import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, SMALL, WIDTH
+from mgdet_plugin.runs.run_checks import kept
 
 TERM_STYLES = ((RED, 'o'), (BLUE, 's'), (GREEN, '^'), (PINK, 'v'), (ORANGE, 'D'), (SKY, 'P'))
 METRIC_STYLES = ((BLUE, 'o'), (GREEN, 's'), (ORANGE, '^'), (PINK, 'v'), (SKY, 'D'))
@@ -182,10 +183,11 @@ def draw_metrics(run: Run) -> Figure | None:
         axes.plot(epochs, values, color=color, marker=marker, ms=4, lw=1.8, label=name, zorder=3)
         if run.random:
             axes.axhline(run.random.get(name, 0.0), color=color, lw=1.3, ls=':')
-        if name == run.metric and any(math.isfinite(value) for value in values):
-            best = int(np.nanargmax(values))
-            axes.plot(epochs[best], values[best], '*', color='black', ms=12, zorder=5, ls='',
-                      label=f'best, {values[best]:.3f} at epoch {epochs[best]:g}')
+        if name == run.metric and run.validations:
+            best = kept(run)
+            value = best.metrics.get(name, 0.0)
+            axes.plot(best.epoch, value, '*', color='black', ms=12, zorder=5, ls='', clip_on=False,
+                      label=f'best, {value:.3f} at epoch {best.epoch:g}')
     if run.pretrained:
         axes.plot([], [], color=GREY, ls='--', label='pretrained (same colour)')
     if run.random:

@@ -1,12 +1,15 @@
 """The main job end to end, each tool in a process of its own: Keras weights in, stage 1, evaluation, inference."""
 import json
 import re
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from mmdet.apis import DetInferencer
+from mmengine.config import Config
 
+from mgdet_plugin.engine.preflight import _beside_the_log
 from tests.support.keras_files import TINY_OPTIONS, tiny, write
 from tests.support.small_run import CLASSES, make_dataset, run_tool, write_config
 
@@ -122,3 +125,15 @@ def test_report_of_the_import_is_kept(job):
     checkpoint = torch.load(folder / 'weights' / 'model5.pth')
     assert checkpoint['meta']['dataset_meta']['classes'] == list(CLASSES)
     json.dumps(checkpoint['meta'])
+
+
+def test_a_test_leaves_the_config_of_the_run(tmp_path):
+    """Of a test with --tta the model is another one, and blend_weights reads the run's."""
+    log_dir = tmp_path / 'now'
+    log_dir.mkdir()
+    runner = Mock(cfg=Config(dict(model=1), filename='my.py'), work_dir=str(tmp_path), log_dir=str(log_dir))
+    dump = _beside_the_log(lambda runner: runner.cfg.dump(tmp_path / 'my.py'))
+    dump(runner)
+    runner.cfg.model = 2
+    dump(runner)
+    assert 'model = 1' in (tmp_path / 'my.py').read_text() and 'model = 2' in (log_dir / 'my.py').read_text()
