@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from types import ModuleType
@@ -24,7 +24,8 @@ _configs: list[Mapping[str, Any]] = []  # those in use, the newest last
 _SET_BY = dict(set_randomness='randomness', setup_env='env_cfg', build_logger='log_level',
                register_hook='priority of a hook')
 """Method of mmengine's runner that raises -> the key of the config it reads."""
-_MEANT = {'need at least one array to concatenate': 'no image is left in the dataset, by its files and filter_cfg'}
+_MEANT = {"assert 'mix_results' in results": 'it mixes pictures and belongs into the transforms of a StagedMix step',
+          'need at least one array to concatenate': 'no image is left in the dataset, by its files and filter_cfg'}
 """What libraries say -> what it means to a person."""
 
 
@@ -83,21 +84,32 @@ def patch_runner(module: ModuleType) -> None:
     module.Runner.register_default_hooks = register_default_hooks
 
 
+@contextmanager
+def step_in_a_line(steps: Sequence[Any], index: int, path: object = None) -> Iterator[None]:
+    """Say in one line that a step of a pipeline cannot take a picture.
+
+    Raises:
+        UserError: What a step raises in the block, with the step, the picture and all steps.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        before = ' as the steps before it leave it' if index else ''
+        raise UserError(f'step {index} of a pipeline, {type(steps[index]).__name__}, cannot take {path or "a picture"}'
+                        f'{before}: {_said(error)}; the steps are '
+                        f'{", ".join(type(each).__name__ for each in steps)}') from error
+
+
 def patch_pipeline(module: ModuleType) -> None:
     """Let a pipeline say in one line which of its steps cannot take a picture, instead of a traceback amid a run."""
 
     def call(self: Any, data: Any) -> Any:
         path = data.get('img_path') if isinstance(data, Mapping) else None
         for index, step in enumerate(self.transforms):
-            try:
+            with step_in_a_line(self.transforms, index, path):
                 data = step(data)
-            except (UserError, MemoryError):
-                raise
-            except Exception as error:
-                names = ', '.join(type(each).__name__ for each in self.transforms)
-                raise UserError(f'step {index} of a pipeline, {type(step).__name__}, cannot take '
-                                f'{path or "a picture"} as the steps before it leave it: {_said(error)}; the steps are '
-                                f'{names}') from error
             if data is None:
                 return None
         return data

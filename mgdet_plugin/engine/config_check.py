@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 
 import mmengine.registry as registries
 import torch
+from mmdet.datasets.samplers import MultiSourceSampler
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
 from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry, init_default_scope
+from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -82,6 +85,7 @@ def checked(cfg: Config) -> Iterator[None]:
         else:
             _check_part(part, key, _registries(key, ()))
     _check_backends(cfg)
+    _check_sampler(cfg)
     with building_from(cfg):
         for place in ('val_evaluator', 'test_evaluator'):  # their files are looked at with the dataset's
             _build(cfg.get(place), registries.METRICS, without=('ann_file', ))
@@ -136,6 +140,16 @@ def _build_optimizer(wrapper: Mapping[str, Any]) -> None:
     except (AssertionError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f'optim_wrapper cannot be built with {fields}: {error}; clip_grad holds what clip_grad_norm_ '
                         'of torch takes, as in dict(max_norm=35), accumulative_counts a whole number from 1') from error
+
+
+def _check_sampler(cfg: Config) -> None:
+    """Refuse a sampler without an end in a loop that waits for it."""
+    sampler = _found(((cfg.get('train_dataloader') or {}).get('sampler') or {}).get('type'), [registries.DATA_SAMPLERS])
+    loop = _found((cfg.get('train_cfg') or {}).get('type') or 'EpochBasedTrainLoop', [registries.LOOPS])
+    endless = isinstance(sampler, type) and issubclass(sampler, (InfiniteSampler, MultiSourceSampler))
+    if endless and isinstance(loop, type) and issubclass(loop, EpochBasedTrainLoop):
+        raise UserError(f'train_dataloader.sampler is {sampler.__name__}, which has no end, and {loop.__name__} goes '
+                        "by epochs: an epoch would never end; set sampler=dict(type='DefaultSampler', shuffle=True)")
 
 
 def _check_backends(cfg: Config) -> None:

@@ -4,7 +4,7 @@ Shapes: B images, L levels, H x W cells of a level, N cells over all levels, A a
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -122,6 +122,16 @@ class MultiGridHead(BaseDenseHead):
         for conv in self.predict_convs:
             normal_init(conv, std=0.01)
             nn.init.constant_(conv.get_parameter('bias')[4], bias_init_with_prob(OBJECTNESS_PRIOR))
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *args: Any) -> None:
+        """Refuse weights of another number of classes or anchors, which some loaders leave out in silence."""
+        for level, conv in enumerate(self.predict_convs):
+            given = state_dict.get(f'{prefix}predict_convs.{level}.weight')
+            if given is not None and given.shape[0] != conv.out_channels:
+                raise UserError(f'the weights predict {given.shape[0]} channels a cell, the config {conv.out_channels} '
+                                f'(5 + {self.num_anchors} anchors + {self.num_classes} classes): give the config they '
+                                'were trained with, or import them for your classes')
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Maps (B, in_channels[l], H_l, W_l) of the neck -> raw maps (B, D, H_l, W_l), coarse to fine."""

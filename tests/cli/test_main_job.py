@@ -131,7 +131,7 @@ def test_a_test_leaves_the_config_of_the_run(tmp_path):
     """Of a test with --tta the model is another one, and blend_weights reads the run's."""
     log_dir = tmp_path / 'now'
     log_dir.mkdir()
-    runner = Mock(cfg=Config(dict(model=1), filename='my.py'), work_dir=str(tmp_path), log_dir=str(log_dir))
+    runner = Mock(cfg=Config(dict(model=1)), timestamp='my', work_dir=str(tmp_path), log_dir=str(log_dir))
     dump = _beside_the_log(lambda runner: runner.cfg.dump(tmp_path / 'my.py'))
     dump(runner)
     runner.cfg.model = 2

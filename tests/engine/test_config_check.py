@@ -68,6 +68,7 @@ def test_a_wrong_name_is_named_with_its_place(key: str, value: Any, place: str, 
     ('optim_wrapper.clip_grad', dict(max_nrom=35), r'max_nrom.*as in dict\(max_norm=35\)'),
     ('optim_wrapper.clip_grad', 35, r'optim_wrapper cannot be built with .*as in dict\(max_norm=35\)'),
     ('optim_wrapper.accumulative_counts', 0, 'accumulative_counts a whole number from 1'),
+    ('train_dataloader.sampler', dict(type='InfiniteSampler', _delete_=True), 'InfiniteSampler, which has no end'),
     ('default_scope', 'mmdett', "default_scope is 'mmdett', and .*; the nearest name is mmdet$")])
 def test_a_value_that_would_fail_in_the_first_step(key: str, value: Any, said: str) -> None:
     assert re.search(said, error_of(**{key: value}))

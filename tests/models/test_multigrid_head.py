@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.runner.checkpoint import load_state_dict
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.models.multigrid_head import spared_objects
@@ -29,6 +30,12 @@ def test_forward_gives_the_maps_themselves(make_head):
     maps = make_head(num_classes=7)(feats)
     assert isinstance(maps, tuple)
     assert [tuple(level.shape) for level in maps] == [(2, 15, 2, 2), (2, 15, 4, 4), (2, 15, 8, 8)]
+
+
+def test_weights_of_other_classes_are_refused_by_every_loader(make_head):
+    weights = make_head(num_classes=9).state_dict()
+    with pytest.raises(UserError, match=r'predict 17 channels a cell, the config 15 \(5 \+ 3 anchors \+ 7 classes\)'):
+        load_state_dict(make_head(num_classes=7), weights, strict=False)
 
 
 def test_random_start_says_no_object(make_head):

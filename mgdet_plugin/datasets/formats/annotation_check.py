@@ -15,7 +15,7 @@ from mmdet.datasets import CocoDataset, XMLDataset
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.config import Config
 
-from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.errors import UserError, require
 from mgdet_plugin.common.name_lists import checked_names, class_metainfo, registered_names, text_names
 from mgdet_plugin.common.resources import shown_config
 from mgdet_plugin.datasets.formats.coco_files import load_coco, summarize_coco
@@ -115,7 +115,9 @@ class _Checker:
             if all(not each.note and each.boxes == each.skipped.total() for each in reports):
                 raise UserError(f'train: the datasets hold no usable box of their classes; see {reports[0].source}')
             reports[0].more += _few_steps(loader, list(_repeated(dataset, iter(reports))))
-        else:
+        elif split != 'train':
+            require(not loader.get('drop_last'), f'{split}_dataloader.drop_last leaves the images of the last batch '
+                    'unmeasured; it must be False', loader.get('drop_last'))
             where = f'{split}_evaluator' if split in SPLITS else f"val_cfg.others['{split}'].evaluator"
             check_evaluators(where, self.cfg.get(f'{split}_evaluator'), leaves, reports)
         return reports
@@ -218,9 +220,16 @@ def _repeated(dataset: Any, reports: Iterator[DatasetReport]) -> Iterator[int | 
 
 
 def _few_steps(loader: Mapping[str, Any], images: Sequence[int | None]) -> list[str]:
-    """A line where an epoch is a single step."""
+    """A line where an epoch is a single step.
+
+    Raises:
+        UserError: It is none.
+    """
     total, batch = sum(each or 0 for each in images), loader.get('batch_size')
     if None in images or not isinstance(batch, int) or total > batch:
         return []
+    if loader.get('drop_last') and total < batch:
+        raise UserError(f'{total} images make no step at batch {batch} with train_dataloader.drop_last=True; set '
+                        'batch_size lower, or leave drop_last out')
     return [f'{total} images make 1 step an epoch at batch {batch}: a plan of few epochs is then as many steps; set '
             f'train_dataloader.batch_size to at most {max(1, total // 4)}']

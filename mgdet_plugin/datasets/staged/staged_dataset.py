@@ -11,6 +11,7 @@ from mmengine.dataset import BaseDataset, ClassBalancedDataset, Compose, ConcatD
 from torch.utils.data import Dataset
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.compat.building import step_in_a_line
 from mgdet_plugin.datasets.staged.sample_index import SampleIndex, sample_randomness, sample_seed
 from mgdet_plugin.datasets.staged.staged_mix import Sample, StagedMix
 from mgdet_plugin.datasets.transforms.letterbox import Letterbox
@@ -170,7 +171,8 @@ class StagedDataset(Dataset):
                 return None
             if isinstance(step, StagedMix):
                 results['mix_source'] = _OtherImages(leaf, index, steps[:place], probs)
-            results = apply_step(step, results, probs)
+            with step_in_a_line(steps, place, results.get('img_path')):
+                results = apply_step(step, results, probs)
             if results is not None:
                 results.pop('mix_source', None)
         return results

@@ -218,6 +218,16 @@ def test_an_epoch_of_one_step_is_said(make_coco: MakeSet) -> None:
     assert check_datasets(cfg)[0].lines() == []
 
 
+@pytest.mark.parametrize(('split', 'batch', 'message'), [
+    ('train', 8, '2 images make no step at batch 8 with train_dataloader.drop_last=True'),
+    ('val', 8, 'val_dataloader.drop_last leaves the images of the last batch unmeasured; it must be False, got True')])
+def test_images_that_no_batch_takes_are_refused(make_coco: MakeSet, split: str, batch: int, message: str) -> None:
+    cfg = make_coco()
+    cfg[f'{split}_dataloader'].update(batch_size=batch, drop_last=True)
+    with pytest.raises(UserError, match=message):
+        check_datasets(cfg, [split])
+
+
 def test_images_of_none_are_refused(make_coco: MakeSet) -> None:
     cfg = make_coco(lambda content: (content['images'].clear(), content['annotations'].clear()))
     with pytest.raises(UserError, match=r'val: .*ann.json names no image'):

@@ -51,6 +51,13 @@ def loaded(dataset: StagedDataset, indexes: Sequence[SampleIndex], passes: int =
         yield [facts(packed) for batch in loader for packed in batch]
 
 
+def test_a_step_that_cannot_take_a_picture_is_named(tmp_path: Path) -> None:
+    steps = [*load_steps(), *mosaic()['transforms'], pack_step()]
+    dataset = StagedDataset(dict(draw_set(tmp_path / 'set', 2), pipeline=steps), ({}, ))
+    with pytest.raises(UserError, match='step 2 of a pipeline, Mosaic, .*into the transforms of a StagedMix step'):
+        dataset[at(0)]
+
+
 def test_same_sample_in_another_order_or_object(pure: StagedDataset) -> None:
     indexes = [at(i, stage, epoch) for i in range(12) for stage in (0, 1) for epoch in (0, 1)]
     first = [facts(pure[index]) for index in indexes]
