@@ -54,7 +54,7 @@ def loaded(dataset: StagedDataset, indexes: Sequence[SampleIndex], passes: int =
 def test_a_step_that_cannot_take_a_picture_is_named(tmp_path: Path) -> None:
     steps = [*load_steps(), *mosaic()['transforms'], pack_step()]
     dataset = StagedDataset(dict(draw_set(tmp_path / 'set', 2), pipeline=steps), ({}, ))
-    with pytest.raises(UserError, match='step 2 of a pipeline, Mosaic, .*into the transforms of a StagedMix step'):
+    with pytest.raises(UserError, match=r'step 2 of a pipeline, Mosaic, .*into the transforms of a StagedMix step'):
         dataset[at(0)]
 
 
