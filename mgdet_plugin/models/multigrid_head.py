@@ -20,7 +20,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
 from mgdet_plugin.models.maths.grid import flatten_maps
 from mgdet_plugin.models.maths.letterbox import placement, unletterbox_boxes
 from mgdet_plugin.models.maths.suppression import NMSOptions, suppress
@@ -242,8 +242,12 @@ class MultiGridHead(BaseDenseHead):
         """The suppression options of a test_cfg.
 
         Raises:
-            UserError: If one is unknown, out of its range or against ``multi_label``.
+            UserError: If one is unknown, out of its range or against ``multi_label``, or a number beside them is none.
         """
+        require(is_number(settings['score_thr']), 'test_cfg.score_thr must be a number', settings['score_thr'])
+        for key, least in (('nms_pre', -1), ('max_per_img', 1)):
+            require(is_whole(settings[key], least), f'test_cfg.{key} must be a whole number from {least}',
+                    settings[key])
         options = dict(settings['nms'])
         unknown = set(options) - set(NMSOptions._fields)
         if unknown:

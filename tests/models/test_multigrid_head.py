@@ -139,6 +139,8 @@ def test_bridges(make_head):
 @pytest.mark.parametrize(('fields', 'message'), [
     (dict(num_classes=0), 'got 0'), (dict(test_cfg=dict(nms=dict(type='fast'))), "'fast'"),
     (dict(test_cfg=dict(nms=dict(iou_thr=0.5))), 'iou_thr'),
+    (dict(test_cfg=dict(score_thr='0.1')), "score_thr must be a number, got '0.1'"),
+    (dict(test_cfg=dict(max_per_img=0)), 'max_per_img must be a whole number from 1, got 0'),
     (dict(bbox_coder=dict(type='MultiGridBBoxCoder', anchor_use='expected')), 'iou_loss=None')])
 def test_bad_fields(make_head, fields, message):
     with pytest.raises(UserError, match=message):
