@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from types import ModuleType
@@ -39,19 +39,26 @@ def building_from(cfg: Mapping[str, Any]) -> Iterator[None]:
         _configs.pop()
 
 
+@contextmanager
+def _retold(say: Callable[[Exception], UserError]) -> Iterator[None]:
+    """Raise in place of what a block raises what ``say`` makes of it; what is in a line already stays as it is."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise say(error) from error
+
+
 def patch_registry(module: ModuleType) -> None:
     """Let a registry say in one line what it cannot build."""
     build = module.Registry.build
 
     @wraps(build)
     def build_or_say(self: Any, cfg: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
+        with _retold(lambda error: BuildError(
+                f'{_place(cfg) or f"{self.name} {_kind(cfg)}"} cannot be built: {_said(error)}')):
             return build(self, cfg, *args, **kwargs)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:
-            place = _place(cfg) or f'{self.name} {_kind(cfg)}'
-            raise BuildError(f'{place} cannot be built: {_said(error)}') from error
 
     module.Registry.build = build_or_say
 
@@ -60,17 +67,16 @@ def patch_runner(module: ModuleType) -> None:
     """Let a runner's config be known to what is built for it, and say in one line where it cannot begin."""
     begin = module.Runner.from_cfg.__func__
 
+    def said(error: Exception) -> UserError:
+        key = next((_SET_BY[frame.name] for frame in traceback.extract_tb(error.__traceback__)
+                    if frame.name in _SET_BY), '')
+        return UserError(f'a run of this config cannot begin: {key and key + ": "}{_said(error)}')
+
     @wraps(begin)
     def from_cfg(cls: type, cfg: Any) -> Any:
         _configs.append(_plain(cfg))  # loops and optimizer are built later
-        try:
+        with _retold(said):
             return begin(cls, cfg)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:
-            key = next((_SET_BY[frame.name] for frame in traceback.extract_tb(error.__traceback__)
-                        if frame.name in _SET_BY), '')
-            raise UserError(f'a run of this config cannot begin: {key and key + ": "}{_said(error)}') from error
 
     register = module.Runner.register_default_hooks
 
@@ -91,15 +97,11 @@ def step_in_a_line(steps: Sequence[Any], index: int, path: object = None) -> Ite
     Raises:
         UserError: What a step raises in the block, with the step, the picture and all steps.
     """
-    try:
+    before = ' as the steps before it leave it' if index else ''
+    with _retold(lambda error: UserError(
+            f'step {index} of a pipeline, {type(steps[index]).__name__}, cannot take {path or "a picture"}{before}: '
+            f'{_said(error)}; the steps are {_kinds(steps)}')):
         yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        before = ' as the steps before it leave it' if index else ''
-        raise UserError(f'step {index} of a pipeline, {type(steps[index]).__name__}, cannot take {path or "a picture"}'
-                        f'{before}: {_said(error)}; the steps are '
-                        f'{", ".join(type(each).__name__ for each in steps)}') from error
 
 
 def patch_pipeline(module: ModuleType) -> None:
@@ -124,14 +126,9 @@ def patch_evaluator(module: ModuleType) -> None:
 
         @wraps(method)
         def measure(self: Any, *args: Any, **kwargs: Any) -> Any:
-            try:
+            with _retold(lambda error: UserError(f'{_kinds(self.metrics)} cannot measure what the detector found: '
+                                                 f"{_said(error)}; see the evaluator's options and files")):
                 return method(self, *args, **kwargs)
-            except (UserError, MemoryError):
-                raise
-            except Exception as error:
-                names = ', '.join(type(each).__name__ for each in self.metrics)
-                raise UserError(f'{names} cannot measure what the detector found: {_said(error)}; see the '
-                                "evaluator's options and files") from error
 
         return measure
 
@@ -168,6 +165,10 @@ def _place(part: Any) -> str | None:
 def _kind(part: Any) -> str:
     kind = part.get('type') if isinstance(part, Mapping) else part
     return str(getattr(kind, '__name__', kind))
+
+
+def _kinds(parts: Sequence[Any]) -> str:
+    return ', '.join(type(each).__name__ for each in parts)
 
 
 def _said(error: Exception) -> str:

@@ -13,8 +13,8 @@ OPENINGS = {'System environment:': 'the environment', 'Config:': 'the config',
 """How the long messages of mmengine begin -> what they are."""
 OF_MMENGINE = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 """How warnings begin that mmengine's own code brings about, which a person can do nothing about."""
-
-_NOTHING_FOUND = 'The testing results of the whole dataset is empty'
+NOTHING_FOUND = 'The testing results of the whole dataset is empty'
+"""How the error of mmdet's metrics begins where a detector finds nothing."""
 
 
 class ShortFormatter(logging.Formatter):
@@ -41,7 +41,7 @@ class ShortFormatter(logging.Formatter):
 
 def _shown(record: logging.LogRecord) -> bool:
     """Whether the terminal shows a record; where nothing was detected, which is no error, in words that say so."""
-    if record.getMessage().startswith(_NOTHING_FOUND):
+    if record.getMessage().startswith(NOTHING_FOUND):
         record.msg, record.args = 'nothing was detected above test_cfg.score_thr, so there is no AP', None
         record.levelno, record.levelname = logging.WARNING, 'WARNING'
     return not record.getMessage().startswith(OF_MMENGINE)

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Subset
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import GuardRecord, is_zero
 from mgdet_plugin.common.metric_names import expected_of, mean_aps
+from mgdet_plugin.compat.console import NOTHING_FOUND
 from mgdet_plugin.engine.hooks.random_state_hook import random_state, set_random_state
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.loops.validation import measure
@@ -35,7 +36,6 @@ FULL = 'full'  # a plan's start at which all weights have something to keep
 _STATISTICS_IMAGES = 64
 _SEED = 0
 _SAY_EVERY = 10.0  # seconds
-_EMPTY = 'results of the whole dataset is empty'  # CocoMetric, as an error
 LOADED, RANDOM = 'the loaded weights', 'a random start'
 _GUARDED = ('obj', 'conf', 'cls')  # in the names of objectness and class losses, of any detector of mmdet
 
@@ -150,7 +150,7 @@ def told(runner: Runner, loop: LossValLoop, what: str) -> Iterator[None]:
 
     def ours(record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        return text.startswith('guard: ') or (record.levelno >= logging.WARNING and _EMPTY not in text)
+        return text.startswith('guard: ') or (record.levelno >= logging.WARNING and not text.startswith(NOTHING_FOUND))
 
     preprocessor: Any = unwrap(runner.model).data_preprocessor
     counted = preprocessor.register_forward_hook(count)
