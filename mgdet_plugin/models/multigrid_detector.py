@@ -30,10 +30,19 @@ class MultiGridDet(SingleStageDetector):
         Raises:
             UserError: The samples have no boxes.
         """
+        return super().loss(batch_inputs, self.labelled(batch_data_samples))
+
+    @staticmethod
+    def labelled(batch_data_samples: SampleList) -> SampleList:
+        """The samples with true boxes in pixels of the input.
+
+        Raises:
+            UserError: The samples have no boxes.
+        """
         if not all('bboxes' in sample.gt_instances for sample in batch_data_samples):
             raise UserError('the training pipeline loads no boxes; put '
                             "dict(type='LoadAnnotations', with_bbox=True) after LoadImageFromFile")
-        return super().loss(batch_inputs, [truth_in_input(sample) for sample in batch_data_samples])
+        return [truth_in_input(sample) for sample in batch_data_samples]
 
     def add_pred_to_datasample(self, data_samples: SampleList, results_list: InstanceList) -> SampleList:
         """Copies of the samples with predictions, all boxes in pixels of the original picture."""

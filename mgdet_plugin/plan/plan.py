@@ -15,6 +15,7 @@ from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
 from mgdet_plugin.common.guard_record import STARTS
+from mgdet_plugin.plan.keeping import Keeping, check_weight
 from mgdet_plugin.plan.until import Until
 
 FREEZE_LEVELS = (0, 1, 2)
@@ -52,6 +53,7 @@ class Stage:
         until: End by metric.
         restore_best: Go on from the stage's best checkpoint (by ``until``'s metric) when it ends.
         restart_ema: Start the moving average of weights anew at the stage's first iteration.
+        keep_weight: Factor on the loss that holds the model to what its weights knew. Default: ``keep.weight``.
 
     Raises:
         UserError: A field is out of its range.
@@ -77,6 +79,7 @@ class Stage:
     until: Until | None = None
     restore_best: bool = False
     restart_ema: bool = False
+    keep_weight: float | None = None
 
     @classmethod
     def build(cls, fields: Mapping[str, Any]) -> Stage:
@@ -117,6 +120,8 @@ class Stage:
                     value)
         require(self.batch_size is None or is_whole(self.batch_size, 1),
                 f'{where}: batch_size must be a whole number of at least 1', self.batch_size)
+        if self.keep_weight is not None:
+            check_weight(f'{where}: keep_weight', self.keep_weight)
         if self.restore_best and self.until is None:
             raise UserError(f'{where}: restore_best needs until=dict(metric=..., patience=...) to say what is best')
 
@@ -187,12 +192,14 @@ class Plan:
         start: 'full' (all weights are pretrained), 'backbone' (only its weights are) or 'nothing'.
         allow: Names of rules a person has switched off.
         early_stopping: When the run ends before its last epoch, where the last stage has no ``until`` of its own.
+        keep: What the model is held to; None: nothing.
         answers: What the rules of the guide say of it, see :func:`mgdet_plugin.plan.rules.check_rules`.
     """
     stages: tuple[Stage, ...]
     start: str = 'full'
     allow: frozenset[str] = frozenset()
     early_stopping: Until | None = None
+    keep: Keeping | None = None
     answers: dict[str, list[Any]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @classmethod
@@ -209,7 +216,7 @@ class Plan:
             UserError: If a stage or option is wrong.
         """
         said = repr([cfg.get('stages'), cfg.get('plan'), cfg.get('load_from'), cfg.get('resume'), cfg.get('val_cfg'),
-                     ((cfg.get('model') or {}).get('backbone') or {}).get('init_cfg')])
+                     cfg.get('keep'), ((cfg.get('model') or {}).get('backbone') or {}).get('init_cfg')])
         if said not in _PARSED:
             _PARSED[said] = cls._parse(cfg)
         return _PARSED[said]
@@ -224,7 +231,9 @@ class Plan:
         if options:
             raise UserError(f"plan has no option {sorted(options)}; it takes 'start', 'allow' and 'early_stopping'")
         require(start in STARTS, f'plan.start must be one of {STARTS}', start)
-        return cls(stages, start, frozenset([allow] if isinstance(allow, str) else allow), stopping)
+        keep = cfg.get('keep')
+        return cls(stages, start, frozenset([allow] if isinstance(allow, str) else allow), stopping,
+                   None if keep is None else Keeping.build(keep))
 
     def with_start(self, start: str) -> Plan:
         """The same plan from another start: on resume what is loaded does not tell it."""
@@ -238,6 +247,13 @@ class Plan:
         """When a stage ends before its last epoch."""
         own = self.stages[index].until
         return self.early_stopping if own is None and index == len(self.stages) - 1 else own
+
+    def keep_weight(self, index: int) -> float:
+        """The factor on the loss of holding in a stage; 0 where nothing is held."""
+        if self.keep is None:
+            return 0.0
+        own = self.stages[index].keep_weight
+        return self.keep.weight if own is None else own
 
     @property
     def epochs(self) -> int:

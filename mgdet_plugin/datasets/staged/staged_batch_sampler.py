@@ -1,11 +1,13 @@
 """Batches whose indices carry epoch, stage and seed; the place where the stages of a plan reach the workers."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from mmdet.registry import DATA_SAMPLERS
+from mmengine.dist import get_rank, get_world_size
 from torch.utils.data import BatchSampler
 
 from mgdet_plugin.common.errors import UserError
@@ -27,6 +29,8 @@ class StagedBatchSampler(BatchSampler):
         inner: config of a batch sampler that groups the indices, e.g. mmdet's AspectRatioBatchSampler; sampler, batch
             size and ``drop_last`` are given to it. Default None: batches in the sampler's order.
         batch_sizes: a batch size a stage, None for ``batch_size``. Default None: ``batch_size`` throughout.
+        beside: number of old images that go with so many new ones, behind them in the batch; see :meth:`set_memory`.
+            Default None: none.
 
     Raises:
         UserError: (a ValueError) for batch sizes that are not positive whole numbers, or an ``inner`` that names its
@@ -34,7 +38,8 @@ class StagedBatchSampler(BatchSampler):
     """
 
     def __init__(self, sampler: Iterable[int], batch_size: int, drop_last: bool = False, seed: int = 0,
-                 inner: Mapping[str, Any] | None = None, batch_sizes: Sequence[int | None] | None = None) -> None:
+                 inner: Mapping[str, Any] | None = None, batch_sizes: Sequence[int | None] | None = None,
+                 beside: Callable[[int], int] | None = None) -> None:
         for size in (batch_size, *(size for size in batch_sizes or () if size is not None)):
             if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
                 raise UserError(f'StagedBatchSampler: a batch size must be a positive whole number, got {size!r}')
@@ -46,6 +51,8 @@ class StagedBatchSampler(BatchSampler):
         self.seed = seed
         self.inner = dict(inner) if inner else None
         self.batch_sizes = tuple(batch_sizes) if batch_sizes is not None else None
+        self.beside = beside
+        self.memory: tuple[int, ...] = ()
         self.epoch = self.stage = 0
         self._skip = 0
 
@@ -57,6 +64,10 @@ class StagedBatchSampler(BatchSampler):
         self.seed = seed
         if hasattr(self.sampler, 'seed'):
             self.sampler.seed = seed
+
+    def set_memory(self, indices: Sequence[int]) -> None:
+        """Set the indices of the old images to draw from, as the dataset counts them; the same on every rank."""
+        self.memory = tuple(indices)
 
     def set_progress(self, epoch: int, stage: int, skip: int = 0) -> None:
         """Say where the run stands, before each epoch.
@@ -89,8 +100,37 @@ class StagedBatchSampler(BatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         """One pass; no generator, so that progress is that of this moment."""
         seed, epoch, stage, skip = self.seed, self.epoch, self.stage, self._skip
-        return ([SampleIndex(index, epoch, stage, sample_seed(seed, epoch, index)) for index in batch]
-                for batch in islice(iter(self._batches(stage)), skip, None))
+        old = self._old_images()
+        return ([*(SampleIndex(index, epoch, stage, sample_seed(seed, epoch, index)) for index in batch),
+                 *(old(number, len(batch)) if old else ())]
+                for number, batch in enumerate(islice(iter(self._batches(stage)), skip, None), skip))
+
+    def _old_images(self) -> Callable[[int, int], list[SampleIndex]] | None:
+        """What gives the old images of a batch, by its number in the epoch and how many new ones it has.
+
+        The memory is gone through in a new order each time, all ranks together: each image is seen as often as any
+        other. Where a pass through it stands follows from the number of the batch, so there is no state, and an image
+        that comes twice in an epoch is augmented anew.
+        """
+        if self.beside is None or not self.memory:
+            return None
+        beside, memory, ranks, rank = self.beside, self.memory, get_world_size(), get_rank()
+        seed, epoch, stage = self.seed, self.epoch, self.stage
+        most = beside(self._size(stage))
+        orders: dict[int, list[int]] = {}
+
+        def draw(number: int, new: int) -> list[SampleIndex]:
+            begin = (number * ranks + rank) * most
+            found = []
+            for place in range(begin, begin + min(most, beside(new))):
+                turn, position = divmod(place, len(memory))
+                if turn not in orders:
+                    orders[turn] = random.Random(f'{seed}/{epoch}/{turn}').sample(memory, len(memory))
+                found.append(SampleIndex(orders[turn][position], epoch, stage,
+                                         sample_seed(seed, epoch, -1 - place)))
+            return found
+
+        return draw
 
     def _size(self, stage: int) -> int:
         if self.batch_sizes is None:

@@ -95,6 +95,8 @@ class StagedDataset(Dataset):
         stage_probs: one mapping a stage, step name -> probability; steps not named run as the pipeline says. Default
             (): every stage as the pipeline says.
         max_refetch: samples tried in place of one whose pipeline gives None. Default 15.
+        old: config or built: old images, whose indices follow those of the dataset, which they do not lengthen. Their
+            samples say ``kept`` (True) and ``kept_index`` in their metainfo. Default None.
 
     Raises:
         UserError: (a ValueError) for other datasets, a name that is no step's, a probability outside of 0..1, or a
@@ -102,11 +104,13 @@ class StagedDataset(Dataset):
     """
 
     def __init__(self, dataset: Mapping[str, Any] | Any, stage_probs: Sequence[Mapping[str, float]] = (),
-                 max_refetch: int = 15) -> None:
+                 max_refetch: int = 15, old: Mapping[str, Any] | Any | None = None) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
+        self.old = DATASETS.build(old) if isinstance(old, Mapping) else old
         self.stage_probs = tuple(dict(probs) for probs in stage_probs)
         self.max_refetch = max_refetch
         steps: list[Step] = []
+        scale = None
         for leaf in _leaves(self.dataset):
             own = list(pipeline_steps(leaf.pipeline))
             scale = next((step.scale for step in own if isinstance(step, Letterbox)), None)
@@ -114,6 +118,10 @@ class StagedDataset(Dataset):
                 if scale is not None and isinstance(step, StagedMix):
                     step.fit(scale)
             steps += own
+        if self.old is not None:
+            for step in pipeline_steps(self.old.pipeline):
+                if scale is not None and isinstance(step, StagedMix):
+                    step.fit(scale)
         for stage, probs in enumerate(self.stage_probs):
             for name, prob in probs.items():
                 _check_gate(stage, name, prob, steps)
@@ -141,6 +149,9 @@ class StagedDataset(Dataset):
                 no probabilities.
         """
         position = int(index) + (len(self) if index < 0 else 0)
+        old = position - len(self)
+        if self.old is not None and 0 <= old < len(self.old):
+            return self._old(old, index)
         if not 0 <= position < len(self):
             raise IndexError(f'index {int(index)} of a dataset of {len(self)}')
         sample = index if isinstance(index, SampleIndex) else SampleIndex(position, 0, 0, sample_seed(0, 0, position))
@@ -154,6 +165,18 @@ class StagedDataset(Dataset):
         raise UserError(f'StagedDataset: sample {int(index)} and {self.max_refetch} tried in its place were dropped by '
                         'the pipeline; FilterAnnotations, for one, keeps images without boxes if keep_empty=False')
 
+    def _old(self, position: int, index: int) -> Any:
+        """A sample of an old image; one whose augmentation gives None is augmented anew, no other takes its place."""
+        probs = self._probs(index.stage if isinstance(index, SampleIndex) else 0)
+        with sample_randomness(index.seed if isinstance(index, SampleIndex) else sample_seed(0, 0, index)):
+            for _ in range(self.max_refetch + 1):
+                results = self._load(position, probs, self.old)
+                if results is not None:
+                    results['data_samples'].set_metainfo(dict(kept=True, kept_index=position))
+                    return results
+        raise UserError(f'the old image {self.old.get_data_info(position)["img_path"]} does not come through the '
+                        'training pipeline; take it out of keep.images')
+
     def _probs(self, stage: int) -> Mapping[str, float]:
         if not self.stage_probs:
             return {}
@@ -162,8 +185,8 @@ class StagedDataset(Dataset):
                             f'{len(self.stage_probs)} stages; give one mapping a stage')
         return self.stage_probs[stage]
 
-    def _load(self, position: int, probs: Mapping[str, float]) -> Any:
-        leaf, index = locate_sample(self.dataset, position)
+    def _load(self, position: int, probs: Mapping[str, float], dataset: Any = None) -> Any:
+        leaf, index = locate_sample(self.dataset if dataset is None else dataset, position)
         results: Sample | None = {**leaf.get_data_info(index), 'augmented': ()}
         steps = list(pipeline_steps(leaf.pipeline))
         for place, step in enumerate(steps):

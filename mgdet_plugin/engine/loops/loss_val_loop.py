@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.loops.validation import (
     LossMeter,
-    is_one_pass,
     measure,
     measured_step,
     own_images,
     truth_is_scaled,
 )
+from mgdet_plugin.models.one_pass import is_one_pass
 from mgdet_plugin.plan.freezing import unwrap
 
 PREFIX = 'val'

@@ -13,11 +13,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets import iter_dataset_cfgs
+from mgdet_plugin.datasets.old_images import old_pipeline, plain_pipeline
 from mgdet_plugin.datasets.staged.staged_batch_sampler import StagedBatchSampler
+from mgdet_plugin.engine.hooks.keep_hook import KeepHook
 from mgdet_plugin.engine.hooks.staged_unfreeze_hook import StagedUnfreezeHook
 from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import StagedOptimWrapperConstructor
 from mgdet_plugin.engine.optim.step_guard import Fault, StepGuard
 from mgdet_plugin.engine.staged_run import StagedRun
+from mgdet_plugin.plan.keeping import Keeping
 from mgdet_plugin.plan.plan import Plan, build_plan
 from mgdet_plugin.plan.rates import CONSTRUCTOR
 from mgdet_plugin.plan.wiring import config_steps, stage_probs
@@ -47,9 +51,11 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         self.cap = max_epochs
         plan = _the_plan(runner)
         runner.optim_wrapper = _with_plan(runner, plan)
-        super().__init__(runner, staged_dataloader(dataloader, plan), min(plan.epochs, max_epochs or plan.epochs),
+        super().__init__(runner, staged_dataloader(dataloader, plan, runner.cfg.get('val_dataloader')), min(plan.epochs, max_epochs or plan.epochs),
                          **kwargs)
         self.staged = StagedRun(runner, self, plan)
+        if plan.keep is not None:
+            runner.register_hook(KeepHook(plan.keep))
         self.skip = 0  # batches of the coming epoch that were trained on before an interruption
         self.fault: Fault | None = None  # of the iteration just done
         self.stop_reason: str | None = None
@@ -158,21 +164,40 @@ def _the_hook(runner: Runner) -> StagedUnfreezeHook:
     return hooks[0]
 
 
-def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan) -> DataLoader | dict[str, Any]:
+def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan,
+                      validation: Mapping[str, Any] | None = None) -> DataLoader | dict[str, Any]:
     """A dataloader's config with dataset and batch sampler wrapped so that they follow the plan.
 
+    Args:
+        dataloader: Of the training set.
+        plan: The plan.
+        validation: Config of the validation dataloader, whose pipeline prepares old images that are not augmented.
+
     Raises:
-        UserError: A built dataloader cannot follow a plan that mixes images or changes probabilities.
+        UserError: A built dataloader cannot follow a plan that mixes images, changes probabilities or adds old images.
     """
     probs = stage_probs(plan, config_steps(dataloader['dataset']) if isinstance(dataloader, Mapping) else ())
     sizes = tuple(stage.batch_size for stage in plan.stages)
     if not isinstance(dataloader, Mapping):
-        if any(probs) or any(sizes):
+        if any(probs) or any(sizes) or plan.keep is not None:
             raise UserError('the training dataloader is built already, so it cannot follow the augmentation and batch '
                             'sizes of the plan; give its config')
         return dataloader
     sampler = dict(type='StagedBatchSampler', inner=dataloader.get('batch_sampler'), batch_sizes=sizes,
                    drop_last=dataloader.get('drop_last', False))
     dataset = dict(type='StagedDataset', dataset=dataloader['dataset'], stage_probs=probs)
+    if plan.keep is not None and plan.keep.images is not None:
+        for size in sizes:
+            plan.keep.beside(size or dataloader['batch_size'])  # refuses a share that leaves no room
+        sampler['beside'] = plan.keep.beside
+        dataset['old'] = _old_images(plan.keep, dataloader, validation)
     kept = {key: value for key, value in dataloader.items() if key != 'drop_last'}
     return dict(kept, batch_sampler=sampler, dataset=dataset)
+
+
+def _old_images(keep: Keeping, dataloader: Mapping[str, Any], validation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Config of the old images: augmented as the new ones or, where the teacher's view of them is cached, not at all."""
+    plain = validation if keep.cache and validation else None
+    pipeline = next(iter(iter_dataset_cfgs((plain or dataloader)['dataset'])))['pipeline']
+    return dict(type='OldImages', images=keep.images,
+                pipeline=plain_pipeline(pipeline) if plain else old_pipeline(pipeline))

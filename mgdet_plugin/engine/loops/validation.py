@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import SampleList
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
@@ -21,12 +19,11 @@ from mgdet_plugin.datasets.staged.sample_index import sample_randomness
 from mgdet_plugin.models.maths.letterbox import LetterboxScale
 from mgdet_plugin.models.multigrid_head import MultiGridHead
 from mgdet_plugin.models.multigrid_loss import MultiGridLoss
+from mgdet_plugin.models.one_pass import head_outputs, images_of, is_one_pass
 from mgdet_plugin.models.truth import truth_in_input, truth_in_original
 from mgdet_plugin.plan.freezing import unwrap
 
 TOTAL = 'loss'
-_OWN_LOSS = (BaseDenseHead.loss, MultiGridHead.loss)
-_OWN_PREDICT = (BaseDenseHead.predict, MultiGridHead.predict)
 
 
 class LossMeter:
@@ -198,31 +195,18 @@ def check_letterbox(model: Any, samples: SampleList) -> None:
                         "dict(type='Pad', size_divisor=32) in place of the Letterbox")
 
 
-def is_one_pass(model: nn.Module) -> bool:
-    """Whether losses and predictions of a detector come out of one forward pass here."""
-    head: Any = type(getattr(model, 'bbox_head', None))
-    return isinstance(model, SingleStageDetector) and issubclass(head, BaseDenseHead) and (
-        head.loss in _OWN_LOSS and head.predict in _OWN_PREDICT)
-
-
 def _one_pass(model: Any, inputs: Tensor, samples: SampleList, labelled: SampleList,
               predict: bool) -> tuple[Mapping[str, Any], SampleList]:
     """Losses of the labelled first samples and predictions of all, from one forward pass."""
     head = model.bbox_head
-    maps = head(model.extract_feat(inputs))
-    outs = (maps, ) if isinstance(head, MultiGridHead) else maps  # which takes its maps as one argument
-    ours = outs if len(labelled) == len(samples) else _first(outs, len(labelled))
+    outs = head_outputs(model, model.extract_feat(inputs))
+    ours = outs if len(labelled) == len(samples) else images_of(outs, slice(len(labelled)))
     gt, ignored, metas = unpack_gt_instances(labelled)
     terms = head.loss_by_feat(*ours, gt, metas, ignored)
     if predict:
         found = head.predict_by_feat(*outs, batch_img_metas=[sample.metainfo for sample in samples], rescale=True)
         samples = model.add_pred_to_datasample(samples, found)
     return terms, samples
-
-
-def _first(outs: Any, count: int) -> Any:
-    """The first images of nested maps."""
-    return outs[:count] if isinstance(outs, Tensor) else type(outs)(_first(each, count) for each in outs)
 
 
 def loss_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -5,7 +5,8 @@ processes one bad number anywhere makes all skip the step.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +35,14 @@ class Fault:
 
 
 class StepGuard:
-    """Runs training steps of a detector, wrapped or not, and undoes what a bad one has changed."""
+    """Runs training steps of a detector, wrapped or not, and undoes what a bad one has changed.
+
+    Attributes:
+        around: Makes the context in which a step is done.
+    """
 
     def __init__(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
+        self.around: Callable[[], AbstractContextManager] = nullcontext
         self.model: Any = model
         self.optim = CheckedOptim(optim_wrapper, unwrap(model))
         self.buffers = [buffer for buffer in unwrap(model).buffers() if buffer.numel()]
@@ -50,7 +56,8 @@ class StepGuard:
             return {}, fault
         torch._foreach_copy_(self.kept, self.buffers)
         self.optim.fault = None
-        outputs = self.model.train_step(batch, optim_wrapper=self.optim)
+        with self.around():
+            outputs = self.model.train_step(batch, optim_wrapper=self.optim)
         fault = self.optim.fault
         if fault is None:
             return outputs, None
