@@ -187,12 +187,3 @@ def scales_of(head: MultiGridHead, temperature: float) -> Scales:
     loss = head.loss_module
     return Scales(loss.coord_scale, loss.object_scale, loss.no_object_scale, loss.class_scale, loss.anchor_scale,
                   head.bbox_coder.xy_scale, loss.use_softmax, temperature)
-
-
-def form_of(model: nn.Module, start: str, given: str | None) -> str:
-    """How a detector is held: as told, else by what was pretrained and by its head."""
-    if given is not None:
-        return given
-    if start == 'backbone':
-        return 'features'
-    return 'maps' if isinstance(getattr(model, 'bbox_head', None), MultiGridHead) else 'boxes'

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from torch import nn
+
 from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
+from mgdet_plugin.models.multigrid_head import MultiGridHead
 
 FORMS = ('maps', 'boxes', 'features')
 ON_NEW = ('distil', 'spare')
 CACHES = ('memory', 'file')
 AT_LEAST = 0.95
+OLD = 'old'  # the validation set of ``val_cfg.others`` that what is kept is measured on
 HELD_OUT = 0.2  # of the pictures, where no labelled set of the old domain judges
 
 
@@ -126,3 +130,12 @@ def check_weight(name: str, value: Any) -> None:
         UserError: With the name of the option.
     """
     require(is_number(value) and 0 <= value < math.inf, f'{name} must be a number from 0', value)
+
+
+def form_of(model: nn.Module, start: str, given: str | None) -> str:
+    """How a detector is held: as told, else by what was pretrained and by its head."""
+    if given is not None:
+        return given
+    if start == 'backbone':
+        return 'features'
+    return 'maps' if isinstance(getattr(model, 'bbox_head', None), MultiGridHead) else 'boxes'
