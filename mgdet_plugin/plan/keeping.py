@@ -108,6 +108,16 @@ class Keeping:
         require(held is None or isinstance(held, (str, Mapping)) or (is_number(held) and 0 <= held < 1),
                 'keep.held_out must be a share from 0 and below 1, a folder or the config of a dataset', held)
 
+    def others(self, followed: bool) -> float | str | Mapping[str, Any]:
+        """What is held out: a share of the pictures, 0 for none, or other ones.
+
+        Args:
+            followed: Whether a labelled set of the old domain is measured on.
+        """
+        if followed:
+            return 0.0
+        return HELD_OUT if self.held_out is None else self.held_out
+
     def beside(self, new: int) -> int:
         """Old images beside so many new ones.
 
@@ -139,3 +149,8 @@ def form_of(model: nn.Module, start: str, given: str | None) -> str:
     if start == 'backbone':
         return 'features'
     return 'maps' if isinstance(getattr(model, 'bbox_head', None), MultiGridHead) else 'boxes'
+
+
+def is_followed(cfg: Mapping[str, Any]) -> bool:
+    """Whether a config measures on a labelled set of the old domain."""
+    return OLD in ((cfg.get('val_cfg') or {}).get('others') or {})

@@ -15,7 +15,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import OldImages, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.annotation_check import config_name
 from mgdet_plugin.plan.freezing import Frozen, frozen_of, statistics_layers
-from mgdet_plugin.plan.keeping import HELD_OUT, OLD, Keeping, form_of
+from mgdet_plugin.plan.keeping import Keeping, form_of, is_followed
 from mgdet_plugin.plan.plan import Plan, Stage, start_of
 from mgdet_plugin.plan.progress import stages_before
 from mgdet_plugin.plan.rates import CONSTRUCTOR, PlannedRates, RateRules, base_rate, parameter_groups
@@ -119,10 +119,9 @@ def _kept(cfg: Config, keep: Keeping, model: nn.Module, start: str) -> dict[str,
         pictures = len(OldImages(keep.images, serialize_data=False)) if keep.images is not None else 0
     except UserError:
         pictures = None
-    followed = OLD in ((cfg.get('val_cfg') or {}).get('others') or {})
-    held_out = 0 if followed else HELD_OUT if keep.held_out is None else keep.held_out
+    followed = is_followed(cfg)
     return dict(form=form_of(model, start, keep.form), images=keep.images, pictures=pictures,
-                images_used=keep.images_used, share=keep.share, at_least=keep.at_least, held_out=held_out,
+                images_used=keep.images_used, share=keep.share, at_least=keep.at_least, held_out=keep.others(followed),
                 followed=followed, on_new=keep.on_new, cache=keep.cache)
 
 

@@ -16,7 +16,8 @@ from tests.support.mmdet_detectors import RETINANET, YOLOV3
 from tests.support.small_run import make_dataset
 from tests.support.staged_run import FULL, HEAD, MomentHook, differences, newest, run, staged_config, state_of
 
-TEST_CFG = dict(nms_pre=100, min_bbox_size=0, score_thr=0.0, conf_thr=0.0, nms=dict(type='nms', iou_threshold=0.6), max_per_img=20)
+TEST_CFG = dict(nms_pre=100, min_bbox_size=0, score_thr=0.0, conf_thr=0.0, nms=dict(type='nms', iou_threshold=0.6),
+                max_per_img=20)
 STOPS = [('iter', 1), ('epoch', 2), ('val', 3)]
 
 

@@ -19,7 +19,7 @@ def cells():
 def test_nothing_is_lost_where_the_model_thinks_as_the_teacher_does(cells):
     model = cells.clone().requires_grad_(True)
     terms = cell_terms(model, cells, ANCHORS, Scales())
-    assert {name: float(value.detach()) for name, value in terms.items()} == pytest.approx(dict.fromkeys(terms, 0), abs=1e-5)
+    assert len(terms) == 4 and all(abs(float(value.detach())) < 1e-5 for value in terms.values())
     sum(terms.values()).backward()
     assert model.grad.abs().max() < 1e-6
 

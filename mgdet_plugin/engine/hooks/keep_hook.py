@@ -32,7 +32,7 @@ from mgdet_plugin.keep.start_weights import save_start, start_state
 from mgdet_plugin.keep.teacher import Teacher, class_indices
 from mgdet_plugin.models.maths.grid import flatten_maps
 from mgdet_plugin.plan.freezing import unwrap
-from mgdet_plugin.plan.keeping import HELD_OUT, OLD, Keeping, form_of
+from mgdet_plugin.plan.keeping import OLD, Keeping, form_of
 
 KEY = 'keep'  # in a checkpoint: the classes its run's start weights did not know
 FOLDER = 'keep'  # in a run's folder
@@ -121,6 +121,7 @@ class KeepHook(Hook):
             pictures.follow(held_out, keeping)
         if own is not None:
             offset = len(runner.train_dataloader.dataset)
+            assert run.loop.batch_sampler is not None  # a built dataloader was refused
             run.loop.batch_sampler.set_memory([offset + index for index in memory])
             if holder.form != 'features':
                 pictures.refuse_blind(own, memory, keeping)
@@ -133,13 +134,12 @@ class KeepHook(Hook):
 
     def _held_out(self, pictures: OldPictures, own: Any, memory: list[int]) -> tuple[Any, list[int]]:
         """What is never trained on, and what is left to train on."""
-        given = self.keeping.held_out
-        if given is not None and not isinstance(given, (int, float)):
+        given = self.keeping.others(followed=False)
+        if isinstance(given, (str, Mapping)):
             return pictures.others(given), memory
-        share = HELD_OUT if given is None else float(given)
-        if own is None or not share:
+        if own is None or not given:
             return None, memory
-        kept, held = split_held_out(own.names, share)
+        kept, held = split_held_out(own.names, given)
         return own.get_subset(held), kept
 
 
@@ -256,7 +256,7 @@ def told(summary: Mapping[str, Any]) -> str:
             f'{summary["weight"]:g}; measured by {by}')
 
 
-def new_classes_of(checkpoint):  # temporary: branch classes
+def new_classes_of(checkpoint: Any) -> tuple[str, ...]:
     return ()
 
 
@@ -268,6 +268,6 @@ def checked_names(record: Any) -> tuple[str | int, ...]:
     """
     given = record.get('new_classes', []) if isinstance(record, Mapping) else None if record is not None else []
     if not isinstance(given, list) or not all(isinstance(each, (str, int)) for each in given):
-        raise UserError(f"the checkpoint's record of what is kept is no list of classes: {given!r}; resume from another "
-                        'checkpoint')
+        raise UserError(f"the checkpoint's record of what is kept is no list of classes: {given!r}; resume from "
+                        'another checkpoint')
     return tuple(given)

@@ -51,8 +51,8 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         self.cap = max_epochs
         plan = _the_plan(runner)
         runner.optim_wrapper = _with_plan(runner, plan)
-        super().__init__(runner, staged_dataloader(dataloader, plan, runner.cfg.get('val_dataloader')), min(plan.epochs, max_epochs or plan.epochs),
-                         **kwargs)
+        super().__init__(runner, staged_dataloader(dataloader, plan, runner.cfg.get('val_dataloader')),
+                         min(plan.epochs, max_epochs or plan.epochs), **kwargs)
         self.staged = StagedRun(runner, self, plan)
         if plan.keep is not None:
             runner.register_hook(KeepHook(plan.keep))
@@ -197,6 +197,7 @@ def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan,
 
 def _old_images(keep: Keeping, dataloader: Mapping[str, Any], validation: Mapping[str, Any] | None) -> OldImages:
     """The old images: augmented as the new ones or, where the teacher's view of them is cached, not at all."""
+    assert keep.images is not None
     plain = validation if keep.cache else None
     pipeline = next(iter(iter_dataset_cfgs((plain or dataloader)['dataset'])))['pipeline']
     old = OldImages(keep.images, pipeline=old_pipeline(pipeline), serialize_data=False)
