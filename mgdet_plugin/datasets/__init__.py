@@ -2,6 +2,7 @@
 from mgdet_plugin.datasets.digits import DIGIT_CLASSES, DIGITS_ROOT, ensure_digits, ensure_embedded_data, make_digits
 from mgdet_plugin.datasets.formats.annotation_check import DatasetReport, check_datasets, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.pictures import Inspector
+from mgdet_plugin.datasets.old_images import OldImages
 from mgdet_plugin.datasets.staged.sample_index import SampleIndex, sample_randomness, sample_seed
 from mgdet_plugin.datasets.staged.staged_batch_sampler import StagedBatchSampler
 from mgdet_plugin.datasets.staged.staged_dataset import StagedDataset
@@ -13,6 +14,7 @@ from mgdet_plugin.datasets.transforms.load_readable_image import LoadReadableIma
 
 __all__ = [
     'DIGITS_ROOT', 'DIGIT_CLASSES', 'ClipBoxes', 'DatasetReport', 'DropDegenerateBoxes', 'Inspector', 'Letterbox',
-    'LoadReadableImage', 'SampleIndex', 'StagedBatchSampler', 'StagedDataset', 'StagedMix', 'check_datasets',
-    'ensure_digits', 'ensure_embedded_data', 'iter_dataset_cfgs', 'make_digits', 'sample_randomness', 'sample_seed',
+    'LoadReadableImage', 'OldImages', 'SampleIndex', 'StagedBatchSampler', 'StagedDataset', 'StagedMix',
+    'check_datasets', 'ensure_digits', 'ensure_embedded_data', 'iter_dataset_cfgs', 'make_digits', 'sample_randomness',
+    'sample_seed',
 ]
