@@ -56,7 +56,7 @@ class Teacher:
 
         The samples are not changed.
         """
-        found = self.model.predict(inputs, [copy.copy(sample) for sample in samples], rescale=rescale)
+        found = self.model.predict(inputs, [sample.new() for sample in samples], rescale=rescale)
         return [self._known(sample.pred_instances) for sample in found]
 
     def _known(self, found: InstanceData) -> InstanceData:

@@ -21,9 +21,9 @@ CLASSES = ('red', 'green', 'blue')
 SIDE = 64
 
 
-def make_dataset(folder: Path, count: int = 8) -> Path:
+def make_dataset(folder: Path, count: int = 8, seed: int = 0) -> Path:
     """Coloured rectangles on grey noise as a COCO set; one box of zero area, as real sets have them."""
-    rng = np.random.RandomState(0)
+    rng = np.random.RandomState(seed)
     (folder / 'images').mkdir(parents=True)
     annotations: list[dict[str, Any]] = []
     for image in range(count):
