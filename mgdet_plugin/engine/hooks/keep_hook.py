@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, ValLoop
 from torch import Tensor
 
+from mgdet_plugin.common.checkpoints import new_classes_of
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
 from mgdet_plugin.common.processes import on_first_rank
@@ -66,7 +67,7 @@ class KeepHook(Hook):
         if self.keeping.new_classes is not None:
             return
         if runner._resume:
-            self._new_classes = checked_names(checkpoint.get(KEY))
+            self._new_classes = new_classes_of(dict(meta=checkpoint.get(KEY)))
         else:
             self._new_classes = new_classes_of(checkpoint)
 
@@ -177,6 +178,7 @@ class OldPictures:
     def spread(self, dataset: OldImages, indices: Sequence[int], count: int) -> list[int]:
         """So many of the pictures, as different as they can be in what the teacher sees."""
         def choose() -> list[int]:
+            self.runner.logger.info(f'keep: the start weights look at {len(indices):,} old images to choose {count:,}')
             seen = torch.stack([self._described(inputs, samples)
                                 for _, inputs, samples in self.batches(dataset, indices)])
             return [indices[place] for place in spread(seen, count)]
@@ -254,20 +256,3 @@ def told(summary: Mapping[str, Any]) -> str:
               'agreement with the start weights').get(summary['by'], 'nothing: what is kept is not measured')
     return (f'{summary["form"]} held on {summary["images"]} old images, {summary["share"]:.0%} of each batch, weight '
             f'{summary["weight"]:g}; measured by {by}')
-
-
-def new_classes_of(checkpoint: Any) -> tuple[str, ...]:
-    return ()
-
-
-def checked_names(record: Any) -> tuple[str | int, ...]:
-    """The classes a resumed run's start weights did not know, as its checkpoint tells.
-
-    Raises:
-        UserError: What it tells is something else.
-    """
-    given = record.get('new_classes', []) if isinstance(record, Mapping) else None if record is not None else []
-    if not isinstance(given, list) or not all(isinstance(each, (str, int)) for each in given):
-        raise UserError(f"the checkpoint's record of what is kept is no list of classes: {given!r}; resume from "
-                        'another checkpoint')
-    return tuple(given)

@@ -198,8 +198,10 @@ def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan,
 def _old_images(keep: Keeping, dataloader: Mapping[str, Any], validation: Mapping[str, Any] | None) -> OldImages:
     """The old images: augmented as the new ones or, where the teacher's view of them is cached, not at all."""
     assert keep.images is not None
-    plain = validation if keep.cache else None
-    pipeline = next(iter(iter_dataset_cfgs((plain or dataloader)['dataset'])))['pipeline']
+    pipeline, *_ = (leaf['pipeline'] for leaf in iter_dataset_cfgs(dataloader['dataset']))
     old = OldImages(keep.images, pipeline=old_pipeline(pipeline), serialize_data=False)
     old.leave_out(image_paths(dataloader['dataset']))
-    return old
+    if keep.cache is None or validation is None:
+        return old
+    plain, *_ = (leaf['pipeline'] for leaf in iter_dataset_cfgs(validation['dataset']))
+    return old.seen_by(plain)
