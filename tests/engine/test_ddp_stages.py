@@ -47,6 +47,7 @@ def runs(tmp_path_factory):
     """All runs of ``tests/support/ddp_run.py``, in the same two processes."""
     folder = tmp_path_factory.mktemp('runs')
     data = make_dataset(tmp_path_factory.mktemp('data') / 'set')
+    make_dataset(data.parent / 'old', count=5, seed=1)  # for the run that is held
     run_two('tests.support.ddp_run', folder, data, timeout=240)
     return Runs(folder)
 
@@ -202,3 +203,21 @@ def test_a_seed_for_each_process_leaves_the_order_one(runs):
 def test_the_best_of_a_stage_is_restored_where_one_disk_has_it(runs):
     """Machines without a common folder: only the first has the file, and all go on from it or none does."""
     assert not any(runs.apart('two-disks', 'epoch begins, last'))
+
+
+# ---- a run that is held to its start weights
+
+def test_held_processes_are_one_and_share_the_old_images(runs):
+    assert runs.apart('held', 'run ends, last') == [set()]
+    one, other = ([note['old'] for note in record['notes'] if note['moment'] == 'iteration']
+                  for record in runs.records('held'))
+    assert all(len(each) == 2 for each in (*one, *other))  # as many as new ones
+    for steps in (one[:2], other[:2]):
+        assert len(steps) == 2
+    first_epoch = [index for pair in zip(one[:2], other[:2]) for each in pair for index in each]
+    assert len(set(first_epoch[:4])) == 4  # the four of the memory, gone through together, and then again
+    assert sorted(first_epoch[4:]) == sorted(first_epoch[:4])
+
+
+def test_a_held_run_resumed_by_two_equals_the_whole_one(runs):
+    assert differences(*(state_of(newest(runs.folder / name)) for name in ('held', 'held-stopped'))) == []

@@ -81,7 +81,9 @@ class Witness(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if self.place == 'first':
             self.notes.append(dict(moment='iteration', epoch=runner.epoch,
-                                   images=[sample.img_id for sample in data_batch['data_samples']]))
+                                   images=[sample.img_id for sample in data_batch['data_samples']],
+                                   old=[sample.kept_index for sample in data_batch['data_samples']
+                                        if sample.get('kept')]))
 
 
 @contextmanager
@@ -146,6 +148,11 @@ class Pair:
         self.run('two-seeds', self.config(SHORT[:1], **{'randomness.diff_rank_seed': True}))
         best = [dict(HEAD, epochs=2, until=UNTIL, restore_best=True), dict(NECK, epochs=1)]
         self.run('two-disks', self.config(best), f'two-disks{self.rank}')
+        held = self.config([dict(HEAD, epochs=1), dict(FULL, epochs=1)], custom_hooks=[EMA], keep=dict(
+            images=str(self.data.parent / 'old' / 'images')), **{'plan.allow': ['skipped-level']})
+        self.run('held', held)
+        self.run('held-stopped', held, kill=('epoch', 1))
+        self.run('held-resumed', held, 'held-stopped', resume=True)
         with frozen_before_wrapping():
             self.run('mistake', self.config(SHORT, **{'default_hooks.staged_unfreeze.verify': False}))
             try:
