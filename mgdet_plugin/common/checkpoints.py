@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import WRITTEN_BY, write_together
+from mgdet_plugin.common.name_lists import MAX_CLASSES, checked_names
 
 DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
           OSError, AssertionError, zipfile.BadZipFile)
@@ -57,6 +58,28 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> tuple[Mapping[str, 
             isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
         raise UserError(f'{path} holds no state_dict of tensors; {WRITTEN_BY}')
     return state, content
+
+
+def new_classes_of(content: Mapping[str, Any], name: str = 'the checkpoint') -> tuple[str | int, ...]:
+    """Classes that weights have rows for and have not learnt: ``meta.new_classes``, as an import writes it.
+
+    Args:
+        content: All of a checkpoint's content, see :func:`load_checkpoint`.
+        name: Its path, for messages.
+
+    Returns:
+        Their names, or their places (from 0) where an import knew only their number; none of trained weights.
+
+    Raises:
+        UserError: The entry is no such list.
+    """
+    meta = content.get('meta')
+    found = meta.get('new_classes') if isinstance(meta, Mapping) else None
+    origin = f'{name}: meta.new_classes'
+    if found in (None, []):
+        return ()
+    places = isinstance(found, list) and all(type(each) is int and 0 <= each < MAX_CLASSES for each in found)
+    return tuple(found) if places else checked_names(found, origin)
 
 
 def check_checksums(path: str | Path) -> None:

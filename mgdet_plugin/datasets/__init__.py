@@ -14,6 +14,7 @@ from mgdet_plugin.datasets.transforms.load_readable_image import LoadReadableIma
 
 __all__ = [
     'DIGITS_ROOT', 'DIGIT_CLASSES', 'ClipBoxes', 'DatasetReport', 'DropDegenerateBoxes', 'Inspector', 'Letterbox',
-    'LoadReadableImage', 'OldImages', 'SampleIndex', 'StagedBatchSampler', 'StagedDataset', 'StagedMix', 'check_datasets',
-    'ensure_digits', 'ensure_embedded_data', 'iter_dataset_cfgs', 'make_digits', 'sample_randomness', 'sample_seed',
+    'LoadReadableImage', 'OldImages', 'SampleIndex', 'StagedBatchSampler', 'StagedDataset', 'StagedMix',
+    'check_datasets', 'ensure_digits', 'ensure_embedded_data', 'iter_dataset_cfgs', 'make_digits', 'sample_randomness',
+    'sample_seed',
 ]

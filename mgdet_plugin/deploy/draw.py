@@ -1,7 +1,7 @@
 """What a model finds on held-back images, drawn on a sheet."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def draw_detections(config: str, checkpoint: str, out: str, count: int = 6, scor
     from mmengine.config import Config
 
     from mgdet_plugin.deploy.sheet import Box, class_colours, draw_boxes, read_rgb, scale_of, write_sheet
+    from mgdet_plugin.engine.checkpoint_check import read_weights
     from mgdet_plugin.engine.preflight import prepare_test
     prepare_test([config, checkpoint])
     cfg = Config.fromfile(config)
@@ -51,7 +52,7 @@ def draw_detections(config: str, checkpoint: str, out: str, count: int = 6, scor
     require(len(dataset), f'the test set of {config} must have images to draw', len(dataset))
     colours, names = class_colours(dataset.metainfo), dataset.metainfo['classes']
     pictures, found = [], 0
-    for index, detected in _detected(cfg, checkpoint, dataset, count, score_thr):
+    for index, detected in detections(cfg, read_weights(checkpoint, cfg)[0], dataset, count, score_thr):
         info = dataset.get_data_info(index)
         boxes = [Box(each['bbox'], colours[each['bbox_label']], names[each['bbox_label']], dashed=True)
                  for each in info.get('instances', ()) if truth and not each.get('ignore_flag')]
@@ -63,16 +64,25 @@ def draw_detections(config: str, checkpoint: str, out: str, count: int = 6, scor
     return found
 
 
-def _detected(cfg: Any, checkpoint: str, dataset: Any, count: int,
-              score_thr: float) -> Iterator[tuple[int, list[tuple[list[float], int, float]]]]:
-    """Index of an image -> corners in its pixels, label and score of what is found, best last."""
+def detections(cfg: Any, state: Mapping[str, Any], dataset: Any, count: int,
+               score_thr: float) -> Iterator[tuple[int, list[tuple[list[float], int, float]]]]:
+    """What a config's model finds on the first images of a dataset, one at a time.
+
+    Args:
+        cfg: The config.
+        state: Weights, all of the model's.
+        dataset: Its samples are those of a test pipeline.
+        count: Images.
+        score_thr: Lowest score.
+
+    Yields:
+        Index of an image; corners in its pixels, label and score of what is found on it, best last.
+    """
     import torch
     from mmdet.registry import MODELS
     from mmengine.dataset import pseudo_collate
-
-    from mgdet_plugin.engine.checkpoint_check import read_weights
     model = MODELS.build(cfg.model)
-    model.load_state_dict(read_weights(checkpoint, cfg)[0], strict=True)
+    model.load_state_dict(state, strict=True)
     model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
     for index in range(min(count, len(dataset))):
         with torch.inference_mode():

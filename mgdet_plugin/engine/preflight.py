@@ -21,11 +21,14 @@ from mgdet_plugin.common.resources import config_path, mmdet_script
 from mgdet_plugin.compat.launch import end_launched_process
 from mgdet_plugin.datasets import Inspector, check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.annotation_check import config_name
+from mgdet_plugin.datasets.old_images import image_paths
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.config_check import checked
+from mgdet_plugin.engine.keep_check import check_keep
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.engine.resume_choice import is_finished, resolve_resume
 from mgdet_plugin.engine.truth_check import check_truth
+from mgdet_plugin.plan.keeping import Keeping, is_followed
 from mgdet_plugin.plan.plan import start_of
 
 _RANKS = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
@@ -181,8 +184,23 @@ def _prepare(cfg: Config, splits: Sequence[str], start: str | None = None) -> It
         for report in check_datasets(others, [key.removesuffix('_dataloader') for key in others
                                               if key.endswith('_dataloader')], inspector):
             yield from report.lines()
+    if splits[0] == 'train' and cfg.get('keep'):
+        yield from _old_pictures(cfg, Keeping.build(cfg.keep), inspector)
     yield from check_truth(cfg, splits)
     yield from check_weights(cfg, splits[0], start)
+
+
+def _old_pictures(cfg: Config, keep: Keeping, inspector: Inspector | None) -> Iterator[str]:
+    """Checks of the pictures that hold a model to what its weights knew."""
+    if not cfg.get('stages'):
+        raise UserError(f'{config_name(cfg)} has keep and no stages: only a plan is held; inherit a config that has '
+                        'stages, such as _base_ = "mgdet_plugin::mgdet_nano_keep.py"')
+    if keep.images is None:
+        return
+    dataset = cfg.train_dataloader['dataset']
+    pipeline = next(iter(iter_dataset_cfgs(dataset)))['pipeline']
+    yield from check_keep(keep.images, keep.others(is_followed(cfg)), keep.images_used, pipeline, image_paths(dataset),
+                          inspector)
 
 
 def _other_views(cfg: Config) -> Iterator[str]:

@@ -63,7 +63,7 @@ class Holder:
                             f"{form}; take 'spare'")
         if keeping.cache and form == 'features':
             raise UserError("keep.cache keeps maps and boxes, and here the backbone's features are held; leave it out")
-        self.scales = scales_of(head, keeping.temperature) if form == 'maps' else Scales()
+        self.scales = scales_of(head, keeping.temperature) if isinstance(head, MultiGridHead) else Scales()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -117,8 +117,8 @@ class Holder:
     def _together(self, inputs: Tensor, samples: SampleList) -> Losses:
         """Losses of a detector that cannot tell those of old images apart."""
         if self.weight != 1:
-            raise UserError(f'{type(self.model).__name__} gives one loss for all images of a batch, so keep.weight must '
-                            f'be 1, got {self.weight:g}; change keep.share in its place')
+            raise UserError(f'{type(self.model).__name__} gives one loss for all images of a batch, so keep.weight '
+                            f'must be 1, got {self.weight:g}; change keep.share in its place')
         found: Losses = type(self.model).loss(self.model, inputs, samples)
         return found
 
@@ -187,12 +187,3 @@ def scales_of(head: MultiGridHead, temperature: float) -> Scales:
     loss = head.loss_module
     return Scales(loss.coord_scale, loss.object_scale, loss.no_object_scale, loss.class_scale, loss.anchor_scale,
                   head.bbox_coder.xy_scale, loss.use_softmax, temperature)
-
-
-def form_of(model: nn.Module, start: str, given: str | None) -> str:
-    """How a detector is held: as told, else by what was pretrained and by its head."""
-    if given is not None:
-        return given
-    if start == 'backbone':
-        return 'features'
-    return 'maps' if isinstance(getattr(model, 'bbox_head', None), MultiGridHead) else 'boxes'

@@ -2,9 +2,9 @@
 
 Shapes: B images, N cells over all levels, A anchors, C classes, D = 5 + A + C.
 
-Every term is a divergence, 0 where the model thinks as the teacher does. The teacher's own certainty weighs it: where it
-sees an object, with probability q, the model must agree on class, anchor and box; elsewhere on there being none. The
-scales are those of the model's own loss, so that an old image counts like a labelled one.
+Every term is a divergence, 0 where the model thinks as the teacher does. The teacher's own certainty weighs it: where
+it sees an object, with probability q, the model must agree on class, anchor and box; elsewhere on there being none.
+The scales are those of the model's own loss, so that an old image counts like a labelled one.
 """
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def divergence(model: Tensor, teacher: Tensor) -> Tensor:
 
 
 def softmax_divergence(model: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Divergence (...) of logits (..., K) of K events that exclude one another, times T^2 (arXiv 1503.02531, section 2).
+    """Divergence (...) of logits (..., K) of K events that exclude one another, times T^2 (arXiv 1503.02531).
 
     An event whose probability is 0 for the teacher only has to be 0 for the model.
     """

@@ -27,9 +27,6 @@ class Teacher:
         model: The run's model, not wrapped; a copy of it is made.
         state: Name -> tensor of the weights to ask.
         new_classes: Indices of classes the weights do not know: they are never seen.
-
-    Raises:
-        UserError: The detector's head is another than ``MultiGridHead`` and there are classes it does not know.
     """
 
     def __init__(self, model: nn.Module, state: Mapping[str, Tensor], new_classes: Collection[int] = ()) -> None:
@@ -37,8 +34,9 @@ class Teacher:
         self.model.load_state_dict(state)
         self.model.requires_grad_(False).eval()
         self.new_classes = frozenset(new_classes)
-        if isinstance(getattr(self.model, 'bbox_head', None), MultiGridHead):
-            silence(self.model.bbox_head, self.new_classes)
+        head = getattr(self.model, 'bbox_head', None)
+        if isinstance(head, MultiGridHead):
+            silence(head, self.new_classes)
 
     @torch.no_grad()
     def maps(self, inputs: Tensor) -> tuple[Tensor, ...]:
@@ -74,8 +72,8 @@ def silence(head: MultiGridHead, classes: Collection[int]) -> None:
     first = 5 + head.num_anchors
     for conv in head.predict_convs:
         for index in classes:
-            conv.weight[first + index] = 0
-            conv.bias[first + index] = SILENT
+            conv.get_parameter('weight')[first + index] = 0
+            conv.get_parameter('bias')[first + index] = SILENT
 
 
 def class_indices(given: Sequence[str | int], names: Sequence[str]) -> tuple[int, ...]:

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from torch import nn
+
 from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
+from mgdet_plugin.models.multigrid_head import MultiGridHead
 
 FORMS = ('maps', 'boxes', 'features')
 ON_NEW = ('distil', 'spare')
 CACHES = ('memory', 'file')
 AT_LEAST = 0.95
+OLD = 'old'  # the validation set of ``val_cfg.others`` that what is kept is measured on
 HELD_OUT = 0.2  # of the pictures, where no labelled set of the old domain judges
 
 
@@ -104,6 +108,16 @@ class Keeping:
         require(held is None or isinstance(held, (str, Mapping)) or (is_number(held) and 0 <= held < 1),
                 'keep.held_out must be a share from 0 and below 1, a folder or the config of a dataset', held)
 
+    def others(self, followed: bool) -> float | str | Mapping[str, Any]:
+        """What is held out: a share of the pictures, 0 for none, or other ones.
+
+        Args:
+            followed: Whether a labelled set of the old domain is measured on.
+        """
+        if followed:
+            return 0.0
+        return HELD_OUT if self.held_out is None else self.held_out
+
     def beside(self, new: int) -> int:
         """Old images beside so many new ones.
 
@@ -126,3 +140,17 @@ def check_weight(name: str, value: Any) -> None:
         UserError: With the name of the option.
     """
     require(is_number(value) and 0 <= value < math.inf, f'{name} must be a number from 0', value)
+
+
+def form_of(model: nn.Module, start: str, given: str | None) -> str:
+    """How a detector is held: as told, else by what was pretrained and by its head."""
+    if given is not None:
+        return given
+    if start == 'backbone':
+        return 'features'
+    return 'maps' if isinstance(getattr(model, 'bbox_head', None), MultiGridHead) else 'boxes'
+
+
+def is_followed(cfg: Mapping[str, Any]) -> bool:
+    """Whether a config measures on a labelled set of the old domain."""
+    return OLD in ((cfg.get('val_cfg') or {}).get('others') or {})

@@ -12,9 +12,10 @@ from torch import nn
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets import iter_dataset_cfgs
+from mgdet_plugin.datasets import OldImages, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.annotation_check import config_name
 from mgdet_plugin.plan.freezing import Frozen, frozen_of, statistics_layers
+from mgdet_plugin.plan.keeping import Keeping, form_of, is_followed
 from mgdet_plugin.plan.plan import Plan, Stage, start_of
 from mgdet_plugin.plan.progress import stages_before
 from mgdet_plugin.plan.rates import CONSTRUCTOR, PlannedRates, RateRules, base_rate, parameter_groups
@@ -50,12 +51,15 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
         dict(_stage(stage, model), until=_until(plan.until(index)),
              first_epoch=first[index] + 1, last_epoch=first[index] + stage.epochs,
              batch_size=stage.batch_size or cfg.train_dataloader.batch_size,
+             old_images=plan.keep.beside(stage.batch_size or cfg.train_dataloader.batch_size) if plan.keep else 0,
+             keep_weight=plan.keep_weight(index),
              groups=_groups(groups, rates, index, frozen_of(stage, model), model),
              augmentation={**_own_probs(cfg), **probs[index]})
         for index, stage in enumerate(plan.stages)
     ]
     report = dict(config=config_name(cfg), start=plan.start, load_from=cfg.get('load_from'), epochs=plan.epochs,
-                  rate_limit=rate_limit(plan), rate_scale=rates.scale, allow=sorted(plan.allow), stages=stages)
+                  rate_limit=rate_limit(plan), rate_scale=rates.scale, allow=sorted(plan.allow), stages=stages,
+                  keep=_kept(cfg, plan.keep, model, plan.start) if plan.keep else None)
     return report, findings
 
 
@@ -102,14 +106,46 @@ def plan_text(report: Mapping[str, Any]) -> str:
     source = f' ({report["load_from"]})' if report['load_from'] else ''
     lines = [f'{report["config"]}: {report["epochs"]} epochs in {len(report["stages"])} stage'
              f'{"s" if len(report["stages"]) > 1 else ""}, start: {report["start"]}{source}{limit}{scale}']
+    lines.append('keeps: ' + (_kept_text(report['keep']) if report['keep'] else
+                              "nothing of what the weights know is held (keep=dict(images='FOLDER') does)"))
     for index, stage in enumerate(report['stages'], 1):
         lines += ['', *_stage_lines(index, stage)]
     return '\n'.join(lines)
 
 
+def _kept(cfg: Config, keep: Keeping, model: nn.Module, start: str) -> dict[str, Any]:
+    """What a plan holds the model to; ``pictures`` is None where their folder is not there yet."""
+    try:
+        pictures = len(OldImages(keep.images, serialize_data=False)) if keep.images is not None else 0
+    except UserError:
+        pictures = None
+    followed = is_followed(cfg)
+    return dict(form=form_of(model, start, keep.form), images=keep.images, pictures=pictures,
+                images_used=keep.images_used, share=keep.share, at_least=keep.at_least, held_out=keep.others(followed),
+                followed=followed, on_new=keep.on_new, cache=keep.cache)
+
+
+def _kept_text(keep: Mapping[str, Any]) -> str:
+    """What is held, in a line."""
+    if keep['images'] is None:
+        return f'{keep["form"]} held on the new images alone'
+    source = keep['images'] if isinstance(keep['images'], str) else 'a dataset'
+    there = 'not there yet' if keep['pictures'] is None else f'{keep["pictures"]:,} pictures'
+    used = f', {keep["images_used"]:,} of them trained on' if keep['images_used'] else ''
+    measured = ("the labelled set val_cfg.others['old']" if keep['followed'] else
+                f'{keep["held_out"]:.0%} of them, never trained on' if isinstance(keep['held_out'], float) else
+                'nothing' if not keep['held_out'] else 'others, never trained on')
+    more = ''.join([f', on new images: {keep["on_new"]}' if keep['on_new'] else '',
+                    f', the teacher cached ({keep["cache"]}), old images not augmented' if keep['cache'] else ''])
+    return (f'{keep["form"]} held on {source} ({there}{used}), {keep["share"]:.0%} of each batch{more}; at least '
+            f'{keep["at_least"]:.0%} of the old AP must be left, measured on {measured}')
+
+
 def _stage_lines(index: int, stage: Mapping[str, Any]) -> list[str]:
     lines = [f"stage {index} '{stage['name']}': epochs {stage['first_epoch']} to {stage['last_epoch']}, "
-             f'{stage["frozen"]}, batch {stage["batch_size"]} a process']
+             f'{stage["frozen"]}, batch {stage["batch_size"]} a process'
+             + (f' and {stage["old_images"]} old images, weight {stage["keep_weight"]:g}' if stage['old_images'] else
+                '')]
     total = stage['trained_parameters'] + stage['frozen_parameters']
     lines.append(f'  trains {stage["trained_parameters"]:,} of {total:,} parameters')
     for name, part in stage['parts'].items():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import prod
+from math import log, prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +23,7 @@ from mgdet_plugin.weights.container.weights_file import WeightsFile
 from mgdet_plugin.weights.import_report import Report, import_report
 from mgdet_plugin.weights.mapping.architecture import BOX_ROWS, Part, predict_prefixes, tensor_keys
 from mgdet_plugin.weights.mapping.class_names import ClassRows
-from mgdet_plugin.weights.mapping.classes import ROW_STD, SEED, TargetClasses, class_rows, source_names
+from mgdet_plugin.weights.mapping.classes import ROW_STD, SEED, TargetClasses, added_rows, class_rows, source_names
 from mgdet_plugin.weights.mapping.layout import Assignment, FileLayout, assign, left_over
 from mgdet_plugin.weights.mapping.network import (
     Network,
@@ -34,11 +34,14 @@ from mgdet_plugin.weights.mapping.network import (
 )
 
 OTHER_CONFIG = 'give a config of MultiGridDet with --config'
+ADDED_SHARE = 1e-3
+"""All added classes together have less than this share of any cell's class probability before they are trained."""
 
 
 def convert(weights: WeightsFile, layout: FileLayout, part: Part, config: Config, target: TargetClasses | None = None,
             source_classes: str | Path | None = None,
-            count: Callable[[int], object] = int) -> tuple[dict[str, Tensor], Report]:
+            count: Callable[[int], object] = int,
+            added: TargetClasses | None = None) -> tuple[dict[str, Tensor], Report]:
     """The state dict and the report of an import, nothing written.
 
     Args:
@@ -49,6 +52,7 @@ def convert(weights: WeightsFile, layout: FileLayout, part: Part, config: Config
         target: The classes to import for, None for the file's.
         source_classes: Names of the file's classes, as :func:`.classes.source_names` takes them.
         count: Called with the bytes of every array read.
+        added: Classes to add after all of the file's, in place of a ``target``.
 
     Raises:
         UserError: The file holds another network or another part of it, does not fit the config or the classes (all
@@ -59,25 +63,29 @@ def convert(weights: WeightsFile, layout: FileLayout, part: Part, config: Config
         raise UserError(f'{weights.name} is a backbone file ({len(layout.convs)} convolutions, no prediction '
                         'convolutions); import it with --part backbone')
     anchors = anchors_per_scale(config) if whole else ()
-    in_file = file_classes(weights.name, layout, anchors) if whole else 0
-    rows = class_rows(target, source_names(source_classes, in_file), in_file) if whole else None
-    if target is not None:
-        config.merge_from_dict({'model.bbox_head.num_classes': target.count,
+    in_file = file_classes(weights.name, layout.outputs, anchors) if whole else 0
+    names = source_names(source_classes, in_file) if whole else None
+    rows = added_rows(added, names, in_file) if added else class_rows(target, names, in_file) if whole else None
+    redraw = target is not None or added is not None
+    if rows is not None and redraw:
+        config.merge_from_dict({'model.bbox_head.num_classes': len(rows.names),
                                 'model.bbox_head.bridge_channels': layout.bridge_channels})
     network = describe_network(config, part)
     assignments = assign(layout, part)
-    check_fit(weights.name, assignments, network, in_file, redraw=target is not None)
+    check_fit(weights.name, assignments, network, in_file, redraw)
     state = read_tensors(weights, assignments, count)
-    if rows is not None and target is not None:
-        generator = torch.Generator().manual_seed(SEED)
-        for prefix, kept in zip(predict_prefixes(part), anchors, strict=True):
-            weight, bias = tensor_keys(prefix).values()
+    generator = torch.Generator().manual_seed(SEED)
+    for prefix, kept in zip(predict_prefixes(part), anchors, strict=True):
+        weight, bias = tensor_keys(prefix).values()
+        if added is not None:
+            state[weight], state[bias] = append_class_rows(state[weight], state[bias], BOX_ROWS + kept, added.count)
+        elif rows is not None and redraw:
             state[weight], state[bias] = replace_class_rows(
                 state[weight], state[bias], BOX_ROWS + kept, rows.sources, generator)
     state = cover(state, network)
     report = import_report(weights, layout, assignments, state, left_over(weights, layout, assignments))
     if rows is not None:
-        add_classes(report, rows, in_file, layout.bridge_channels if target is not None else None)
+        add_classes(report, rows, in_file, layout.bridge_channels if redraw else None, drawn=added is None)
         report['anchors'] = [[list(size) for size in scale] for scale in config.model.bbox_head.anchors]
     return state, report
 
@@ -85,16 +93,18 @@ def convert(weights: WeightsFile, layout: FileLayout, part: Part, config: Config
 def checkpoint_writer(state: Mapping[str, Tensor], report: Report) -> Callable[[BinaryIO], object]:
     """What writes the checkpoint of an import to an opened file."""
     meta: dict[str, Any] = dict(mgdet_version=__version__, keras_import=report)
-    if report['classes'] and report['classes']['names']:
-        meta['dataset_meta'] = dict(classes=report['classes']['names'])
+    if report['classes']:
+        meta['new_classes'] = report['classes']['new_classes']
+        if report['classes']['names']:
+            meta['dataset_meta'] = dict(classes=report['classes']['names'])
     return partial(torch.save, dict(meta=meta, state_dict=state))
 
 
-def file_classes(name: str, layout: FileLayout, anchors: Sequence[int]) -> int:
+def file_classes(name: str, outputs: Sequence[int], anchors: Sequence[int]) -> int:
     """Classes a model file was trained on, from the channels of its maps and the config's anchors of every scale."""
-    found = {outputs - BOX_ROWS - count for outputs, count in zip(layout.outputs, anchors, strict=False)}
-    if len(anchors) != len(layout.outputs) or len(found) != 1 or not 1 <= min(found) <= MAX_CLASSES:
-        raise UserError(f'{name}: prediction maps of {list(layout.outputs)} channels do not fit the {list(anchors)} '
+    found = {channels - BOX_ROWS - count for channels, count in zip(outputs, anchors, strict=False)}
+    if len(anchors) != len(outputs) or len(found) != 1 or not 1 <= min(found) <= MAX_CLASSES:
+        raise UserError(f'{name}: prediction maps of {list(outputs)} channels do not fit the {list(anchors)} '
                         'anchors a scale of the config: channels are 5 + anchors + classes, with one class count from '
                         f'1 to {MAX_CLASSES:,}')
     return found.pop()
@@ -173,6 +183,29 @@ def replace_class_rows(weight: Tensor, bias: Tensor, kept: int, sources: Sequenc
     return torch.cat((weight[:kept], rows)), torch.cat((bias[:kept], shifts))
 
 
+def append_class_rows(weight: Tensor, bias: Tensor, kept: int, count: int) -> tuple[Tensor, Tensor]:
+    """Give a prediction convolution rows for further classes that leave the probabilities of its own as they are.
+
+    A new row is the mean of the C old class rows, its bias the mean of theirs less ``log(count / (C ADDED_SHARE))``. A
+    mean of logits is at most their log-sum-exp less ``log C`` (Jensen), so in every cell of every picture the new
+    classes together have a share below :data:`ADDED_SHARE` of the softmax, and every probability of an old class
+    changes by less than that. New rows need no noise between them: their gradients differ as their labels do, and at a
+    new object the gradient of its logit is all but -1 from the first step.
+
+    Args:
+        weight: (D, K, 1, 1), rows of boxes, objectness and anchors first, then the C classes.
+        bias: (D,).
+        kept: How many first rows are of no class, 5 + A.
+        count: New classes.
+
+    Returns:
+        weight (D + count, K, 1, 1) and bias (D + count,).
+    """
+    rows = weight[kept:].mean(0, keepdim=True).expand(count, *weight.shape[1:])
+    shift = bias[kept:].mean() - log(count / ((len(bias) - kept) * ADDED_SHARE))
+    return torch.cat((weight, rows)), torch.cat((bias, shift.expand(count)))
+
+
 def cover(state: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
     """The whole state dict in the network's order; Keras counts no batches, so those counters are zero."""
     whole: dict[str, Tensor] = {}
@@ -186,15 +219,27 @@ def cover(state: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
     return whole
 
 
-def add_classes(report: Report, rows: ClassRows, in_file: int, bridges: Sequence[int] | None) -> None:
-    """Put into the report what became of the classes; ``bridges`` are given if class rows were replaced."""
+def add_classes(report: Report, rows: ClassRows, in_file: int, bridges: Sequence[int] | None,
+                drawn: bool = True) -> None:
+    """Put into the report what became of the classes.
+
+    Args:
+        report: The report.
+        rows: Where their rows come from.
+        in_file: Classes of the file.
+        bridges: Channels of the file's bridges where class rows were replaced or added.
+        drawn: Whether new rows were drawn, not appended by :func:`append_class_rows`.
+    """
     written = len(rows.names)
     table = [f'{in_file} in the file, {written} written', *rows.table()]
     if bridges is not None:
-        new = f'new rows are drawn from N(0, {ROW_STD}) with zero bias (seed {SEED}); ' if rows.kept < written else ''
+        new = '' if rows.kept == written else (
+            f'new rows are drawn from N(0, {ROW_STD}) with zero bias (seed {SEED}); ' if drawn else
+            f'a new row is the mean of the old, its bias leaves new classes less than {ADDED_SHARE:g} of any cell; ')
         table.append(f'{new}rows of boxes, objectness and anchors and all other tensors are kept')
         report['notes'].append(f'train it with model.bbox_head.num_classes={written} and '
                                f'model.bbox_head.bridge_channels={tuple(bridges)}')
     report['notes'] += rows.notes
     names = [name for name in rows.names if name is not None]
-    report['classes'] = dict(file=in_file, written=written, names=names or None, rows=rows.report(), table=table)
+    report['classes'] = dict(file=in_file, written=written, names=names or None, rows=rows.report(),
+                             new_classes=rows.new_classes, table=table)

@@ -31,13 +31,8 @@ INITIAL = dict(weight=1.0, bias=0.0, running_mean=0.0, running_var=1.0)
 def import_report(weights: WeightsFile, layout: FileLayout, assignments: Sequence[Assignment],
                 state: Mapping[str, Tensor], not_used: Mapping[str, str]) -> Report:
     """The account of an import, plain types only; ``not_used`` says of every array left over what it is."""
-    sources = {item.key: item for item in assignments}
-    tensors = []
-    for key, tensor in state.items():
-        item = sources.get(key)  # None for the counters Keras does not have
-        tensors.append(dict(destination=key, shape=list(tensor.shape), source=item and item.source.path,
-                            layer=item and item.layer.name, dtype=item and item.source.dtype,
-                            **(tensor_statistics(tensor) if tensor.is_floating_point() else {})))
+    sources = {item.key: (item.source.path, item.layer.name, item.source.dtype) for item in assignments}
+    tensors = [tensor_entry(key, tensor, *sources.get(key, ())) for key, tensor in state.items()]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for path, reason in not_used.items():
         by_reason[reason].append(path)
@@ -56,6 +51,13 @@ def import_report(weights: WeightsFile, layout: FileLayout, assignments: Sequenc
         not_used=dict(by_reason),
         warnings=find_warnings(state),
         notes=notes)
+
+
+def tensor_entry(key: str, tensor: Tensor, source: str | None = None, layer: str | None = None,
+                 dtype: str | None = None) -> dict[str, Any]:
+    """The account of one tensor; without a source that of a counter, which Keras does not have."""
+    return dict(destination=key, shape=list(tensor.shape), source=source, layer=layer, dtype=dtype,
+                **(tensor_statistics(tensor) if tensor.is_floating_point() else {}))
 
 
 def tensor_statistics(tensor: Tensor) -> dict[str, float]:
@@ -112,11 +114,11 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
 def summary(report: Report) -> str:
     """The table a person reads."""
     source, found = report['source'], report['found']
-    darknet = source['container'].startswith('Darknet')
+    is_keras = source['container'] in ('HDF5', '.keras archive')
     version = f'Keras {found["keras_version"] or "version not stored with the weights"}'
     rows = [
         ('file', file_line(source)),
-        ('layout', found['layout'] + ('' if darknet else f', {version}')),
+        ('layout', found['layout'] + (f', {version}' if is_keras else '')),
         ('holds', f'a {found["part"]}: {found["layers"]}'),
         ('order', found['order']),
     ]

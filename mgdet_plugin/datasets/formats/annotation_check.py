@@ -139,7 +139,7 @@ class _Checker:
         if any(getattr(cls, each) is not getattr(base, each) for each in ('load_data_list', 'parse_data_info')):
             return DatasetReport(name, note=f'annotations not checked ({kind} reads its files in its own way)')
         report, folder = (self.coco if is_coco else self.voc)(name, dataset, classes)
-        report = replace(report, name=name)
+        report = replace(report, name=name, folder=folder)
         report.refuse()
         if report.left_to_transform and not drops:
             raise UserError(f'{name}: {kind} keeps {report.left_to_transform} degenerate boxes (first: '

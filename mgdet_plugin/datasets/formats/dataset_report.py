@@ -1,9 +1,11 @@
 """What the annotations of one dataset hold: counted box by box, said in lines, refused where it cannot be meant."""
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mgdet_plugin.common.errors import UserError
@@ -30,6 +32,7 @@ class DatasetReport:
         classes: the classes of the dataset.
         sense: how its boxes are written.
         records: the images.
+        folder: where their paths begin.
         per_class: class name -> boxes, the skipped ones included.
         with_objects: ids of the images that show an object of its classes.
         skipped: reason -> number of degenerate boxes, which never reach the model.
@@ -45,6 +48,7 @@ class DatasetReport:
     classes: Sequence[str] = ()
     sense: BoxSense = field(default_factory=lambda: BoxSense(corners=False))
     records: list[ImageRecord] = field(default_factory=list)
+    folder: Path = Path()
     per_class: Counter[str] = field(default_factory=Counter)
     with_objects: set[Any] = field(default_factory=set)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -58,6 +62,11 @@ class DatasetReport:
     def images(self) -> int:
         """Number of images its annotations name."""
         return len(self.records)
+
+    @property
+    def paths(self) -> list[str]:
+        """Path of each image."""
+        return [os.path.join(self.folder, record.file_name) for record in self.records]
 
     @property
     def boxes(self) -> int:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ MAX_PIXELS = 2 ** 28
 _REMEMBER = 1.0  # seconds of decoding from which its result is remembered
 _PROGRESS = 5.0  # seconds between two words on the progress
 _NEARLY_ALL = 0.9  # share of pictures of another size than said above which a set is refused
+_ORIENTATION = 0x0112  # the tag of Exif; from 5 to 8 width and height change places
 _IN_ONE_LINE = 10  # unreadable pictures; more have a line each
 _SKIP = "; to train without a few, load them by dict(type='LoadReadableImage', skip=SHARE), SHARE at least {:g}"
 
@@ -57,7 +58,7 @@ class Inspector:
     known: dict[Path, dict[str, list[int]]] = field(default_factory=dict, init=False)  # what each memory file holds
 
     def inspect(self, name: str, records: Sequence[ImageRecord], folder: Path, loader: LoadImageFromFile,
-                skip: float = 0.0) -> list[str]:
+                skip: float = 0.0, otherwise: str = 'take their records out') -> list[str]:
         """Decode the pictures of one dataset.
 
         Args:
@@ -66,6 +67,7 @@ class Inspector:
             folder: where their paths begin.
             loader: the step of its pipeline that loads them.
             skip: the share of them that may be unreadable.
+            otherwise: what to do with those that cannot be fetched again, for messages.
 
         Returns:
             Lines on what is not as the records say.
@@ -73,7 +75,7 @@ class Inspector:
         Raises:
             UserError: more than that cannot be read, or nearly all are of another size than their records say.
         """
-        with _declared_sizes_unbounded():
+        with declared_sizes_unbounded():
             looks = list(self._look_at(name, records, folder, loader))
         lines = []
         bad = [f'{look.record.file_name} (id {look.record.image_id}): {look.fault}' for look in looks if look.fault]
@@ -86,8 +88,8 @@ class Inspector:
                 way_out = _SKIP.format(ceil(1000 * len(bad) / len(looks)) / 1000) if name.startswith('train') else ''
                 for each in bad if len(bad) > _IN_ONE_LINE else ():
                     self.say(f'{name}: cannot read {each}')
-                raise UserError(f'{name}: {text}: {some(bad, _IN_ONE_LINE)}; fetch them again or take their records '
-                                f'out{way_out}')
+                raise UserError(f'{name}: {text}: {some(bad, _IN_ONE_LINE)}; fetch them again or '
+                                f'{otherwise}{way_out}')
             lines.append(f'{text} and will be skipped: {some(bad, len(bad))}')
         seen = [look for look in looks if look.size]
         other = [look for look in seen if look.record.size not in (None, look.size)]
@@ -116,7 +118,7 @@ class Inspector:
                 return Look(record, (known[record.file_name][2], known[record.file_name][3]))
             if time.monotonic() - begun > self.budget:
                 return Look(record)
-            found = _decoded(path, loader)
+            found = decoded(path, loader)
             if isinstance(found, str):
                 return Look(record, fault=found)
             known[record.file_name] = [*stamp, *found]
@@ -134,13 +136,13 @@ class Inspector:
             _remember(memory, known)
 
 
-def _decoded(path: str, loader: LoadImageFromFile) -> tuple[int, int] | str:
+def decoded(path: str, loader: LoadImageFromFile) -> tuple[int, int] | str:
     """(w, h) of a picture in pixels as its pipeline will see it, or what is wrong with it."""
     if not os.path.isfile(path):  # opening a pipe would wait for ever
         return 'no file'
     if os.path.getsize(path) == 0:
         return 'empty'
-    pixels = _declared_pixels(path)
+    pixels = prod(picture_size(path))
     limit = int(os.environ.get(LIMIT, MAX_PIXELS))
     if pixels > limit:
         return f'{pixels:,} pixels declared, {limit:,} are allowed (by {LIMIT} in the environment)'
@@ -154,17 +156,28 @@ def _decoded(path: str, loader: LoadImageFromFile) -> tuple[int, int] | str:
     return (loaded['ori_shape'][1], loaded['ori_shape'][0]) if loaded else 'the loader returns nothing'
 
 
-def _declared_pixels(path: str) -> int:
-    """Pixels by a picture's header; 0 where Pillow cannot tell."""
+def picture_size(path: str) -> tuple[int, int]:
+    """(w, h) of a picture in pixels by its header, upright as loaders turn it; (0, 0) where Pillow cannot tell."""
     try:
+        if not os.path.isfile(path):
+            return 0, 0
         with Image.open(path) as picture:
-            return picture.width * picture.height
+            width, height = picture.size
+            return (height, width) if _is_turned(picture) else (width, height)
     except DECODER_ERRORS:
-        return 0
+        return 0, 0
+
+
+def _is_turned(picture: Image.Image) -> bool:
+    """Whether a picture lies on its side in its file, by its Exif data."""
+    try:
+        return Image.Image.getexif(picture).get(_ORIENTATION, 1) in (5, 6, 7, 8)  # that of a PNG decodes all of it
+    except Exception:  # broken data may raise anything, and loaders pass over them
+        return False
 
 
 @contextmanager
-def _declared_sizes_unbounded() -> Iterator[None]:
+def declared_sizes_unbounded() -> Iterator[None]:
     """Pillow reads the header of any picture within it: the limit is ours."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:

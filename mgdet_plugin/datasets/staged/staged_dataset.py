@@ -167,6 +167,7 @@ class StagedDataset(Dataset):
 
     def _old(self, position: int, index: int) -> Any:
         """A sample of an old image; one whose augmentation gives None is augmented anew, no other takes its place."""
+        assert self.old is not None
         probs = self._probs(index.stage if isinstance(index, SampleIndex) else 0)
         with sample_randomness(index.seed if isinstance(index, SampleIndex) else sample_seed(0, 0, index)):
             for _ in range(self.max_refetch + 1):

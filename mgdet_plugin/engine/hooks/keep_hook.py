@@ -21,22 +21,21 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
 from mgdet_plugin.common.processes import on_first_rank
 from mgdet_plugin.datasets import iter_dataset_cfgs
-from mgdet_plugin.datasets.old_images import OldImages, plain_pipeline
+from mgdet_plugin.datasets.old_images import OldImages, image_paths
 from mgdet_plugin.datasets.staged.sample_index import kept_randomness
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.staged_run import StagedRun, staged_run
 from mgdet_plugin.keep.agreement import coco_of
-from mgdet_plugin.keep.holder import Holder, form_of
+from mgdet_plugin.keep.holder import Holder
 from mgdet_plugin.keep.memory import describe, split_held_out, spread
 from mgdet_plugin.keep.start_weights import save_start, start_state
 from mgdet_plugin.keep.teacher import Teacher, class_indices
 from mgdet_plugin.models.maths.grid import flatten_maps
 from mgdet_plugin.plan.freezing import unwrap
-from mgdet_plugin.plan.keeping import HELD_OUT, Keeping
+from mgdet_plugin.plan.keeping import OLD, Keeping, form_of
 
 KEY = 'keep'  # in a checkpoint: the classes its run's start weights did not know
 FOLDER = 'keep'  # in a run's folder
-OLD = 'old'
 _LOOK = 50  # pictures looked at before the teacher is said to see nothing
 
 
@@ -111,7 +110,8 @@ class KeepHook(Hook):
         keeping, holder = self.keeping, self._holder
         assert holder is not None
         followed = OLD in getattr(runner.val_loop, 'others', {})
-        own = pictures.dataset(keeping.images) if keeping.images is not None else None
+        old = getattr(runner.train_dataloader.dataset, 'old', None)
+        own = old.seen_by(pictures.pipeline) if old is not None else None
         held_out, memory = None, list(range(len(own) if own else 0))
         if not followed and holder.form != 'features':
             held_out, memory = self._held_out(pictures, own, memory)
@@ -121,6 +121,7 @@ class KeepHook(Hook):
             pictures.follow(held_out, keeping)
         if own is not None:
             offset = len(runner.train_dataloader.dataset)
+            assert run.loop.batch_sampler is not None  # a built dataloader was refused
             run.loop.batch_sampler.set_memory([offset + index for index in memory])
             if holder.form != 'features':
                 pictures.refuse_blind(own, memory, keeping)
@@ -133,14 +134,12 @@ class KeepHook(Hook):
 
     def _held_out(self, pictures: OldPictures, own: Any, memory: list[int]) -> tuple[Any, list[int]]:
         """What is never trained on, and what is left to train on."""
-        given = self.keeping.held_out
-        if given is not None and not isinstance(given, (int, float)):
-            return pictures.dataset(given), memory
-        share = HELD_OUT if given is None else float(given)
-        if own is None or not share:
+        given = self.keeping.others(followed=False)
+        if isinstance(given, (str, Mapping)):
+            return pictures.others(given), memory
+        if own is None or not given:
             return None, memory
-        paths = [own.get_data_info(index)['img_path'] for index in memory]
-        kept, held = split_held_out(paths, share)
+        kept, held = split_held_out(own.names, given)
         return own.get_subset(held), kept
 
 
@@ -156,11 +155,13 @@ class OldPictures:
     def __init__(self, runner: Runner, teacher: Teacher, form: str) -> None:
         self.runner, self.teacher, self.form = runner, teacher, form
         loader = runner.cfg.get('val_dataloader') or runner.cfg.train_dataloader
-        self.pipeline = plain_pipeline(next(iter(iter_dataset_cfgs(loader['dataset'])))['pipeline'])
+        self.pipeline = next(iter(iter_dataset_cfgs(loader['dataset'])))['pipeline']
 
-    def dataset(self, images: str | Mapping[str, Any]) -> OldImages:
-        """The pictures of a folder or dataset."""
-        return OldImages(images=images, pipeline=self.pipeline, test_mode=True)
+    def others(self, images: str | Mapping[str, Any]) -> OldImages:
+        """The pictures of another folder or dataset."""
+        found = OldImages(images, serialize_data=False).seen_by(self.pipeline)
+        found.leave_out(image_paths(self.runner.cfg.train_dataloader['dataset']))
+        return found
 
     def batches(self, dataset: OldImages, indices: Sequence[int]) -> Iterator[tuple[int, Tensor, list[Any]]]:
         """Index, normalised image (1, 3, H, W) and data sample of each picture.
@@ -255,7 +256,7 @@ def told(summary: Mapping[str, Any]) -> str:
             f'{summary["weight"]:g}; measured by {by}')
 
 
-def new_classes_of(checkpoint):  # temporary: branch classes
+def new_classes_of(checkpoint: Any) -> tuple[str, ...]:
     return ()
 
 
@@ -267,6 +268,6 @@ def checked_names(record: Any) -> tuple[str | int, ...]:
     """
     given = record.get('new_classes', []) if isinstance(record, Mapping) else None if record is not None else []
     if not isinstance(given, list) or not all(isinstance(each, (str, int)) for each in given):
-        raise UserError(f"the checkpoint's record of what is kept is no list of classes: {given!r}; resume from another "
-                        'checkpoint')
+        raise UserError(f"the checkpoint's record of what is kept is no list of classes: {given!r}; resume from "
+                        'another checkpoint')
     return tuple(given)

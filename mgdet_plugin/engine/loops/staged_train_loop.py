@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets import iter_dataset_cfgs
-from mgdet_plugin.datasets.old_images import old_pipeline, plain_pipeline
+from mgdet_plugin.datasets import OldImages, iter_dataset_cfgs
+from mgdet_plugin.datasets.old_images import image_paths, old_pipeline
 from mgdet_plugin.datasets.staged.staged_batch_sampler import StagedBatchSampler
 from mgdet_plugin.engine.hooks.keep_hook import KeepHook
 from mgdet_plugin.engine.hooks.staged_unfreeze_hook import StagedUnfreezeHook
@@ -51,8 +51,8 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         self.cap = max_epochs
         plan = _the_plan(runner)
         runner.optim_wrapper = _with_plan(runner, plan)
-        super().__init__(runner, staged_dataloader(dataloader, plan, runner.cfg.get('val_dataloader')), min(plan.epochs, max_epochs or plan.epochs),
-                         **kwargs)
+        super().__init__(runner, staged_dataloader(dataloader, plan, runner.cfg.get('val_dataloader')),
+                         min(plan.epochs, max_epochs or plan.epochs), **kwargs)
         self.staged = StagedRun(runner, self, plan)
         if plan.keep is not None:
             runner.register_hook(KeepHook(plan.keep))
@@ -195,9 +195,11 @@ def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan,
     return dict(kept, batch_sampler=sampler, dataset=dataset)
 
 
-def _old_images(keep: Keeping, dataloader: Mapping[str, Any], validation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Config of the old images: augmented as the new ones or, where the teacher's view of them is cached, not at all."""
-    plain = validation if keep.cache and validation else None
+def _old_images(keep: Keeping, dataloader: Mapping[str, Any], validation: Mapping[str, Any] | None) -> OldImages:
+    """The old images: augmented as the new ones or, where the teacher's view of them is cached, not at all."""
+    assert keep.images is not None
+    plain = validation if keep.cache else None
     pipeline = next(iter(iter_dataset_cfgs((plain or dataloader)['dataset'])))['pipeline']
-    return dict(type='OldImages', images=keep.images,
-                pipeline=plain_pipeline(pipeline) if plain else old_pipeline(pipeline))
+    old = OldImages(keep.images, pipeline=old_pipeline(pipeline), serialize_data=False)
+    old.leave_out(image_paths(dataloader['dataset']))
+    return old

@@ -80,6 +80,12 @@ class ClassRows:
         """How many rows come from the file."""
         return sum(row is not None for row in self.sources)
 
+    @property
+    def new_classes(self) -> list[str | int]:
+        """The classes that no row of the file means: their names, or their places where they have none."""
+        return [row if name is None else name
+                for row, (name, source) in enumerate(zip(self.names, self.sources, strict=True)) if source is None]
+
     def source_name(self, row: int | None) -> str | None:
         """Name of a class of the file, None where it is not known."""
         return self.source_names[row] if self.source_names is not None and row is not None else None

@@ -13,11 +13,19 @@ from pathlib import Path
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.name_lists import FORMS, MAX_CLASSES, checked_names, registered_names, text_names
 from mgdet_plugin.common.resources import own_config
-from mgdet_plugin.weights.mapping.class_names import ClassRows, all_rows, match_classes, new_rows
+from mgdet_plugin.weights.mapping.class_names import (
+    ClassRows,
+    all_rows,
+    colliding_names,
+    listed,
+    match_classes,
+    new_rows,
+)
 
 ROW_STD = 0.01
 SEED = 0
 COCO_CLASSES = 80
+ADD_CLASSES = '--add-classes'
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,31 @@ def class_rows(target: TargetClasses | None, source: Sequence[str] | None, in_fi
         return new_rows(target.names, "the names of the file's classes are not known, so all class rows are new; give "
                         'them with --source-classes to keep rows by name')
     return match_classes(target.names, source)
+
+
+def added_rows(added: TargetClasses, source: Sequence[str] | None, in_file: int) -> ClassRows:
+    """All rows of a file of ``in_file`` classes in their places, and after them those of added classes.
+
+    Raises:
+        UserError: The names of the file's classes (``source``) or of the added ones are not known, the file knows one
+            of these, or all together are too many.
+    """
+    if added.names is None:
+        raise UserError(f'{ADD_CLASSES} {added.count}: a number has no names; give {FORMS}')
+    if source is None:
+        raise UserError(f"{ADD_CLASSES}: the names of the file's {in_file:,} classes are not known, so what is new to "
+                        'it cannot be told; give them with --source-classes')
+    known = [name if name == source[row] else f'{name} (it calls it {source[row]})'
+             for name, row in zip(added.names, match_classes(added.names, source).sources, strict=True)
+             if row is not None]
+    if known:
+        raise UserError(f'{ADD_CLASSES}: the file knows {listed(known)} already; list new classes alone, or all that '
+                        'you want with --classes')
+    names = (*source, *added.names)
+    if len(names) > MAX_CLASSES:
+        raise UserError(f'{ADD_CLASSES}: {in_file:,} classes of the file and {added.count:,} new ones, at most '
+                        f'{MAX_CLASSES:,} are taken')
+    return ClassRows(names, (*range(in_file), *(None,) * added.count), tuple(source), tuple(colliding_names(names)))
 
 
 def coco_names(path: Path, origin: str) -> tuple[str, ...]:
