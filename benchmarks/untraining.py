@@ -1,9 +1,9 @@
 """Does fine-tuning in stages keep what the weights knew? Ways to fine-tune the demo's weights, both domains measured.
 
-All ways start from the same weights, see the same new images and train for as many steps; the guard watches and changes
-nothing. Some hold on to old images without labels, and two, for comparison, train on old images with labels. Blends with
-the loaded weights (WiSE-FT, arXiv 2109.01903) are picked on the validation sets. Everything reported is measured on the
-test sets, which no choice has seen.
+All ways start from the same weights, see the same new images and train for as many steps; the guard watches and
+changes nothing. Some hold on to old images without labels, and two, for comparison, train on old images with labels.
+Blends with the loaded weights (WiSE-FT, arXiv 2109.01903) are picked on the validation sets. Everything reported is
+measured on the test sets, which no choice has seen.
 """
 from __future__ import annotations
 

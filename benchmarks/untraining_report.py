@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import permutations
 from typing import Any, NamedTuple
@@ -158,8 +158,8 @@ def comparison_text(comparison: Comparison) -> str:
         picked = ', '.join(f'{each.alpha:g} (seed {each.seed})' for each in comparison.blends
                            if each.picked and each.way == way)
         if picked:
-            how = (f'the highest new AP that keeps {comparison.keep:g} of the old AP of the loaded weights, the highest '
-                   'old AP where none does' if way == STAGED else 'the highest mean of both APs')
+            how = (f'the highest new AP that keeps {comparison.keep:g} of the old AP of the loaded weights, the '
+                   'highest old AP where none does' if way == STAGED else 'the highest mean of both APs')
             lines += ['', f'{name}: alpha {picked}, picked on the validation sets: {how}.']
     return '\n'.join([*lines, '', *verdict(comparison)]) + '\n'
 
