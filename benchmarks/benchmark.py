@@ -26,7 +26,10 @@ class LearningOptions:
         folder: Where it gets a folder of its own, made where it is missing.
         jobs: Runs at once.
         seeds: One run of each way a seed.
-        only: Names of what to run, for a benchmark that takes them; none means all.
+        only: Names of what to run; none means all.
+        photographs: Folder of photographs that have nothing to do with what the weights know.
+        bccd: Folder of the blood cells, as data/bccd is laid out.
+        raccoon: Folder of the raccoons, with images and their annotations in VOC's form.
 
     Raises:
         UserError: A value is out of its range.
@@ -35,6 +38,9 @@ class LearningOptions:
     jobs: int
     seeds: tuple[int, ...]
     only: tuple[str, ...] = ()
+    photographs: Path | None = None
+    bccd: Path | None = None
+    raccoon: Path | None = None
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
@@ -117,5 +123,6 @@ SUITES: dict[str, Callable[..., Any]] = {
 ROWS: dict[str, Callable[[], list[dict[str, Any]]]] = {'import': _late('import_benchmark:import_rows')}
 """Suites whose sides run in processes of their own."""
 LEARNING: dict[str, Callable[[LearningOptions], str]] = {
-    'accuracy': _late('accuracy:accuracy'), 'untraining': _late('untraining:untraining')}
+    'accuracy': _late('accuracy:accuracy'), 'untraining': _late('untraining:untraining'),
+    'new_classes': _late('new_classes:new_classes')}
 """Suites that train: not among those that run when none is named; each writes into a folder and returns its report."""

@@ -4,7 +4,8 @@
 
 Suites of learning train many runs side by side, an hour or more, and go on where they were cut off:
 
-    python tools/benchmark.py untraining [--jobs N] [--seeds S ...] [--out DIR]
+    python tools/benchmark.py untraining [--photographs DIR] [--only NAME ...] [--jobs N] [--seeds S ...] [--out DIR]
+    python tools/benchmark.py new_classes --bccd DIR [--raccoon DIR] [--only NAME ...] [--jobs N] [--seeds S ...] ...
     python tools/benchmark.py accuracy [--only NAME ...] [--jobs N] [--seeds S ...] [--out DIR]
 """
 from __future__ import annotations
@@ -23,14 +24,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser('benchmark', __doc__)
     parser.add_argument('suites', nargs='*', metavar='SUITE',
                         help='any of inference, train_step, suppression, validation, guarded_step, import (default: '
-                             'these) and of accuracy, untraining')
+                             'these) and of accuracy, untraining, new_classes')
     parser.add_argument('--device', default='cpu', help='torch device for speed')
     parser.add_argument('--json', metavar='F', help='file for the figures of speed')
     parser.add_argument('--jobs', type=int, metavar='N',
                         help='learning: runs at once, each on one core (default: number of cores; 1 on a GPU)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='S', help='learning: default 0 1 2')
     parser.add_argument('--only', nargs='+', default=[], metavar='NAME',
-                        help='accuracy: what to run, such as heads, variants/bccd or digits (default: all)')
+                        help='learning: what to run, such as heads, variants/bccd or keep_50 (default: all)')
+    for name, what in (('photographs', 'untraining: folder of photographs that have nothing to do with the old images'),
+                       ('bccd', 'new_classes: folder of the blood cells, with annotations/ and images/'),
+                       ('raccoon', 'new_classes: folder of the raccoons, with annotations/ in VOC form and images/')):
+        parser.add_argument(f'--{name}', type=Path, metavar='DIR', help=what)
     parser.add_argument('--out', default='work_dirs/benchmarks', metavar='DIR',
                         help='learning: folder in which each suite has its own (default: %(default)s)')
     args: argparse.Namespace = parser.parse_args(arguments)
@@ -49,11 +54,12 @@ def main(arguments: Sequence[str]) -> int:
     from benchmarks.benchmark import LEARNING, ROWS, SUITES, LearningOptions, check_names, run_suites, write_json
     check_names(args.suites, (*SUITES, *ROWS, *LEARNING))
     learning = [name for name in dict.fromkeys(args.suites) if name in LEARNING]
-    if args.only and learning != ['accuracy']:
-        raise UserError(f'--only is for accuracy alone and comes after it, got --only {" ".join(args.only)} '
+    if args.only and (len(learning) != 1 or learning != args.suites):
+        raise UserError(f'--only is for one suite of learning and comes after it, got --only {" ".join(args.only)} '
                         f'and the suites {" ".join(args.suites) or "of speed"}')
     jobs = args.jobs if args.jobs is not None else default_jobs() if learning else 1
-    options = LearningOptions(Path(args.out), jobs, tuple(args.seeds), tuple(args.only))
+    options = LearningOptions(Path(args.out), jobs, tuple(args.seeds), tuple(args.only), args.photographs, args.bccd,
+                              args.raccoon)
     timed = [name for name in args.suites if name not in LEARNING]
     if args.json and learning and not timed:
         raise UserError(f'--json is for suites of speed, got {" ".join(learning)}, which write into --out')

@@ -5,6 +5,7 @@ run one anew after a change of code, remove its folder.
 """
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -150,7 +151,7 @@ def find_finished(trials: Sequence[Trial], folder: Path) -> list[Finished]:
 def config_of(trial: Trial) -> Config:
     """The config of a run, its seed and options merged in."""
     cfg = Config.fromfile(ROOT / trial.config)
-    cfg.merge_from_dict({'randomness.seed': trial.seed, **trial.options})
+    cfg.merge_from_dict({'randomness.seed': trial.seed, **copy.deepcopy(dict(trial.options))})  # it takes _delete_ out
     return cfg
 
 

@@ -39,6 +39,7 @@ PATCHES = {
     'mmengine.registry.registry': 'compat.building.patch_registry',
     'mmengine.runner.runner': 'compat.patch_runner',
     'pycocotools.coco': 'compat.console.patch_coco',
+    'pycocotools.cocoeval': 'compat.console.patch_coco',
     'mmengine.dist.utils': 'compat.launch.patch_dist_utils',
     'mmengine.model.wrappers.distributed': 'compat.launch.patch_model_wrapper',
     'mmengine.infer.infer': 'compat.patch_inferencer',

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from functools import wraps
 from types import ModuleType
@@ -15,6 +16,15 @@ OF_MMENGINE = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alia
 """How warnings begin that mmengine's own code brings about, which a person can do nothing about."""
 NOTHING_FOUND = 'The testing results of the whole dataset is empty'
 """How the error of mmdet's metrics begins where a detector finds nothing."""
+_VALIDATED = re.compile(r'Epoch\(val\)\s+\[(\d+)]')  # how the line about a validation begins, with every metric
+_PROGRESS = re.compile(r'stage \d+/|keep: |Epoch\(val\)')  # how what a quiet run says begins, warnings aside
+_quiet = False
+
+
+def be_quiet() -> None:
+    """From now on let the terminal show a line a stage, a line a validation and warnings; the log file has all."""
+    global _quiet
+    _quiet = True
 
 
 class ShortFormatter(logging.Formatter):
@@ -31,6 +41,8 @@ class ShortFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's text for the terminal; a warning or an error is never shortened."""
+        if _quiet and record.levelno < logging.WARNING:
+            return _short(record.getMessage())
         lines = [line for line in record.getMessage().splitlines() if line.strip(' -')]
         if record.levelno >= logging.WARNING or len(lines) < LONG:
             return self.inner.format(record)
@@ -44,7 +56,19 @@ def _shown(record: logging.LogRecord) -> bool:
     if record.getMessage().startswith(NOTHING_FOUND):
         record.msg, record.args = 'nothing was detected above test_cfg.score_thr, so there is no AP', None
         record.levelno, record.levelname = logging.WARNING, 'WARNING'
-    return not record.getMessage().startswith(OF_MMENGINE)
+    message = record.getMessage()
+    return not message.startswith(OF_MMENGINE) and (
+        not _quiet or record.levelno >= logging.WARNING or _PROGRESS.match(message) is not None)
+
+
+def _short(message: str) -> str:
+    """The line about a validation with its epoch, mean APs and total losses alone; any other as it is."""
+    found = _VALIDATED.match(message)
+    if found is None:
+        return message
+    figures = re.findall(r'(\S+(?:mAP|mAP_50|/loss)): (\S+)', message)
+    return ', '.join([f'epoch {found[1]} validated', *(' '.join(each) for each in figures
+                                                       if not each[0].startswith('drift'))])
 
 
 def _let_through(record: logging.LogRecord) -> None:
@@ -71,5 +95,9 @@ def patch_logger(module: ModuleType) -> None:
 
 
 def patch_coco(module: ModuleType) -> None:
-    """Let pycocotools read files without saying so; the tables of its evaluation are another module's."""
-    module.print = lambda *words: logging.getLogger(module.__name__).debug(*words)  # type: ignore[attr-defined]
+    """Let pycocotools read files without saying so, and evaluate so where all is quiet."""
+    def say(*words: object) -> None:
+        if not _quiet and module.__name__ == 'pycocotools.cocoeval':
+            print(*words)
+
+    module.print = say  # type: ignore[attr-defined]

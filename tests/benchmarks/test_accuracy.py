@@ -21,7 +21,6 @@ from benchmarks.benchmark import LearningOptions
 from benchmarks.command import main
 from benchmarks.rescoring import SCORINGS, RawMaps, Scoring, distinct, settings
 from benchmarks.trials import config_of, write_report
-from benchmarks.untraining import untraining
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.runs.held_out import build_domain
 from tests.conftest import ROOT
@@ -147,11 +146,6 @@ def test_missing_data_is_one_line_before_anything_is_trained(tmp_path, monkeypat
     case = Case('heads', 'bccd', OURS, str(tmp_path / 'mini.py'), 2, 1)
     with pytest.raises(UserError, match=r'train\[0\]: ann_file .*nothing/annotations/train.json is not there'):
         accuracy(LearningOptions(tmp_path / 'out', 1, (0, )), [case])
-
-
-def test_a_suite_without_parts_refuses_only(tmp_path):
-    with pytest.raises(UserError, match='untraining compares all its ways and takes no --only, got heads'):
-        untraining(LearningOptions(tmp_path, 1, (0, ), ('heads', )))
 
 
 def test_all_finished_runs_are_reported_and_no_other(tmp_path):
@@ -380,8 +374,8 @@ def test_boxes_of_both_heads_are_held_inside_their_image():
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (['accuracy', 'untraining', '--only', 'heads'], '--only is for accuracy alone'),
-    (['--only', 'heads', 'accuracy'], '--only is for accuracy alone'),
+    (['accuracy', 'untraining', '--only', 'heads'], '--only is for one suite of learning'),
+    (['--only', 'heads', 'accuracy'], '--only is for one suite of learning'),
     (['accuracy', '--json', 'figures.json'], '--json is for suites of speed')])
 def test_options_that_would_be_ignored_are_refused(arguments, message, monkeypatch):
     for name in ('untraining', 'accuracy'):

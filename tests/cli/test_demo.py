@@ -6,10 +6,12 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mgdet_plugin.cli.parser import cfg_options
 from mgdet_plugin.cli.training.demo import use_demo
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import DEMO_WEIGHTS
 from mgdet_plugin.engine.checkpoint_check import check_weights
+from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.weights.verify import verify_import
 from tests.conftest import ROOT
 
@@ -102,8 +104,14 @@ def test_make_demo_is_made_of_tools_and_files_that_are_there():
     said = subprocess.run(['make', '--dry-run', 'demo'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     commands = re.findall(r'tools/\w+\.py (?:.*\\\n)*.*', said)
     assert [re.match(r'tools/(\w+)', each)[1] for each in commands] == [
-        'import_keras', 'plan', 'train', 'plot_run', 'draw', 'compare', 'check_run']
+        'import_keras', 'plan', 'train', 'compare', 'check_run', 'plot_run', 'draw']
+    assert '--quiet' in commands[2]
     for path in re.findall(r'(?:tools|configs|weights)/[\w./]+\.(?:py|h5)', said):
         assert (ROOT / path).is_file(), path
+    short = re.search(r'--cfg-options ((?:\S+=\S+\s*\\?\s*)+)', commands[2])[1].replace('\\', ' ').split()
+    assert all(each in commands[1] for each in short)  # the plan that is shown is that of the run
+    cfg = Config.fromfile(CONFIGS / 'mgdet_nano_keep.py')
+    cfg.merge_from_dict(cfg_options(short))
+    assert Plan.from_cfg(cfg).keep.images_used < 50 and cfg.default_hooks.channels_last.type == 'ChannelsLastHook'
     imported = ' '.join(commands[0].replace('\\\n', ' ').split())
     assert imported in ' '.join((ROOT / 'weights/README.md').read_text().replace('\\\n', ' ').split())

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 from mmengine.logging import MMLogger
+from pycocotools import coco, cocoeval
+
+from mgdet_plugin.compat import console
 
 
 @pytest.mark.parametrize('level, lines', [('INFO', 4), ('DEBUG', 44)])
@@ -22,3 +25,32 @@ def test_long_messages_are_in_the_file_alone(tmp_path: Path, capsys: pytest.Capt
     assert (f'the config: 40 lines in {path}' in said) == (level == 'INFO')
     assert ('WARNING - nothing was detected' in said) == (level == 'INFO')
     assert path.read_text().count('x = 1') == 39
+
+
+def test_a_quiet_run_says_a_line_a_stage_and_a_validation_and_the_file_has_all(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, '_quiet', False)
+    console.be_quiet()
+    path = tmp_path / 'run.log'
+    logger = MMLogger(name='quiet', log_file=str(path))
+    said = ["stage 1/2 'head' from epoch 1 for 5", 'Epoch(train)  [1][50/50]  loss: 3.0', 'Saving checkpoint',
+            "stage 'head' proven by hash: 3 frozen tensors",
+            'Epoch(val) [5][7/7]    coco/bbox_mAP: 0.4010  coco/bbox_mAP_50: 0.8060  coco/bbox_mAP_s: 0.2000  '
+            'val/loss: 71.5  val/loss_obj: 9.1  old/coco/bbox_mAP: 0.6000  drift/loss: 0.9975  time: 0.3675']
+    for line in said:
+        logger.info(line)
+    logger.warning('look')
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:2] == [said[0], 'epoch 5 validated, coco/bbox_mAP 0.4010, coco/bbox_mAP_50 0.8060, val/loss 71.5, '
+                         'old/coco/bbox_mAP 0.6000']
+    assert shown[2].endswith('WARNING - look') and len(shown) == 3
+    assert all(line in path.read_text() for line in said)
+
+
+@pytest.mark.parametrize('quiet', [False, True])
+def test_tables_of_the_evaluation_are_printed_unless_a_run_is_quiet(
+        quiet: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, '_quiet', quiet)
+    cocoeval.print('DONE')
+    coco.print('loading annotations')
+    assert capsys.readouterr().out == ('' if quiet else 'DONE\n')

@@ -8,7 +8,7 @@ from mgdet_plugin.common.resources import config_path
 
 
 def train_parser() -> Parser:
-    """The options of mmdet's train script, and ``--demo``."""
+    """The options of mmdet's train script, ``--demo`` and ``--quiet``."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('config', metavar='CFG', help='its path, or the name of a config of the package')
     parser.add_launch_options()
@@ -18,6 +18,8 @@ def train_parser() -> Parser:
                         help='go on from a checkpoint (default: from the newest good one of the work folder)')
     parser.add_argument('--demo', action='store_true',
                         help="the small model on embedded data in place of the config's; makes the weights it needs")
+    parser.add_argument('--quiet', action='store_true',
+                        help='print a line a stage, a line a validation and warnings; the log file has all')
     return parser
 
 
@@ -29,7 +31,11 @@ def train_command(arguments: Sequence[str]) -> int:
     cfg_options(args.cfg_options)  # refuses what mmdet's parser would fail on
     import mgdet_plugin.guard  # noqa: F401  configs of earlier versions do not name it in custom_imports
     from mgdet_plugin.cli.training.demo import use_demo
+    from mgdet_plugin.compat.console import be_quiet
     from mgdet_plugin.engine.preflight import prepare_train, run_mmdet_script
+    if args.quiet:
+        be_quiet()
+        args.quiet = False  # mmdet's script does not know it
     words = prepare_train(use_demo(parser.command_line(args), train=True))
     if words is not None:
         run_mmdet_script('train', words)
