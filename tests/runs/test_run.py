@@ -195,6 +195,7 @@ def test_a_record_of_an_earlier_release_is_read_judged_and_drawn(tmp_path):
     assert lines[0] == ('PASS  loss-below-random    val/loss 278.8 at epoch 20, random start 549, pretrained 572.9')
     assert [line[:4] for line in lines] == ['PASS'] * 4 + ['FAIL', 'verd'] and lines[-1] == 'verdict: FAIL'
     assert 'old/coco/bbox_mAP 0.624 -> 0.291 at epoch 20, the best: 46.6% left, at least 95% asked' in lines[4]
-    assert [path.name for path in write_report(folder)] == ['domains.png', 'losses.png', 'metrics.png', 'weights.png', 'report.html']
+    assert [path.name for path in write_report(folder)] == [
+        'domains.png', 'losses.png', 'metrics.png', 'weights.png', 'report.html']
     run.write(str(tmp_path))
     assert (tmp_path / 'guard.json').read_bytes() == (DATA / 'demo_run' / 'guard.json').read_bytes()

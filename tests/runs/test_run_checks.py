@@ -210,7 +210,7 @@ def test_missing_baselines_are_said(tmp_path):
     assert 'no pretrained value of loss_obj, loss_cls was measured' in found['losses-within-band'].line
 
 
-KEEP = dict(images=50, held_out=12, by='agreement', at_least=0.9, share=0.5, weight=1.0, form='maps', source='data/old/')
+KEEP = dict(images=50, held_out=12, by='agreement', at_least=0.9, share=0.5, weight=1.0, form='maps', source='old/')
 OLD_MAP = 'old/coco/bbox_mAP'
 
 
