@@ -26,11 +26,12 @@ from benchmarks.untraining_ways import BLENDS, STAGED, SWEEP, Way, old_images, w
 from mgdet_plugin.cli.training.demo import DEMO_FLAG, SOURCE_CONFIG, use_demo
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
+from mgdet_plugin.common.guard_record import OLD
 from mgdet_plugin.common.records import ratio
 from mgdet_plugin.datasets import ensure_embedded_data
 from mgdet_plugin.runs.blends import blend_weights
 from mgdet_plugin.runs.held_out import HeldOut
-from mgdet_plugin.runs.run import OLD, Run, read_run
+from mgdet_plugin.runs.run import Run, read_run
 
 NAME = 'untraining'
 CONFIG = 'configs/mgdet_nano_staged.py'

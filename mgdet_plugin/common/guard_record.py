@@ -10,6 +10,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
+from mgdet_plugin.common.metric_names import mean_aps
 from mgdet_plugin.common.records import finite, known_fields, ratio
 
 KEY = 'guard'  # in a checkpoint
@@ -17,6 +18,9 @@ FILE = 'guard.json'
 VERSION = 1
 STARTS = ('full', 'backbone', 'nothing')
 ENDS = ('plan', 'early_stopping', 'guard')
+LABELS, AGREEMENT = JUDGES = ('labels', 'agreement')
+AT_LEAST = 0.95  # of the old domain's mean AP must be left
+OLD = 'old/'  # figures of the second validation set, of the domain the weights come from
 MEND = 'bring the file back from a copy, or train again into a new folder'
 Numbers = dict[str, float]
 
@@ -54,7 +58,10 @@ class Validation:
 
 @dataclass(kw_only=True)
 class Event:
-    """Something the guard saw; ``kind`` is drift, spike, divergence, nan or mismatch, ``text`` a line for a person."""
+    """Something the guard saw; ``text`` is a line for a person.
+
+    ``kind`` is drift, forgetting, spike, divergence, nan or mismatch.
+    """
     epoch: int
     iter: int
     stage: str
@@ -91,6 +98,9 @@ class GuardRecord:
         held_epoch: Epoch after which the stage was made longer last.
         compared: Whether the first training losses were held against the validation's.
         ended: 'plan', 'early_stopping' or 'guard' at the end; None while the run goes on.
+        keep: What a run with ``keep`` is held by, empty without: 'images' it is held on and their 'source', 'share' of
+            a batch, 'weight' and 'form'; images 'held_out', what judges on them 'by', and 'at_least' what share of the
+            old domain's mean AP must be left.
     """
     start: str = 'full'
     limit: float = 0.2
@@ -113,6 +123,22 @@ class GuardRecord:
     held_epoch: int = -1
     compared: bool = False
     ended: str | None = None
+    keep: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def figures(self) -> list[Numbers]:
+        """All that was measured on validation images: baselines, then validations."""
+        return [self.pretrained, self.random, *(each.metrics for each in self.validations)]
+
+    @property
+    def at_least(self) -> float:
+        """Share of the old domain's mean AP that must be left."""
+        return float(self.keep.get('at_least', AT_LEAST))
+
+    def mean_aps(self, domain: str = '') -> list[str]:
+        """The mean APs that were given, the main one first; of the second validation set with its ``domain``."""
+        given = mean_aps(name for each in self.figures for name in each if name.startswith(OLD) == (domain == OLD))
+        return sorted(given, key=lambda name: name.removeprefix(domain) != self.metric)
 
     def to_plain(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -134,7 +160,7 @@ class GuardRecord:
         """Write ``guard.json``, whole or not at all."""
         plain = self.to_plain()
         plain['baseline'] = {name: plain[name] for name in _BASELINE}
-        content = {'version': VERSION, **{name: plain[name] for name in _WRITTEN}}
+        content = {'version': VERSION, **{name: plain[name] for name in _WRITTEN if plain[name] or name != 'keep'}}
         text = json.dumps(finite(content), indent=1).encode()
         write_together({Path(folder) / FILE: lambda stream: stream.write(text)})
 
@@ -160,15 +186,51 @@ class GuardRecord:
             raise UserError(f'{path} is damaged: {error}; {MEND}') from None
 
 
+def kept_share(record: GuardRecord, metrics: Mapping[str, float]) -> float | None:
+    """Which share of the loaded weights' mean AP on the old domain a validation has, above 1 where it has more.
+
+    None where the old domain was not followed, or they had nothing there that could be kept.
+    """
+    name = next(iter(record.mean_aps(OLD)), '')
+    before = record.pretrained.get(name, 0.0)
+    if not 0 < before < math.inf or not any(each.startswith(OLD) for each in metrics):
+        return None
+    now = metrics.get(name, 0.0)  # CocoMetric gives none where nothing is detected
+    return now / before if math.isfinite(now) else 0.0
+
+
+def merit(figure: float, share: float | None = None, at_least: float = AT_LEAST) -> tuple[bool, float, float]:
+    """What a checkpoint is the best by; the highest is.
+
+    Those that keep enough of the old domain come before those that do not, whatever they found. Of the first the figure
+    decides, of the others what is left.
+
+    Args:
+        figure: What the best goes by, the higher the better.
+        share: Of the old domain's mean AP that is left; None where that is not asked.
+        at_least: How much is enough.
+    """
+    enough = share is None or keeps(share, at_least)
+    return enough, 0.0 if enough or share is None else share, figure
+
+
+def keeps(share: float, at_least: float) -> bool:
+    """Whether a share is enough; evaluators give three digits, and 0.57 of 0.6 is 0.95."""
+    return share >= at_least * (1 - _ROUNDING)
+
+
 def is_zero(name: str, *figures: Mapping[str, float]) -> bool:
     """Whether a figure is 0 wherever it was measured: a loss of nothing, as of classes where there is one."""
     seen = [each[name] for each in figures if name in each]
     return bool(seen) and not any(seen)
 
 
+_ROUNDING = 1e-9
 _BASELINE = ('pretrained', 'random')
 _WRITTEN = ('start', 'limit', 'guarded', 'metric', 'best', 'stages', 'baseline', 'validations', 'events', 'bad_steps',
-            'ended')
+            'ended', 'keep')
+_KEEP = dict(images=int, held_out=int, by=str, at_least=float, share=float, weight=float, form=str, source=str)
+_OPTIONAL = ('best', 'ended', 'keep')
 _NUMBER = (int, float)  # and no bool, which is an int, too
 _EXPECTED: dict[Any, tuple[tuple[str, Callable[[Any], bool]], ...]] = {
     str: (('a text', lambda value: isinstance(value, str)), ),
@@ -176,6 +238,7 @@ _EXPECTED: dict[Any, tuple[tuple[str, Callable[[Any], bool]], ...]] = {
     float: (('a number', lambda value: type(value) in _NUMBER), ('a finite number', math.isfinite)),
     list[str]: (('a list of texts', lambda value: isinstance(value, list) and all(
         isinstance(each, str) for each in value)), ),
+    dict[str, Any]: (('an object', lambda value: isinstance(value, dict)), ),
     Numbers: (('an object of numbers', lambda value: isinstance(value, dict)), )}
 """Type of a field -> what its value in the file must be, one after the other."""
 
@@ -197,10 +260,13 @@ def _record_fields(content: Mapping[str, Any]) -> dict[str, Any]:
     _need(isinstance(baseline, dict), 'baseline', baseline, 'an object')
     found = {name: _typed(kinds[name], baseline.get(name, {}), f'baseline.{name}') for name in _BASELINE}
     given = {name: content.get(name) for name in _WRITTEN if name != 'baseline'}
-    given = {name: value for name, value in given.items() if value is not None or name not in ('best', 'ended')}
+    given = {name: value for name, value in given.items() if value is not None or name not in _OPTIONAL}
     found |= {name: _typed(str if name == 'ended' else kinds[name], value, name) for name, value in given.items()}
-    for name, values in (('start', STARTS), ('ended', ENDS)):
-        _need(name not in found or found[name] in values, name, found.get(name), f'one of {", ".join(values)}')
+    keep = found.get('keep', {})
+    for place, value, values in (('start', found.get('start'), STARTS), ('ended', found.get('ended'), ENDS),
+                                 ('keep.by', keep.get('by') or None, JUDGES)):
+        _need(value is None or value in values, place, value, f'one of {", ".join(values)}')
+    _need(0 < keep.get('at_least', AT_LEAST) <= 1, 'keep.at_least', keep.get('at_least'), 'a share above 0, at most 1')
     return found
 
 
@@ -212,6 +278,8 @@ def _typed(kind: Any, value: Any, place: str) -> Any:
         for name, each in value.items():
             _need(each is None or type(each) in _NUMBER, f'{place}.{name}', each, 'a number or null')
         return {name: math.nan if each is None else float(each) for name, each in value.items()}
+    if kind == dict[str, Any]:
+        return {name: _typed(each, value[name], f'{place}.{name}') for name, each in _KEEP.items() if name in value}
     if is_dataclass(kind):
         _need(isinstance(value, dict), place, value, 'an object')
         kinds = get_type_hints(kind)

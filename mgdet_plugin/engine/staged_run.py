@@ -28,12 +28,15 @@ class StagedRun:
         progress: Where the run is.
         rolled_back: Whether a guard has put earlier weights back after the validation just done: its figures are not
             those of the weights there are now, so they make no best checkpoint and no improvement.
+        kept: Share of the old domain's mean AP that the validation just done has left, as a guard has measured it, and
+            what share must be; None without ``keep``.
     """
 
     def __init__(self, runner: Runner, loop: StagedTrainLoop, plan: Plan) -> None:
         self.runner, self.loop, self.plan = runner, loop, plan
         self.progress = Progress()
         self.rolled_back = False
+        self.kept: tuple[float, float] | None = None
 
     @property
     def stage(self) -> Stage:

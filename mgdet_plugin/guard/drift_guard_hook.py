@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.guard_record import KEY, GuardRecord, Validation
+from mgdet_plugin.common.guard_record import KEY, OLD, GuardRecord, Validation, keeps, kept_share
 from mgdet_plugin.common.metric_names import AUTO
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
 from mgdet_plugin.engine.hooks.whole_checkpoint_hook import WholeCheckpointHook
@@ -22,7 +22,7 @@ from mgdet_plugin.engine.staged_run import staged_run
 from mgdet_plugin.engine.transitions import save_last
 from mgdet_plugin.guard.baselines import FULL, guarded_terms, measure_subset, scalars, subset_loader, take_baselines
 from mgdet_plugin.guard.guard_actions import VALIDATION, GuardActions, times
-from mgdet_plugin.guard.guard_options import NAN, ROLLBACK, GuardOptions
+from mgdet_plugin.guard.guard_options import FORGETTING, NAN, ROLLBACK, STOP, GuardOptions
 from mgdet_plugin.guard.loss_watch import DRIFT, LossWatch
 from mgdet_plugin.guard.rollback import keep_good
 from mgdet_plugin.guard.training_watch import BAD_BATCHES, TrainingWatch
@@ -42,9 +42,12 @@ class DriftGuardHook(Hook):
     The band is guarded where all weights were pretrained (``plan.start='full'``); a random head has none to keep, so
     there spikes, divergence and NaN are.
 
-    ``drift``, ``spike``, ``divergence``, ``nan`` and ``mismatch`` each name one or several actions: 'warn'; 'hold': the
-    stage lasts an epoch longer and its schedule stands still meanwhile; 'lower_rate': by ``rate_factor``, for the rest
-    of the run; 'rollback': to the last checkpoint that was in the band, or the start; 'stop': the run ends as failed.
+    With the config's ``keep`` each validation is held against the share of the old domain's mean AP that must be left.
+
+    ``drift``, ``forgetting``, ``spike``, ``divergence``, ``nan`` and ``mismatch`` each name one or several actions:
+    'warn'; 'hold': the stage lasts an epoch longer and its schedule stands still meanwhile; 'lower_rate': by
+    ``rate_factor``, for the rest of the run; 'rollback': to the last checkpoint that was in the band, or the start;
+    'stop': the run ends as failed.
 
     Args:
         **options: See :class:`GuardOptions`.
@@ -97,7 +100,7 @@ class DriftGuardHook(Hook):
             record.limit, record.ended = self.options.limit, None
             if self.options.terms is not None:
                 record.guarded = guarded_terms(record, self.options.terms)
-        record.best = _best_by(runner)
+        record.best, record.keep = _best_by(runner), _keep_summary(runner)
         if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
             runner.logger.warning('guard: EarlyStoppingHook keeps no state in checkpoints, and goes by the figures of '
                                   'weights the guard has put back; plan.early_stopping does neither')
@@ -160,28 +163,47 @@ class DriftGuardHook(Hook):
             runner.message_hub.update_scalar(f'val/{name}', value)
         record.validations.append(Validation(epoch=runner.epoch, iter=runner.iter, stage=guard.run.stage.name,
                                              metrics=values, ratios=ratios, weights=weights))
-        rolled_back = ROLLBACK in self._judge(guard, values, ratios)
+        share = kept_share(record, values) if record.keep else None
+        guard.run.kept = None if share is None else (share, record.at_least)
+        if share is not None:
+            runner.message_hub.update_scalar('val/kept', share)
+        rolled_back = ROLLBACK in self._judge(guard, values, ratios, share)
         guard.run.rolled_back = record.validations[-1].rolled_back = rolled_back
         record.best = record.best or _best_by(runner)  # 'auto' may have waited for the first figures
         guard.write()
 
     @staticmethod
-    def _judge(guard: GuardActions, values: Mapping[str, float], ratios: Mapping[str, float]) -> list[str]:
-        """Keep a good validation's weights; act on a bad one, and return the actions."""
+    def _judge(guard: GuardActions, values: Mapping[str, float], ratios: Mapping[str, float],
+               share: float | None) -> list[str]:
+        """Keep a good validation's weights; act on a bad one, and return the actions.
+
+        Out of the band none is good. One that keeps too little is, unless forgetting is to be rolled back.
+        """
         record, runner = guard.record, guard.runner
         broken = [name for name, value in values.items() if 'loss' in name and not math.isfinite(value)]
-        guarded = {name: ratios[name] for name in record.guarded if name in ratios} if record.start == FULL else {}
         if broken:
             return guard.trouble(NAN, VALIDATION, {}, f'{", ".join(broken)} is not finite')
+        guarded = {name: ratios[name] for name in record.guarded if name in ratios} if record.start == FULL else {}
+        forgot = share is not None and not keeps(share, record.at_least)
+        taken: list[str] = []
         if any(map(guard.is_over, guarded.values())):
             text = f"{times(guarded, record.limit)} times the loaded weights'"
-            return guard.trouble(DRIFT, VALIDATION, guarded, text)
-        keep_good(runner)
-        record.good = [runner.epoch, runner.iter]
-        if ratios:
-            runner.logger.info(f"guard: {times(ratios)} times the loaded weights'" + (
-                f', guarded at most {1 + record.limit:.2f}: {", ".join(guarded)}' if guarded else ''))
-        return []
+            taken = guard.trouble(DRIFT, VALIDATION, guarded, text)
+        elif not forgot or ROLLBACK not in guard.options.actions(FORGETTING):
+            keep_good(runner)
+            record.good = [runner.epoch, runner.iter]
+            if ratios:
+                runner.logger.info(f"guard: {times(ratios)} times the loaded weights'" + (
+                    f', guarded at most {1 + record.limit:.2f}: {", ".join(guarded)}' if guarded else ''))
+        if share is None:
+            return taken
+        name = record.mean_aps(OLD)[0]
+        text = f"{share:.1%} of the loaded weights' {name} is left (at least {record.at_least * 100:.4g}%)"
+        if not forgot:
+            runner.logger.info(f'guard: {text}')
+        elif not {ROLLBACK, STOP} & {*taken}:
+            taken += guard.trouble(FORGETTING, VALIDATION, {name: share}, text)
+        return taken
 
     def after_train(self, runner: Runner) -> None:
         """Write down how the run ended."""
@@ -215,3 +237,8 @@ def _best_by(runner: Runner) -> list[str]:
         if names and names[0] != AUTO:
             return [names[0], hook.rules[0]]
     return []
+
+
+def _keep_summary(runner: Runner) -> dict[str, Any]:
+    """What the run is held by; empty without ``keep``."""
+    return next((dict(hook.summary) for hook in runner.hooks if type(hook).__name__ == 'KeepHook'), {})

@@ -28,7 +28,7 @@ class GuardActions:
         Args:
             kind: One of ``KINDS``.
             where: 'validation' or 'training'.
-            values: Name of a loss -> how many times its reference it is.
+            values: Name of a figure -> how many times its reference it is.
             text: What is wrong.
         """
         taken, said = self._take(self.options.actions(kind))

@@ -9,8 +9,8 @@ from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
 from mgdet_plugin.guard.loss_watch import DIVERGENCE, DRIFT, SPIKE
 
 WARN, HOLD, LOWER_RATE, ROLLBACK, STOP = ACTIONS = ('warn', 'hold', 'lower_rate', 'rollback', 'stop')
-NAN, MISMATCH = 'nan', 'mismatch'
-KINDS = (DRIFT, SPIKE, DIVERGENCE, NAN, MISMATCH)
+NAN, MISMATCH, FORGETTING = 'nan', 'mismatch', 'forgetting'
+KINDS = (DRIFT, FORGETTING, SPIKE, DIVERGENCE, NAN, MISMATCH)
 Actions = str | Sequence[str]
 
 
@@ -25,6 +25,7 @@ class GuardOptions:
         window: Iterations over which training losses are smoothed.
         interval: Iterations between looks at them.
         drift: Actions when a guarded loss is above its limit.
+        forgetting: Actions when less of the old domain's mean AP is left than the config's ``keep.at_least``.
         spike: Actions when one iteration's loss is above ``spike_factor`` times the smoothed one.
         divergence: Actions when the smoothed loss is above ``divergence_factor`` times its lowest of the stage.
         nan: Actions when ``nan_patience`` steps in a row were skipped, or a validation loss is not finite.
@@ -47,6 +48,7 @@ class GuardOptions:
     window: int = 50
     interval: int = 10
     drift: Actions = 'warn'
+    forgetting: Actions = 'warn'
     spike: Actions = 'warn'
     divergence: Actions = ('lower_rate', 'rollback')
     nan: Actions = ('lower_rate', 'rollback')

@@ -12,11 +12,9 @@ import numpy as np
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import FILE, MEND, GuardRecord, Validation, is_zero
-from mgdet_plugin.common.metric_names import mean_aps
 from mgdet_plugin.common.records import ratio
 
 LOSS = 'val/loss'
-OLD = 'old/'  # metrics of the second validation set
 
 
 @dataclass
@@ -39,20 +37,10 @@ class Run(GuardRecord):
         return self.validations[-1] if self.validations else None
 
     @property
-    def figures(self) -> list[dict[str, float]]:
-        """All that was measured on validation images: baselines, then validations."""
-        return [self.pretrained, self.random, *(each.metrics for each in self.validations)]
-
-    @property
     def silent(self) -> list[str]:
         """Terms of the validation loss that are 0 throughout, as the class loss of a single class is."""
         names = dict.fromkeys(name for each in self.figures for name in each if name.startswith(f'{LOSS}_'))
         return [name for name in names if is_zero(name, *self.figures)]
-
-    def mean_aps(self, domain: str = '') -> list[str]:
-        """The mean APs that were given, the main one first; of the second validation set with its ``domain``."""
-        given = mean_aps(name for each in self.figures for name in each if name.startswith(OLD) == (domain == OLD))
-        return sorted(given, key=lambda name: name.removeprefix(domain) != self.metric)
 
     def ratio(self, loss: str, validation: Validation) -> float:
         """A loss term, named without 'val/', over its pretrained value; NaN where either is missing or not finite."""

@@ -19,8 +19,8 @@ from mgdet_plugin.runs.run import Run
 BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = (
     '#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#5f6672')
 PARTS = dict(backbone=BLUE, neck=ORANGE, bbox_head=GREEN)  # part of the model -> colour; others take what is left
-EVENTS = dict(drift=('v', RED), spike=('^', ORANGE), divergence=('X', PINK), nan=('D', 'black'),
-              mismatch=('P', BLUE))  # marker, colour
+EVENTS = dict(drift=('v', RED), forgetting=('<', GREEN), spike=('^', ORANGE), divergence=('X', PINK),
+              nan=('D', 'black'), mismatch=('P', BLUE))  # marker, colour
 SHADES = ('#e6ecf4', '#f8fafc')
 WIDTH = 11.0  # inches
 SMALL = 8.5  # points

@@ -1,4 +1,4 @@
-"""Whether a run fine-tuned its model or untrained it: four checks on its record."""
+"""Whether a run fine-tuned its model or untrained it: five checks on its record."""
 from __future__ import annotations
 
 import math
@@ -9,16 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from mgdet_plugin.common.guard_record import Validation
+from mgdet_plugin.common.guard_record import AGREEMENT, LABELS, OLD, Validation, keeps, kept_share, merit
 from mgdet_plugin.common.metric_names import kind_of
 from mgdet_plugin.common.records import finite
-from mgdet_plugin.runs.run import LOSS, OLD, Run, read_run
+from mgdet_plugin.runs.run import LOSS, Run, read_run
 
-NAMES = ('loss-below-random', 'losses-within-band', 'performance-kept', 'no-nan')
+NAMES = ('loss-below-random', 'losses-within-band', 'performance-kept', 'no-nan', 'old-kept')
+PASS, FAIL, NOT_MEASURED = 'PASS', 'FAIL', 'NOT MEASURED'
+HOW = ('train with keep=dict(images=FOLDER), pictures of what the weights were trained on, no labels; or follow a '
+       'labelled set of them, val_cfg.others=dict(old=...)')
 NO_GUARD = 'no guard (default hook drift_guard) measured what it started from'
 ONLY_BACKBONE = 'only the backbone was pretrained'
-LABELS = {True: 'PASS', False: 'FAIL', None: 'n/a'}
+NOTHING_TO_KEEP = dict(backbone=ONLY_BACKBONE, nothing='nothing was pretrained')
+RESULTS = {True: PASS, False: FAIL, None: 'n/a'}
 _ROUNDING = 1e-9
+_UNKNOWN = 'not judged: '
 
 
 @dataclass(frozen=True)
@@ -30,15 +35,18 @@ class Check:
         passed: Whether the run passes; None where that is not asked or cannot be judged, which ``line`` says.
         line: One line with the figures it was judged by.
         figures: The same figures, by name.
+        way: How to measure what was not measured and should be; empty else.
     """
     name: str
     passed: bool | None
     line: str
     figures: dict[str, Any] = field(default_factory=dict)
+    way: str = ''
 
 
 def check_run(run: Run | str | Path) -> list[Check]:
-    """Judge a run: the loss against a random start, guarded losses and the metric against the pretrained weights, NaN.
+    """Judge a run: the loss against a random start, guarded losses and the metric against the pretrained weights, NaN;
+    and what is left of the old domain's metric.
 
     Raises:
         UserError: The work folder holds no record that can be read.
@@ -46,50 +54,42 @@ def check_run(run: Run | str | Path) -> list[Check]:
     run = run if isinstance(run, Run) else read_run(run)
     last = run.last
     if not run.recorded:
-        return [_training_fell(run), Check(NAMES[1], None, f'not judged: {NO_GUARD}'), _detects(run), _no_nan(run)]
+        return [_training_fell(run), Check(NAMES[1], None, f'not judged: {NO_GUARD}'), _detects(run), _no_nan(run),
+                _old_kept(run)]
     if last is None:
         without = run.ended == 'plan' and not run.pretrained and not run.random  # which a validation set gives
         passed, line = (None, 'not judged: the run had no validation') if without else (False, 'no validation yet')
-        return [*(Check(name, passed, line) for name in NAMES[:3]), _no_nan(run)]
-    return [_below_random(run, last), _within_band(run, last), _performance_kept(run, last), _no_nan(run)]
+        return [*(Check(name, passed, line) for name in NAMES[:3]), _no_nan(run), _old_kept(run)]
+    return [_below_random(run, last), _within_band(run, last), _performance_kept(run, last), _no_nan(run),
+            _old_kept(run)]
 
 
 def checks_text(run: Run, checks: list[Check]) -> str:
     """The checks for a person, one a line, and the verdict."""
-    lines = [f'{LABELS[each.passed]:<4}  {each.name:<20} {each.line}' for each in checks]
-    note = old_domain(run)
-    if note:
-        lines.append(f'note  {"old-domain":<20} {note[0]}')
-    return '\n'.join([*lines, f'verdict: {verdict(checks)}'])
+    lines = [f'{RESULTS[each.passed]:<4}  {each.name:<20} {each.line}' for each in checks]
+    return '\n'.join([*lines, f'verdict: {verdict_line(checks)}'])
 
 
 def checks_json(run: Run, checks: list[Check]) -> dict[str, Any]:
     """The checks for machines; null stands for what is not finite."""
-    note = old_domain(run)
     return dict(
         work_dir=str(run.folder), verdict=verdict(checks), ended=run.ended,
         checks=[dict(name=each.name, passed=each.passed, line=each.line, figures=finite(each.figures))
-                for each in checks],
-        old_domain=finite(note[1]) if note else None)
+                for each in checks])
 
 
 def verdict(checks: Sequence[Check]) -> str:
-    """FAIL if a check failed, else PASS."""
-    return 'FAIL' if any(each.passed is False for each in checks) else 'PASS'
+    """FAIL if a check failed, NOT MEASURED if one that should be judged could not, else PASS."""
+    if any(each.passed is False for each in checks):
+        return FAIL
+    return NOT_MEASURED if any(each.way for each in checks) else PASS
 
 
-def old_domain(run: Run) -> tuple[str, dict[str, Any]] | None:
-    """Figures of the second validation set before and after, which are not judged; None if none is followed."""
-    last = run.last
-    if last is None or not any(name.startswith(OLD) for name in (*last.metrics, *run.pretrained)):
-        return None
-    before, after = ({name: value for name, value in figures.items() if name.startswith(OLD)}
-                     for figures in (run.pretrained, last.metrics))
-    lines = [f'{name} ' + (f'{before.get(name, 0.0):.3f} -> ' if before else '') + f'{after.get(name, 0.0):.3f}'
-             for name in run.mean_aps(OLD) or [OLD + run.metric]]
-    lines += [f'{each} ' + (f'{before[each]:.4g} -> ' if each in before else '') + f'{after[each]:.4g}'
-              for each in after if 'loss' in each]
-    return f'{", ".join(lines)} (at epoch {last.epoch}, not judged)', dict(epoch=last.epoch, before=before, after=after)
+def verdict_line(checks: Sequence[Check]) -> str:
+    """The verdict; where something was not measured why, and how to measure it."""
+    result = verdict(checks)
+    missing = [f'{each.line.removeprefix(_UNKNOWN)}; {each.way}' for each in checks if each.way]
+    return f'{result}: whether the model was untrained: {missing[0]}' if result == NOT_MEASURED else result
 
 
 def _below_random(run: Run, last: Validation) -> Check:
@@ -197,18 +197,20 @@ def _detects(run: Run) -> Check:
 def kept(run: Run) -> Validation:
     """The validation of the best checkpoint, which is what a person or the next stage takes; the first on ties.
 
-    It goes by what the run kept its best by, else by the main metric. A validation the guard rolled back from left no
-    checkpoint.
+    It goes by what the run kept its best by, else by the main metric; with ``keep`` among those that keep enough, see
+    :func:`merit`. A validation the guard rolled back from left no checkpoint.
     """
     name, rule = run.best if any(run.best[:1] and run.best[0] in each.metrics for each in run.validations) else (
         run.metric, 'greater')
 
-    def figure(validation: Validation) -> float:
+    def rank(validation: Validation) -> tuple[bool, tuple[bool, float, float]]:
         value = validation.metrics.get(name, math.nan)
-        return -math.inf if math.isnan(value) else value if rule == 'greater' else -value
+        share = kept_share(run, validation.metrics) if run.keep else None
+        known = not math.isnan(value)
+        return known, merit(0.0 if not known else value if rule == 'greater' else -value, share, run.at_least)
 
     left = [each for each in run.validations if not each.rolled_back] or run.validations
-    return max(left, key=figure)
+    return max(left, key=rank)
 
 
 def _nothing(run: Run, metrics: Mapping[str, float]) -> str:
@@ -238,6 +240,42 @@ def _no_nan(run: Run) -> Check:
     measured = (f'{_count(len(run.validations), "validation")}, all figures finite' if run.validations else
                 'no validation yet') + ('; no bad step' if run.recorded else '; all logged losses finite')
     return Check(NAMES[3], not faults, '; '.join(faults) or measured, figures)
+
+
+def _old_kept(run: Run) -> Check:
+    """What is left of the old domain's metric is enough, in the best checkpoint and at the end."""
+    if run.start in NOTHING_TO_KEEP:
+        return Check(NAMES[4], None, f'not asked: {NOTHING_TO_KEEP[run.start]}')
+    name = next(iter(run.mean_aps(OLD)), OLD + run.metric)
+    before, last = run.pretrained.get(name, 0.0), run.last
+    ends = [kept(run), last] if last else []
+    shares = [share for each in ends if (share := kept_share(run, each.metrics)) is not None]
+    if last is None or len(shares) < len(ends):
+        return Check(NAMES[4], None, _UNKNOWN + _why_unknown(run, name, before), way=HOW)
+    best, (share, end), (value, now) = ends[0], shares, (each.metrics.get(name, 0.0) for each in ends)
+    by, images = run.keep.get('by') or LABELS, run.keep.get('held_out')
+    low = list(dict.fromkeys(each.epoch for each, part in zip(ends, shares) if not keeps(part, run.at_least)))
+    line = (f'{name} {before:.3f} -> {value:.3f} at epoch {best.epoch}, the best: {share:.1%} left, at least '
+            f'{run.at_least * 100:.4g}% asked; at the end {now:.3f} (epoch {last.epoch}): {end:.1%}; by '
+            + ("agreement with the loaded weights' own detections" if by == AGREEMENT else 'labels')
+            + (f' on {_count(images, "held-out image")}' if images else '')
+            + (f'; too little at epoch {" and ".join(map(str, low))}' if low else ''))
+    return Check(NAMES[4], not low, line, dict(
+        metric=name, by=by, held_out=images, at_least=run.at_least, pretrained=before, epoch=best.epoch, value=value,
+        share=share, last_epoch=last.epoch, last=now, last_share=end))
+
+
+def _why_unknown(run: Run, name: str, before: float) -> str:
+    """Why what is left of the old domain cannot be told."""
+    if not run.recorded:
+        return NO_GUARD
+    if run.last is None:
+        return 'the run had no validation' if run.ended == 'plan' else 'no validation yet'
+    if not any(each.startswith(OLD) for each in run.last.metrics):
+        return 'no images of what the weights knew are followed'
+    if not run.pretrained:
+        return 'the pretrained baseline was not measured'
+    return f'{name} was {before:.3f} before training: the loaded weights find nothing there that could be kept'
 
 
 def _count(count: int, what: str) -> str:

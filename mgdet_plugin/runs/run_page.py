@@ -12,10 +12,22 @@ from pathlib import Path
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
 from mgdet_plugin.runs.run import LOSS, Run, Validation, read_run
-from mgdet_plugin.runs.run_checks import Check, check_run, old_domain, verdict
+from mgdet_plugin.runs.run_checks import (
+    FAIL,
+    NOT_MEASURED,
+    PASS,
+    RESULTS,
+    Check,
+    check_run,
+    verdict,
+    verdict_line,
+)
 
 PAGE = 'report.html'
 CAPTIONS = dict(
+    domains='What is learned and what is kept. On the left the mean AP on the new images and on the old domain, dashed '
+            'what the loaded weights had; on the right the share of theirs on the old domain that is left: below the '
+            'line it is too little, and the model is untrained.',
     losses='Validation losses. Above, every term divided by its value with the loaded weights: a guarded loss over the '
            'limit is being untrained. Below, each term by itself with its pretrained level and, where it fits, that of '
            'a random start; panels whose levels lie far apart have a logarithmic axis.',
@@ -27,6 +39,8 @@ CAPTIONS = dict(
     weights='How far each part has moved from the weights the run started from; a frozen part must stay on '
             "'unchanged', and a part that makes a jump was trained too hot.")
 MISSING = dict(
+    domains='Nothing of what the weights knew is followed, so what was learned and what was kept are not drawn side by '
+            'side.',
     losses='No validation has measured a loss yet, so there are no validation losses to draw.',
     training='The curves of the training losses are left out: there is no vis_data/scalars.json with training lines in '
              'the work folder.',
@@ -39,10 +53,10 @@ ENDS = {'plan': 'ended as planned', 'early_stopping': 'ended by early stopping',
         None: 'still running, or interrupted', '': 'no guard recorded how it ended'}
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b2430; --soft: #56606e; --paper: #f4f6f9; --card: #ffffff; --line: #d8dee6;
-        --good: #00704f; --bad: #b23c00; }
+        --good: #00704f; --bad: #b23c00; --open: #7a5200; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6eaf0; --soft: #a3adba; --paper: #12161c; --card: #1b2129; --line: #333c48;
-          --good: #3ecf9c; --bad: #ff9a5c; } }
+          --good: #3ecf9c; --bad: #ff9a5c; --open: #e8c063; } }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 24px 20px 48px; }
 h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; }
@@ -53,7 +67,8 @@ th, td { padding: 8px 12px; text-align: left; vertical-align: top; border-top: 1
 thead th { border-top: 0; color: var(--soft); font-weight: 600; white-space: nowrap; }
 .number { text-align: right; white-space: nowrap; }
 .name { white-space: nowrap; } td { overflow-wrap: break-word; } td.text { min-width: 16rem; }
-.pass, .fail { font-weight: 700; white-space: nowrap; } .pass { color: var(--good); } .fail { color: var(--bad); }
+.pass, .fail, .open { font-weight: 700; white-space: nowrap; }
+.pass { color: var(--good); } .fail { color: var(--bad); } .open { color: var(--open); }
 figure { margin: 0 0 1.2rem; padding: 12px; background: #ffffff; border: 1px solid var(--line); border-radius: 8px; }
 figure img { display: block; width: 100%; height: auto; }
 figcaption { color: #3c4653; font-size: .92rem; margin-top: 8px; }
@@ -93,27 +108,28 @@ def run_page(run: Run, checks: Sequence[Check], images: dict[str, bytes]) -> str
     name, result, last = escape(run.folder.resolve().name), verdict(checks), run.last
     done = f'{last.epoch} epochs, {last.iter:,} iterations' if last else 'no validation yet'
     sections = [
-        f'<h1>{name}: {_badge(result == "PASS")}</h1>',
+        f'<h1>{name}: {_badge(result)}</h1>',
         f'<p class="soft">Started from {STARTS[run.start]}; {done}; {ENDS[run.ended if run.recorded else ""]}.</p>',
-        '<h2>Verdict</h2>', _checks(run, checks), '<h2>Stages</h2>', _stages(run), '<h2>Events</h2>', _events(run),
-        '<h2>Figures</h2>', *_left_out(run), *(_figure(key, images.get(key)) for key in CAPTIONS)]
+        '<h2>Verdict</h2>', _reason(checks), _checks(checks), '<h2>Stages</h2>', _stages(run), '<h2>Events</h2>',
+        _events(run), '<h2>Figures</h2>', *_left_out(run), *(_figure(key, images.get(key)) for key in CAPTIONS)]
     return ('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f'<title>{name}: {result}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n'
             + '\n'.join(sections) + '\n</main>\n</body>\n</html>\n')
 
 
-def _badge(passed: bool | None) -> str:
-    if passed is None:
-        return '<span class="soft">n/a</span>'
-    return f'<span class="{"pass" if passed else "fail"}">{"✓ PASS" if passed else "✗ FAIL"}</span>'
+def _badge(result: str) -> str:
+    kind, mark = {PASS: ('pass', '✓ '), FAIL: ('fail', '✗ '), NOT_MEASURED: ('open', '? ')}.get(result, ('soft', ''))
+    return f'<span class="{kind}">{mark}{result}</span>'
 
 
-def _checks(run: Run, checks: Sequence[Check]) -> str:
-    rows = [[_badge(each.passed), escape(each.name), escape(each.line)] for each in checks]
-    note = old_domain(run)
-    if note:
-        rows.append(['<span class="soft">note</span>', 'old-domain', escape(note[0])])
+def _reason(checks: Sequence[Check]) -> str:
+    """What was not measured, and how to measure it."""
+    return f'<p>{escape(verdict_line(checks))}.</p>' if verdict(checks) == NOT_MEASURED else ''
+
+
+def _checks(checks: Sequence[Check]) -> str:
+    rows = [[_badge(RESULTS[each.passed]), escape(each.name), escape(each.line)] for each in checks]
     return _table(('', 'check', 'figures'), rows, ('', 'name', 'text'))
 
 

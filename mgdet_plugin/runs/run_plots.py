@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import FuncFormatter
 
+from mgdet_plugin.common.guard_record import OLD, Validation, kept_share
 from mgdet_plugin.common.metric_names import at_half
 from mgdet_plugin.runs import run_axes as panel
-from mgdet_plugin.runs.run import LOSS, OLD, Run
+from mgdet_plugin.runs.run import LOSS, Run
 from mgdet_plugin.runs.run_axes import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, SMALL, WIDTH
 from mgdet_plugin.runs.run_checks import kept
 
@@ -29,6 +30,51 @@ def draw_figures(run: Run) -> dict[str, Figure]:
     """Name of a figure -> figure, in the order of :data:`FIGURES`; those the run has no data for are left out."""
     drawn = {name: draw(run) for name, draw in FIGURES.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def draw_domains(run: Run) -> Figure | None:
+    """Both domains: the mean AP on either, and which share of the loaded weights' own on the old one is left."""
+    old = next(iter(run.mean_aps(OLD)), '')
+    if not old or not run.validations:
+        return None
+    figure = panel.new_figure(4.3)
+    shares = [each for each in (kept_share(run, each.metrics) for each in run.validations) if each is not None]
+    ratios = [1.3, 1.0] if len(shares) == len(run.validations) else [1.0]
+    learned, *left = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
+    best = kept(run)
+    for name, label, color, marker in ((run.metric, 'new images', BLUE, 'o'), (old, 'old domain', ORANGE, 's')):
+        epochs, values = _series(run, name, absent=0.0)
+        if run.pretrained:
+            epochs, values = [0.0, *epochs], [run.pretrained.get(name, 0.0), *values]
+            learned.axhline(values[0], color=color, lw=1.3, ls='--', label=f'{label}, loaded weights')
+        learned.plot(epochs, values, color=color, marker=marker, ms=4, lw=2, label=f'{label}, {name}', zorder=3)
+        _mark_best(learned, best, best.metrics.get(name, 0.0), f'best.pth, epoch {best.epoch:g}')
+    _finish_ap(learned, run, 'Both domains', WIDTH * ratios[0] / sum(ratios), 'mean AP')
+    for axes in left:
+        epochs, _ = _series(run, old)
+        axes.plot([0.0, *epochs], [1.0, *shares], color=ORANGE, marker='s', ms=4, lw=2, zorder=3)
+        _mark_best(axes, best, kept_share(run, best.metrics) or 0.0, f'best.pth, epoch {best.epoch:g}')
+        limits = min(*shares, run.at_least) - 0.03, max(1.0, *shares) + 0.03
+        axes.axhspan(limits[0] - 1, run.at_least, color=RED, alpha=0.1, lw=0, label='too little is left')
+        axes.axhline(run.at_least, color='#8b1e1e', lw=1.4, label=f'at least {run.at_least * 100:.4g}%')
+        axes.set_ylim(limits)
+        panel.finish(axes, run, 'What is left of the old domain', WIDTH * ratios[1] / sum(ratios),
+                     "share of the loaded weights' AP", events=old)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value * 100:.3g}%'))
+    panel.legend_for(figure, figure.axes)
+    return figure
+
+
+def _finish_ap(axes: Axes, run: Run, title: str, width: float, ylabel: str) -> None:
+    """Finish a panel of APs, whose axis begins at 0."""
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    panel.finish(axes, run, title, width, ylabel)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.3g}' if value > -1e-6 else ''))
+
+
+def _mark_best(axes: Axes, best: Validation, value: float, label: str) -> None:
+    """A star at a figure of the best checkpoint's validation."""
+    axes.plot(best.epoch, value, '*', color='black', ms=12, zorder=5, ls='', clip_on=False, label=label)
 
 
 def draw_losses(run: Run) -> Figure | None:
@@ -186,15 +232,12 @@ def draw_metrics(run: Run) -> Figure | None:
         if name == run.metric and run.validations:
             best = kept(run)
             value = best.metrics.get(name, 0.0)
-            axes.plot(best.epoch, value, '*', color='black', ms=12, zorder=5, ls='', clip_on=False,
-                      label=f'best, {value:.3f} at epoch {best.epoch:g}')
+            _mark_best(axes, best, value, f'best, {value:.3f} at epoch {best.epoch:g}')
     if run.pretrained:
         axes.plot([], [], color=GREY, ls='--', label='pretrained (same colour)')
     if run.random:
         axes.plot([], [], color=GREY, ls=':', label='random start (same colour)')
-    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    panel.finish(axes, run, 'Detection on the validation images', WIDTH, 'AP')
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.3g}' if value > -1e-6 else ''))
+    _finish_ap(axes, run, 'Detection on the validation images', WIDTH, 'AP')
     panel.legend_right(axes)
     return figure
 
@@ -225,4 +268,5 @@ def draw_weights(run: Run) -> Figure | None:
 
 
 FIGURES: dict[str, Callable[[Run], Figure | None]] = dict(
-    losses=draw_losses, training=draw_training, rates=draw_rates, metrics=draw_metrics, weights=draw_weights)
+    domains=draw_domains, losses=draw_losses, training=draw_training, rates=draw_rates, metrics=draw_metrics,
+    weights=draw_weights)

@@ -304,6 +304,7 @@ def test_with_a_new_head_there_is_no_band(data, tmp_path):
     (dict(images=0), 'images must be a whole number of at least 1, got 0'), (dict(window=2.5), 'got 2.5'),
     (dict(interval=-1), 'interval must be'), (dict(nan_patience=0), 'nan_patience must be'),
     (dict(drift='explode'), r"drift must be one or several of \('warn', 'hold'.*got 'explode'"),
+    (dict(forgetting='forget'), 'forgetting must be one or several'),
     (dict(spike=[]), 'spike must be one or several'), (dict(nan=None), 'nan must be one or several'),
     (dict(divergence=['warn', 3]), 'divergence must be one or several'),
     (dict(rate_factor=1), 'rate_factor must be above 0 and below 1, got 1'),

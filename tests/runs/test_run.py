@@ -29,7 +29,7 @@ def heavy():
     return [name for name in ('torch', 'mmdet', 'mmengine', 'mmcv', 'matplotlib') if name in sys.modules]
 
 _, run, missing = sys.argv
-assert len(check_run(run)) == 4
+assert len(check_run(run)) == 5
 for refused in (lambda: check_run(missing), lambda: write_report(missing), lambda: first_losses(missing, missing),
                 lambda: before_after(dict(new=missing), missing, missing), lambda: blend_weights(missing, missing),
                 lambda: blend_weights(run, run, [2]), lambda: draw_detections(missing, missing, 'out.png')):
@@ -65,6 +65,17 @@ def test_a_run_is_read_as_written(tmp_path):
 @pytest.mark.parametrize('kind', KINDS)
 def test_every_kind_can_be_read(tmp_path, kind):
     assert read_run(write_run(tmp_path / 'run', kind, old=True)).bad_steps == (3 if kind == 'nan' else 0)
+
+
+def test_what_a_run_was_held_by_is_read_as_written(tmp_path):
+    keep = dict(images=50, held_out=12, by='agreement', at_least=0.9, share=0.5, weight=1.0, form='maps', source='old/')
+    record = read_run(write_run(tmp_path))
+    assert record.keep == {} and record.at_least == 0.95
+    record.keep = keep
+    record.write(str(tmp_path))
+    assert read_run(tmp_path).keep == keep and read_run(tmp_path).at_least == 0.9
+    change(tmp_path, keep=dict(keep, of_a_later_release=1))
+    assert read_run(tmp_path).keep == keep
 
 
 def test_null_is_not_finite(tmp_path):
@@ -142,7 +153,11 @@ def test_numbers_that_are_no_json_numbers_in_the_log(tmp_path):
     (dict(baseline=dict(pretrained={'val/loss': 'low'})), r"baseline\.pretrained\.val/loss is 'low'"),
     (dict(guarded='loss_obj'), "guarded is 'loss_obj', expected a list of texts"),
     (dict(bad_steps=True), 'bad_steps is True'),
-    (dict(ended='well'), "ended is 'well'")])
+    (dict(ended='well'), "ended is 'well'"),
+    (dict(keep=['maps']), r"keep is \['maps'\], expected an object"),
+    (dict(keep=dict(images='many')), "keep.images is 'many', expected a whole number"),
+    (dict(keep=dict(at_least=-1)), r'keep\.at_least is -1.0, expected a share above 0, at most 1'),
+    (dict(keep=dict(by='eye')), "keep.by is 'eye', expected one of labels, agreement")])
 def test_a_record_that_is_not_one(tmp_path, fields, message):
     folder = write_run(tmp_path / 'run')
     change(folder, **fields)
@@ -178,8 +193,9 @@ def test_a_record_of_an_earlier_release_is_read_judged_and_drawn(tmp_path):
     assert run.last.metrics['coco/bbox_mAP'] == 0.06 and run.best == ['coco/bbox_mAP', 'greater']
     lines = checks_text(run, check_run(run)).splitlines()
     assert lines[0] == ('PASS  loss-below-random    val/loss 278.8 at epoch 20, random start 549, pretrained 572.9')
-    assert [line[:4] for line in lines[:4]] == ['PASS'] * 4 and lines[-1] == 'verdict: PASS'
-    assert 'old/coco/bbox_mAP 0.624 -> 0.291' in lines[4]
-    assert [path.name for path in write_report(folder)] == ['losses.png', 'metrics.png', 'weights.png', 'report.html']
+    assert [line[:4] for line in lines] == ['PASS'] * 4 + ['FAIL', 'verd'] and lines[-1] == 'verdict: FAIL'
+    assert 'old/coco/bbox_mAP 0.624 -> 0.291 at epoch 20, the best: 46.6% left, at least 95% asked' in lines[4]
+    assert [path.name for path in write_report(folder)] == [
+        'domains.png', 'losses.png', 'metrics.png', 'weights.png', 'report.html']
     run.write(str(tmp_path))
     assert (tmp_path / 'guard.json').read_bytes() == (DATA / 'demo_run' / 'guard.json').read_bytes()

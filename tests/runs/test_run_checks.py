@@ -1,10 +1,10 @@
-"""The four checks, and the tool that prints them."""
+"""The five checks, and the tool that prints them."""
 import json
 
 import pytest
 
 from mgdet_plugin.runs.run import read_run
-from mgdet_plugin.runs.run_checks import NAMES, check_run, verdict
+from mgdet_plugin.runs.run_checks import NAMES, check_run, kept, verdict, verdict_line
 from tests.support.run_folder import PRETRAINED, guard, write_run
 from tests.support.small_run import ROOT, run_tool
 
@@ -146,7 +146,7 @@ def test_a_backbone_has_no_performance_to_keep(tmp_path):
             entry['metrics'] = {name: value for name, value in entry['metrics'].items() if 'coco' not in name}
 
     found = judged(tmp_path, change, kind='backbone')
-    assert [found[name].passed for name in NAMES] == [True, None, None, True]
+    assert [found[name].passed for name in NAMES] == [True, None, None, True, None]
     assert 'not asked: only the backbone was pretrained' in found['performance-kept'].line
 
 
@@ -162,9 +162,9 @@ FALLING = [50.0 / (step + 1) for step in range(40)]
 
 
 @pytest.mark.parametrize(('losses', 'scores', 'expected'), [
-    (FALLING, [0.1, 0.3], [True, None, None, True]), (FALLING[::-1], [0.1, 0.3], [False, None, None, True]),
-    (FALLING, [0.0, 0.0], [True, None, False, True]), ([9.0, 8.0, float('nan'), 5.0], [0.1, 0.3],
-                                                       [True, None, None, False])])
+    (FALLING, [0.1, 0.3], [True, None, None, True, None]), (FALLING[::-1], [0.1, 0.3], [False, None, None, True, None]),
+    (FALLING, [0.0, 0.0], [True, None, False, True, None]), ([9.0, 8.0, float('nan'), 5.0], [0.1, 0.3],
+                                                             [True, None, None, False, None])])
 def test_a_run_without_a_guard_is_judged_by_its_log(tmp_path, losses, scores, expected):
     """Of mmdet's own loop, as configs for training from nothing have it."""
     log_of(tmp_path, losses, [{'pascal_voc/mAP': score, 'pascal_voc/AP50': score} for score in scores])
@@ -173,7 +173,8 @@ def test_a_run_without_a_guard_is_judged_by_its_log(tmp_path, losses, scores, ex
     assert [each.passed for each in checks] == expected
     assert [(each.epoch, each.iter) for each in run.validations][:1] == [(2, 20 if len(losses) > 4 else 2)]
     assert f'pascal_voc/mAP {scores[-1]:.3f} at epoch' in checks[2].line
-    assert sum('no guard (default hook drift_guard)' in each.line for each in checks) == 3
+    assert sum('no guard (default hook drift_guard)' in each.line for each in checks) == 4
+    assert verdict(checks) == ('FAIL' if False in expected else 'NOT MEASURED')
 
 
 def test_the_best_checkpoint_is_what_is_judged(tmp_path):
@@ -209,6 +210,100 @@ def test_missing_baselines_are_said(tmp_path):
     assert 'no pretrained value of loss_obj, loss_cls was measured' in found['losses-within-band'].line
 
 
+KEEP = dict(images=50, held_out=12, by='agreement', at_least=0.9, share=0.5, weight=1.0, form='maps', source='old/')
+OLD_MAP = 'old/coco/bbox_mAP'
+
+
+def followed(shares, **fields):
+    """A change to a record: the old domain's AP goes from 0.6 to shares of it, in the last validations."""
+    def change(content):
+        content['baseline']['pretrained'][OLD_MAP] = 0.6
+        content['validations'] = content['validations'][-len(shares):]
+        for each, share in zip(content['validations'], shares):
+            each['metrics'][OLD_MAP] = 0.6 * share
+        content.update(fields)
+    return change
+
+
+@pytest.mark.parametrize(('shares', 'keep', 'passed', 'said'), [
+    ([0.95, 0.95], {}, True, 'old/coco/bbox_mAP 0.600 -> 0.570 at epoch 30, the best: 95.0% left, at least 95% asked; '
+                             'at the end 0.570 (epoch 30): 95.0%; by labels'),
+    ([1.1, 1.2], {}, True, '120.0% left'),
+    ([0.95, 0.94], {}, False, 'at the end 0.564 (epoch 30): 94.0%; by labels; too little at epoch 30'),
+    ([0.95, 0.94], KEEP, True, "; by agreement with the loaded weights' own detections on 12 held-out images"),
+    ([0.89, 0.5], KEEP, False, 'at epoch 29, the best: 89.0% left, at least 90% asked; at the end 0.300 (epoch 30): '
+                               "50.0%; by agreement with the loaded weights' own detections on 12 held-out images; too "
+                               'little at epoch 29 and 30'),
+    ([0.95, 0.95], dict(KEEP, by='labels', held_out=1), True, 'by labels on 1 held-out image')])
+def test_what_is_left_of_the_old_domain_is_judged(tmp_path, shares, keep, passed, said):
+    def change(content):
+        followed(shares, keep=keep)(content)
+        for index, each in enumerate(content['validations']):
+            each['metrics']['coco/bbox_mAP'] = 0.3 + 0.1 * index  # the last is the best by the new images alone
+
+    found = judged(tmp_path, change, old=True)
+    check = found['old-kept']
+    assert check.passed is passed and said in check.line
+    assert (check.figures['last_share'], check.figures['at_least']) == (
+        pytest.approx(shares[-1]), keep.get('at_least', 0.95))
+    assert verdict([*found.values()]) == verdict_line([*found.values()]) == ('PASS' if passed else 'FAIL')
+
+
+def test_nothing_detected_on_the_old_domain_is_nothing_left(tmp_path):
+    """CocoMetric then gives no figure, and its losses are measured all the same."""
+    def change(content):
+        for entry in content['validations']:
+            del entry['metrics'][OLD_MAP]
+
+    check = judged(tmp_path, change, old=True)['old-kept']
+    assert check.passed is False and check.figures['share'] == 0
+
+
+def without_a_set(content):
+    content.update(baseline=dict(pretrained={}, random={}), validations=[])
+
+
+@pytest.mark.parametrize(('old', 'change', 'why'), [
+    (False, lambda content: None, 'no images of what the weights knew are followed'),
+    (True, lambda content: content['baseline']['pretrained'].pop(OLD_MAP),
+     'old/coco/bbox_mAP was 0.000 before training: the loaded weights find nothing there that could be kept'),
+    (True, followed([0.9, 0.9], baseline=dict(guard()['baseline'], pretrained={**guard()['baseline']['pretrained'],
+                                                                               OLD_MAP: 0})),
+     'old/coco/bbox_mAP was 0.000 before'),
+    (False, without_a_set, 'the run had no validation')])
+def test_a_run_whose_old_domain_is_not_measured_is_no_all_clear(tmp_path, old, change, why):
+    checks = [*judged(tmp_path, change, old=old).values()]
+    assert verdict(checks) == 'NOT MEASURED' and checks[-1].passed is None
+    line = verdict_line(checks)
+    assert line.startswith(f'NOT MEASURED: whether the model was untrained: {why}') and '\n' not in line
+    assert 'keep=dict(images=FOLDER)' in line and 'val_cfg.others=dict(old=...)' in line
+
+
+@pytest.mark.parametrize(('start', 'result'), [('backbone', 'PASS'), ('nothing', 'FAIL')])
+def test_where_nothing_was_learnt_before_nothing_is_asked(tmp_path, start, result):
+    found = judged(tmp_path, kind=start)
+    assert 'not asked' in found['old-kept'].line and verdict_line([*found.values()]) == result
+
+
+def test_a_failure_stays_one_where_something_is_not_measured(tmp_path):
+    assert verdict_line([*judged(tmp_path, kind='too_hot').values()]) == 'FAIL'
+
+
+@pytest.mark.parametrize(('keep', 'shares', 'epoch'), [
+    ({}, (0.5, 0.99, 0.9, 0.8), 30),  # the best by the new images alone
+    (KEEP, (0.5, 0.99, 0.9, 0.8), 29),  # the best of those that keep enough
+    (KEEP, (0.5, 0.6, 0.85, 0.7), 29),  # the one that keeps most
+    (KEEP, (0.5, 0.6, 0.6, 0.6), 30)])
+def test_the_best_checkpoint_is_one_that_keeps_enough(tmp_path, keep, shares, epoch):
+    def change(content):
+        followed(shares, keep=keep)(content)
+        for index, each in enumerate(content['validations']):
+            each['metrics']['coco/bbox_mAP'] = 0.1 * index
+
+    judged(tmp_path, change, old=True)
+    assert kept(read_run(tmp_path)).epoch == epoch
+
+
 @pytest.mark.parametrize('change', [
     lambda content: content.update(bad_steps=1),
     lambda content: content['validations'][2]['weights'].update(neck=None),
@@ -219,14 +314,15 @@ def test_each_trace_of_nan_fails(tmp_path, change):
 
 def test_the_tool_prints_and_exits_by_the_verdict(tmp_path):
     done = run_tool('check_run', write_run(tmp_path / 'good', old=True), cwd=ROOT)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0 and lines[-1] == 'verdict: PASS'
-    assert [line.split()[:2] for line in lines[:4]] == [['PASS', name] for name in NAMES]
-    assert lines[4].startswith('note  old-domain') and 'not judged' in lines[4]
+    *lines, last = done.stdout.splitlines()
+    assert done.returncode == 0 and last == 'verdict: PASS'
+    assert [line.split()[:2] for line in lines] == [['PASS', name] for name in NAMES]
+    done = run_tool('check_run', write_run(tmp_path / 'alone'), cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith('verdict: NOT MEASURED: ')
     done = run_tool('check_run', write_run(tmp_path / 'nan', 'nan'), '--json', cwd=ROOT)
     found = json.loads(done.stdout, parse_constant=pytest.fail)
     assert done.returncode == 1 and found['verdict'] == 'FAIL'
-    assert [each['passed'] for each in found['checks']] == [True, True, True, False]
+    assert [each['passed'] for each in found['checks']] == [True, True, True, False, None]
 
 
 def test_the_tool_refuses_in_one_line(tmp_path):

@@ -10,10 +10,11 @@ from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.runs.run import read_run
-from mgdet_plugin.runs.run_checks import check_run
+from mgdet_plugin.runs.run_checks import check_run, kept
 from mgdet_plugin.runs.run_page import run_page, write_report
 from mgdet_plugin.runs.run_plots import (
     FIGURES,
+    draw_domains,
     draw_figures,
     draw_losses,
     draw_metrics,
@@ -90,6 +91,25 @@ def test_a_level_far_away_does_not_flatten_the_curve(tmp_path):
     assert '(random start 1,000,000, off the axis)' in total.get_xlabel()
 
 
+def test_both_domains_are_drawn_first(tmp_path):
+    record = read_run(write_run(tmp_path, old=True))
+    record.keep = dict(at_least=0.9)
+    assert next(iter(draw_figures(record))) == 'domains'
+    learned, left = draw_domains(record).axes
+    for name, label in (('coco/bbox_mAP', 'new images'), ('old/coco/bbox_mAP', 'old domain')):
+        line = lines_of(learned)[f'{label}, {name}']
+        values = [figures[name] for figures in (record.pretrained, *(each.metrics for each in record.validations))]
+        assert list(line.get_ydata()) == values and list(line.get_xdata()) == list(range(31))
+        assert lines_of(learned)[f'{label}, loaded weights'].get_ydata()[0] == values[0]
+    curve, best, level = left.get_lines()[:3]
+    assert list(curve.get_ydata()) == pytest.approx([each / values[0] for each in values])
+    assert best.get_label() == f'best.pth, epoch {kept(record).epoch}' and best.get_ydata()[0] > 1
+    assert level.get_label() == 'at least 90%' and level.get_ydata()[0] == 0.9
+    record.pretrained.clear()  # as of a run from nothing: nothing to hold a share against
+    assert len(draw_domains(record).axes) == 1
+    assert draw_domains(read_run(write_run(tmp_path / 'alone'))) is None
+
+
 def test_metrics_of_any_evaluator_are_drawn(tmp_path):
     """VOC's and, beside them, another one's; the AP of one overlap only where it is not the mean."""
     record = read_run(write_run(tmp_path, old=True))
@@ -154,7 +174,9 @@ def test_the_page_is_whole_and_needs_nothing_else(reported):
 
 def test_the_page_tells_verdict_and_figures(tmp_path):
     good, hot = page_of(tmp_path, old=True), page_of(tmp_path, 'too_hot')
-    assert 'PASS</span></h1>' in good and 'FAIL' not in good and 'not judged' in good
+    alone = page_of(tmp_path)
+    assert 'PASS</span></h1>' in good and 'FAIL' not in good and 'at least 95% asked' in good
+    assert '? NOT MEASURED</span></h1>' in alone and 'no images of what the weights knew are followed; train' in alone
     assert 'FAIL</span></h1>' in hot and 'PASS</span></h1>' not in hot
     assert 'random start 310.2' in good and 'at the end 0.057 (epoch 8)' in hot
     assert '14.9 → 19.43' in hot and '1.57 (loss_obj)' in hot  # the stage table

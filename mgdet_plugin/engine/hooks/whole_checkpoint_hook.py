@@ -15,8 +15,11 @@ from mmengine.runner import Runner
 
 from mgdet_plugin.common.errors import UserError, is_number
 from mgdet_plugin.common.files import write_together
+from mgdet_plugin.common.guard_record import keeps, merit
 from mgdet_plugin.common.metric_names import AUTO, expected_of, is_mean_ap, kind_of, mean_aps, prefix_of
 from mgdet_plugin.engine.staged_run import staged_run
+
+KEPT = 'best_kept'  # share of the old domain that the best checkpoint keeps, beside mmengine's best_score
 
 
 @HOOKS.register_module(name=['WholeCheckpointHook', 'CheckpointHook'])
@@ -30,6 +33,9 @@ class WholeCheckpointHook(CheckpointHook):
 
     ``save_best='auto'`` is the evaluator's mean AP, whichever metric gives it; mmengine's is the first figure there is,
     which is a loss where CocoMetric detects nothing.
+
+    With the config's ``keep`` the best is the best among the validations that keep enough of the old domain; until one
+    does, it is the one that keeps most.
 
     What a resumed checkpoint names as the best is looked for in this run's folder alone, under the name this hook gives
     it: a path in a checkpoint may be anybody's. Where it is not there, the best begins anew.
@@ -77,6 +83,7 @@ class WholeCheckpointHook(CheckpointHook):
                 continue
             del info[key]  # what is not named here is neither copied nor removed
             info.pop(score_key, None)
+            info.pop(key.replace('best_ckpt', KEPT, 1), None)
             runner.logger.warning(f'the checkpoint resumed from names {named!r} as its best, and there is no such '
                                   f'checkpoint of this run in {self.out_dir}: the next validation is the best so far')
         single = len(self.key_indicators) == 1
@@ -129,6 +136,7 @@ class WholeCheckpointHook(CheckpointHook):
         whole = self._with_missing(runner, metrics)
         if self.key_indicators == [AUTO]:
             return
+        whole = self._with_kept(runner, whole)
         before = self._best
         self._best = dict.fromkeys(before)  # what is named here mmengine removes before it saves
         try:
@@ -164,6 +172,37 @@ class WholeCheckpointHook(CheckpointHook):
             runner.logger.warning(f'the validation gives no {what}, as when nothing is detected: it has no best '
                                   'checkpoint')
         return {**metrics, **dict.fromkeys(missing)}
+
+    def _with_kept(self, runner: Runner, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Metrics with None for a figure where, by what is kept, this validation is no new best one.
+
+        Where it is one, whatever the figure, the score to beat is taken away.
+        """
+        run, hub, found = staged_run(runner), runner.message_hub, dict(metrics)
+        kept = run.kept if run is not None else None
+        if kept is None and run is not None and getattr(run.plan, 'keep', None) is not None:
+            runner.logger.warning('what is left of the old domain is not known, as no guard (default hook drift_guard) '
+                                  'has measured it or the loaded weights find nothing there: the best checkpoint goes '
+                                  'by the new images alone')
+        for key, rule in zip(self.key_indicators, self.rules):
+            name, score = '' if len(self.key_indicators) == 1 else f'_{key}', found[key]
+            if kept is None:
+                hub.runtime_info.pop(KEPT + name, None)  # of a run that goes on without ``keep``
+            elif score is not None and math.isfinite(score):
+                best = hub.runtime_info.get(f'best_score{name}')
+                share = hub.runtime_info.get(KEPT + name)
+                share = share if is_number(share) and math.isfinite(share) else -math.inf  # begun without ``keep``
+                sign = 1 if rule == 'greater' else -1
+                better = best is None or merit(sign * score, *kept) > merit(sign * best, share, kept[1])
+                if better:
+                    hub.runtime_info.pop(f'best_score{name}', None)
+                    hub.update_info(KEPT + name, kept[0])  # now, for it goes into what is saved
+                else:
+                    found[key] = None
+                if not keeps(*kept):
+                    runner.logger.info(f'{kept[0]:.1%} of the old domain is left, at least {kept[1] * 100:.4g}% is '
+                                       f'asked: {"the best until one keeps enough" if better else "not the best"}')
+        return found
 
     def _remove(self, paths: Iterable[str]) -> list[str]:
         """Remove the checkpoints that are there; return those."""

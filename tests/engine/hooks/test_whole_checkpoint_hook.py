@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,12 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import MessageHub
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.guard_record import Validation
 from mgdet_plugin.engine import WholeCheckpointHook
 from mgdet_plugin.engine.hooks import whole_checkpoint_hook as module
+from mgdet_plugin.engine.staged_run import StagedRun
+from mgdet_plugin.runs.run import Run
+from mgdet_plugin.runs.run_checks import kept
 from tests.support.toy_run import make_runner
 
 
@@ -294,6 +299,84 @@ def test_a_best_by_another_figure_is_not_compared(tmp_path):
     runner.epoch = 1
     hook.after_val_epoch(runner, OF_VOC)
     assert best(runner).read_text() == '1' and runner.message_hub.get_info('best_score') == 0.3
+
+
+def validated(folder: Path, seen: list[tuple], info: dict | None = None, first: int = 1, **fields) -> tuple[
+        WholeCheckpointHook, SimpleNamespace]:
+    """The hook after validations, each of new mAP and the share of the old domain that is left (None without keep)."""
+    hook, runner = make_hook_and_runner(folder, info, **{'save_best': 'mAP', 'rule': 'greater', **fields})
+    run = object.__new__(StagedRun)
+    run.rolled_back, run.plan = False, SimpleNamespace()
+    runner._train_loop = SimpleNamespace(staged=run)
+    for runner.epoch, (figure, share) in enumerate(seen, first):
+        run.kept = None if share is None else (share, 0.95)
+        hook.after_val_epoch(runner, {'val/loss': 1.0} if figure is None else {'mAP': figure})
+    return hook, runner
+
+
+@pytest.mark.parametrize(('seen', 'bests'), [
+    ([(0.5, 0.97), (0.6, 0.94), (0.55, 0.95), (0.9, 0.1), (0.55, 0.99)], '11333'),  # those that keep less never are
+    ([(0.5, 0.5), (0.4, 0.6), (0.9, 0.55), (0.1, 0.96), (0.2, 0.95), (0.9, 0.9)], '122455'),  # until one keeps enough
+    ([(0.5, 0.5), (0.6, 0.5), (0.4, 0.5)], '122'),  # as much kept: the better on the new images
+    ([(0.5, None), (0.6, None), (0.55, None)], '122')])
+def test_the_best_is_the_best_that_keeps_enough(seen, bests, tmp_path, caplog):
+    """Also where the run is stopped after any validation and resumed: all it knows then is what a checkpoint holds."""
+    caplog.set_level(logging.INFO)
+    for stop in range(1, len(seen) + 1):
+        folder = tmp_path / f'{stop}'
+        folder.mkdir()
+        _, runner = validated(folder, seen[:stop])
+        assert best(runner).read_text() == bests[stop - 1]
+        assert len(list(folder.glob('best_*'))) == 1
+        hub = MessageHub(f'resumed {folder}')
+        hub.load_state_dict(runner.message_hub.state_dict())
+        _, runner = validated(folder, seen[stop:], dict(hub.runtime_info), stop + 1)
+        assert best(runner).read_text() == bests[-1]
+    too_little = [share for _, share in seen if share is not None and share < 0.95]
+    assert all(f'{share:.1%} of the old domain is left, at least 95% is asked: ' in caplog.text for share in too_little)
+    assert ('best until one keeps enough' in caplog.text) == (seen[0][1] == 0.5)
+
+
+def test_the_hook_and_the_verdict_mean_the_same_checkpoint(tmp_path):
+    """Whatever comes, also by a figure that must be low."""
+    draw = random.Random(0)
+    for trial in range(40):
+        rule = draw.choice(['greater', 'less'])
+        seen = [(draw.choice([0.1, 0.2, 0.3, 0.4]), draw.choice([0.5, 0.7, 0.9, *[0.96] * (trial % 3)]))
+                for _ in range(6)]
+        (tmp_path / f'{trial}').mkdir()
+        _, runner = validated(tmp_path / f'{trial}', seen, rule=rule)
+        record = Run(metric='mAP', best=['mAP', rule], keep=dict(images=1), pretrained={'old/coco/bbox_mAP': 1.0},
+                     validations=[Validation(epoch=epoch, iter=epoch, stage='', metrics={
+                         'mAP': figure, 'old/coco/bbox_mAP': share}) for epoch, (figure, share) in enumerate(seen, 1)])
+        assert best(runner).read_text() == f'{kept(record).epoch}', seen
+
+
+@pytest.mark.parametrize(('share', 'expected'), [(0.97, '1'), ('much', '2'), (float('nan'), '2'), (None, '2')])
+def test_a_share_no_run_can_have_kept_is_none(share, expected, tmp_path):
+    """What a resumed checkpoint says of its best; one of a run without ``keep`` says nothing, and is replaced."""
+    _, runner = validated(tmp_path, [(0.9, 0.97)])
+    info = {**runner.message_hub.runtime_info, 'best_kept': share}
+    _, runner = validated(tmp_path, [(0.5, 0.2)], info, 2)
+    assert best(runner).read_text() == expected
+
+
+def test_a_run_that_goes_on_without_keep_forgets_what_its_best_keeps(tmp_path):
+    _, runner = validated(tmp_path, [(0.5, 0.97)])
+    _, runner = validated(tmp_path, [(0.6, None)], dict(runner.message_hub.runtime_info), 2)
+    assert best(runner).read_text() == '2' and 'best_kept' not in runner.message_hub.runtime_info
+
+
+def test_a_validation_that_finds_nothing_is_no_best_by_what_it_keeps(tmp_path):
+    _, runner = validated(tmp_path, [(None, 1.0), (float('nan'), 0.9), (0.2, 0.5)])
+    assert best(runner).read_text() == '3' and runner.message_hub.get_info('best_kept') == 0.5
+
+
+def test_keep_without_a_measure_of_it_is_said(tmp_path, caplog):
+    hook, runner = validated(tmp_path, [])
+    runner._train_loop.staged.plan.keep, runner._train_loop.staged.kept = object(), None
+    hook.after_val_epoch(runner, {'mAP': 0.5})
+    assert 'the best checkpoint goes by the new images alone' in caplog.text and best(runner).is_file()
 
 
 def test_configs_may_call_it_as_mmengine_does():
