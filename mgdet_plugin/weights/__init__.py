@@ -6,6 +6,7 @@
 :mod:`.mapping`             which array is which tensor: :mod:`.architecture`, :mod:`.keras_layers` and
                             :mod:`.layout`; which class is which row: :mod:`.classes`, :mod:`.class_names`
 :mod:`.importer`            the whole import; :mod:`.conversion` and :mod:`.network` are its part that needs torch
+:mod:`.added_classes`       a :mod:`.checkpoint` with classes added, as the import adds them to a file's
 :mod:`.exporter`            a :mod:`.checkpoint` to a Keras file: :mod:`.keras_layouts`, :mod:`.keras_model`
 :mod:`.verify`              a file read again, and compared with a checkpoint tensor by tensor
 ==========================  ====================================================================================

@@ -31,6 +31,8 @@ print([name for name in ('torch', 'mmdet', 'mmengine', 'mmcv', 'matplotlib', 'ke
     ("import_keras('model.h5', 'out.pth', config='absent.py')", 'config absent.py does not exist'),
     ("import_keras('model.h5', 'out.pth', classes='0')", '--classes 0: the number of classes must be'),
     ("import_keras('model.h5', 'out.pth', classes='absent.txt')", '--classes absent.txt: neither'),
+    ("import_keras('model.h5', 'out.pth', add_classes='absent.txt')", '--add-classes absent.txt: neither'),
+    ("import_keras('old.pth', 'out.pth')", 'old.pth is a checkpoint, which needs no import'),
     ("import_keras('model.h5', 'absent/out.pth')", 'there is no folder'),
     ("verify_import('absent.h5', 'text.h5')", 'absent.h5 does not exist'),
     ("verify_import('text.h5', 'text.h5')", "text beginning 'not found'"),
@@ -40,6 +42,7 @@ print([name for name in ('torch', 'mmdet', 'mmengine', 'mmcv', 'matplotlib', 'ke
     ("export_keras('text.h5', 'out.bin')", 'must end in .h5, .weights.h5 or .keras'),
 ])
 def test_refusals_that_need_no_model_import_none(tmp_path: Path, call: str, cause: str):
+    (tmp_path / 'old.pth').write_bytes(b'PK')
     (tmp_path / 'text.h5').write_text('not found')
     source = write_tiny('keras3_model5.weights.h5', tmp_path / 'model.h5')
     (tmp_path / 'damaged.h5').write_bytes(source.read_bytes()[:5000])
