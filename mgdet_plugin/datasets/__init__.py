@@ -11,10 +11,11 @@ from mgdet_plugin.datasets.transforms.clip_boxes import ClipBoxes
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import DropDegenerateBoxes
 from mgdet_plugin.datasets.transforms.letterbox import Letterbox
 from mgdet_plugin.datasets.transforms.load_readable_image import LoadReadableImage
+from mgdet_plugin.datasets.transforms.recolour import Recolour
 
 __all__ = [
     'DIGITS_ROOT', 'DIGIT_CLASSES', 'ClipBoxes', 'DatasetReport', 'DropDegenerateBoxes', 'Inspector', 'Letterbox',
-    'LoadReadableImage', 'OldImages', 'SampleIndex', 'StagedBatchSampler', 'StagedDataset', 'StagedMix',
+    'LoadReadableImage', 'OldImages', 'Recolour', 'SampleIndex', 'StagedBatchSampler', 'StagedDataset', 'StagedMix',
     'check_datasets', 'ensure_digits', 'ensure_embedded_data', 'iter_dataset_cfgs', 'make_digits', 'sample_randomness',
     'sample_seed',
 ]

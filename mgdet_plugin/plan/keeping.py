@@ -25,7 +25,7 @@ class Keeping:
 
     Attributes:
         images: Folder of pictures like those the weights were trained on, searched to any depth, or the config of a
-            dataset; labels are never used. None holds the model on new images alone, which needs ``on_new``.
+            dataset; labels are never used. None holds the model on new images alone, by ``recolour`` or ``on_new``.
         share: Of the images of a step, how many are old; they go beside the new ones, whose number stays.
         weight: Factor on the loss of holding; a stage's ``keep_weight`` takes its place.
         images_used: Pictures trained on, spread by what the weights see in them. Default: all.
@@ -37,6 +37,8 @@ class Keeping:
         unsure: See ``sure``.
         on_new: What is done with old objects on new images: 'distil' holds the model there, too, away from the labels;
             'spare' counts the weights' sure boxes that touch no label as neither object nor background.
+        recolour: Show held pictures in other colours: what the weights think of many unlike pictures stands in for what
+            they think of old ones. Without ``images`` it is copies of the new ones that are held so.
         cache: Keep what the weights think of old images in 'memory' or a 'file' in place of asking again each time;
             old images are then not augmented.
         form: 'maps' holds every cell of a ``MultiGridHead``, 'boxes' takes the weights' detections for labels,
@@ -56,6 +58,7 @@ class Keeping:
     sure: float = 0.4
     unsure: float = 0.1
     on_new: str | None = None
+    recolour: bool = False
     cache: str | None = None
     form: str | None = None
     new_classes: tuple[str | int, ...] | None = None
@@ -99,14 +102,23 @@ class Keeping:
 
     def _check_sources(self) -> None:
         """Refuse pictures that are given in no known way."""
-        if self.images is None and self.on_new != 'distil':
+        require(isinstance(self.recolour, bool), 'keep.recolour must be True or False', self.recolour)
+        if not self.holds_images and self.on_new != 'distil':
             raise UserError("keep needs images, a folder of pictures like those the weights were trained on: "
-                            "keep=dict(images='data/old/')")
+                            "keep=dict(images='data/old/'); where there are none keep=dict(recolour=True) keeps less")
+        if self.recolour and self.cache:
+            raise UserError('keep.cache remembers pictures as they are, and keep.recolour changes them each time; take '
+                            'one of the two out')
         require(self.images is None or isinstance(self.images, (str, Mapping)),
                 'keep.images must be a folder or the config of a dataset', self.images)
         held = self.held_out
         require(held is None or isinstance(held, (str, Mapping)) or (is_number(held) and 0 <= held < 1),
                 'keep.held_out must be a share from 0 and below 1, a folder or the config of a dataset', held)
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether images go beside the new ones."""
+        return self.images is not None or self.recolour
 
     def others(self, followed: bool) -> float | str | Mapping[str, Any]:
         """What is held out: a share of the pictures, 0 for none, or other ones.
@@ -124,7 +136,7 @@ class Keeping:
         Raises:
             UserError: The share leaves no whole image.
         """
-        if self.images is None or not new:
+        if not self.holds_images or not new:
             return 0
         count = round(new * self.share / (1 - self.share))
         if count < 1:

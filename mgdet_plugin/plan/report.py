@@ -122,20 +122,21 @@ def _kept(cfg: Config, keep: Keeping, model: nn.Module, start: str) -> dict[str,
     followed = is_followed(cfg)
     return dict(form=form_of(model, start, keep.form), images=keep.images, pictures=pictures,
                 images_used=keep.images_used, share=keep.share, at_least=keep.at_least, held_out=keep.others(followed),
-                followed=followed, on_new=keep.on_new, cache=keep.cache)
+                followed=followed, on_new=keep.on_new, recolour=keep.recolour, cache=keep.cache)
 
 
 def _kept_text(keep: Mapping[str, Any]) -> str:
     """What is held, in a line."""
+    recoloured = ', in other colours' if keep['recolour'] else ''
     if keep['images'] is None:
-        return f'{keep["form"]} held on the new images alone'
+        return f'{keep["form"]} held on the new images alone{recoloured}'
     source = keep['images'] if isinstance(keep['images'], str) else 'a dataset'
     there = 'not there yet' if keep['pictures'] is None else f'{keep["pictures"]:,} pictures'
     used = f', {keep["images_used"]:,} of them trained on' if keep['images_used'] else ''
     measured = ("the labelled set val_cfg.others['old']" if keep['followed'] else
                 f'{keep["held_out"]:.0%} of them, never trained on' if isinstance(keep['held_out'], float) else
                 'nothing' if not keep['held_out'] else 'others, never trained on')
-    more = ''.join([f', on new images: {keep["on_new"]}' if keep['on_new'] else '',
+    more = ''.join([recoloured, f', on new images: {keep["on_new"]}' if keep['on_new'] else '',
                     f', the teacher cached ({keep["cache"]}), old images not augmented' if keep['cache'] else ''])
     return (f'{keep["form"]} held on {source} ({there}{used}), {keep["share"]:.0%} of each batch{more}; at least '
             f'{keep["at_least"]:.0%} of the old AP must be left, measured on {measured}')

@@ -138,7 +138,7 @@ class KeepHook(Hook):
         given = self.keeping.others(followed=False)
         if isinstance(given, (str, Mapping)):
             return pictures.others(given), memory
-        if own is None or not given:
+        if own is None or not given or self.keeping.images is None:
             return None, memory
         kept, held = split_held_out(own.names, given)
         return own.get_subset(held), kept

@@ -186,7 +186,7 @@ def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan,
     sampler = dict(type='StagedBatchSampler', inner=dataloader.get('batch_sampler'), batch_sizes=sizes,
                    drop_last=dataloader.get('drop_last', False))
     dataset = dict(type='StagedDataset', dataset=dataloader['dataset'], stage_probs=probs)
-    if plan.keep is not None and plan.keep.images is not None:
+    if plan.keep is not None and plan.keep.holds_images:
         for size in sizes:
             plan.keep.beside(size or dataloader['batch_size'])  # refuses a share that leaves no room
         sampler['beside'] = plan.keep.beside
@@ -197,10 +197,13 @@ def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan,
 
 def _old_images(keep: Keeping, dataloader: Mapping[str, Any], validation: Mapping[str, Any] | None) -> OldImages:
     """The old images: augmented as the new ones or, where the teacher's view of them is cached, not at all."""
-    assert keep.images is not None
     pipeline, *_ = (leaf['pipeline'] for leaf in iter_dataset_cfgs(dataloader['dataset']))
-    old = OldImages(keep.images, pipeline=old_pipeline(pipeline), serialize_data=False)
-    old.leave_out(image_paths(dataloader['dataset']))
+    steps, new = old_pipeline(pipeline), image_paths(dataloader['dataset'])
+    if keep.recolour:
+        steps.insert(len(steps) - 1, dict(type='Recolour'))  # before the sample is packed
+    old = OldImages(new if keep.images is None else keep.images, pipeline=steps, serialize_data=False)
+    if keep.images is not None:
+        old.leave_out(new)
     if keep.cache is None or validation is None:
         return old
     plain, *_ = (leaf['pipeline'] for leaf in iter_dataset_cfgs(validation['dataset']))
