@@ -191,7 +191,7 @@ def measure_random(runner: Runner, loop: LossValLoop) -> dict[str, float]:
         start = MODELS.build(without_pretrained(runner.cfg.model))
         start.init_weights()
         start.to(next(model.parameters()).device)
-        images = spread(batches.dataset, _STATISTICS_IMAGES)  # the same in every process, so the same statistics
+        images = evenly(batches.dataset, _STATISTICS_IMAGES)  # the same in every process, so the same statistics
         estimate_statistics(start, DataLoader(images, batch_size=batches.batch_size or 1,
                                               collate_fn=batches.collate_fn))
         try:
@@ -212,12 +212,12 @@ def without_pretrained(cfg: Any) -> Any:
 def subset_loader(loop: LossValLoop, images: int) -> DataLoader:
     """Batches of at most so many images of a validation set, evenly spread, in order; each process has its share."""
     whole = loop.dataloader
-    subset: Any = spread(whole.dataset, images)
+    subset: Any = evenly(whole.dataset, images)
     return DataLoader(subset, batch_size=whole.batch_size or 1, collate_fn=whole.collate_fn,
                       sampler=DefaultSampler(subset, shuffle=False, seed=0))  # without a seed it would draw one
 
 
-def spread(dataset: Any, images: int) -> Subset:
+def evenly(dataset: Any, images: int) -> Subset:
     """Some images of a dataset, evenly spread, in order; all if it has fewer."""
     count = min(images, len(dataset))
     return Subset(dataset, [index * len(dataset) // count for index in range(count)])
