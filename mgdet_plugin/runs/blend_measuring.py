@@ -18,7 +18,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import check_datasets, iter_dataset_cfgs
 from mgdet_plugin.engine.checkpoint_check import check_same_tensors, compare_anchors, compare_classes, read_weights
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
-from mgdet_plugin.guard.baselines import spread
+from mgdet_plugin.guard.baselines import evenly
 from mgdet_plugin.keep.batch_statistics import estimate_statistics, norm_layers
 from mgdet_plugin.keep.blending import blend_states
 from mgdet_plugin.runs.blends import BlendRow, Pair
@@ -141,7 +141,7 @@ def spread_batches(dataloader: Mapping[str, Any], loads: Mapping[str, Any], imag
                         f'{len(dataset)})')
     size = max(2, loads.get('batch_size', 1))
     parts = np.array_split(np.arange(count), max(1, min(math.ceil(count / size), count // 2)))
-    return DataLoader(spread(dataset, count), batch_sampler=[part.tolist() for part in parts],
+    return DataLoader(evenly(dataset, count), batch_sampler=[part.tolist() for part in parts],
                       collate_fn=pseudo_collate)
 
 
