@@ -106,8 +106,10 @@ def plan_text(report: Mapping[str, Any]) -> str:
     source = f' ({report["load_from"]})' if report['load_from'] else ''
     lines = [f'{report["config"]}: {report["epochs"]} epochs in {len(report["stages"])} stage'
              f'{"s" if len(report["stages"]) > 1 else ""}, start: {report["start"]}{source}{limit}{scale}']
-    lines.append('keeps: ' + (_kept_text(report['keep']) if report['keep'] else
-                              "nothing of what the weights know is held (keep=dict(images='FOLDER') does)"))
+    if report['keep']:
+        lines.append(f'keeps: {_kept_text(report["keep"])}')
+    elif report['start'] == 'full':
+        lines.append("keeps: nothing of what the weights know is held (keep=dict(images='FOLDER') does)")
     for index, stage in enumerate(report['stages'], 1):
         lines += ['', *_stage_lines(index, stage)]
     return '\n'.join(lines)

@@ -127,7 +127,7 @@ def test_ways_that_hold_on():
     plans = {way: Plan.from_cfg(config_of(way)) for way in HELD}
     assert {way: (plan.keep.images, plan.keep.weight, plan.keep.beside(4)) for way, plan in plans.items()} == {
         **{f'keep_{count}': (f'old_{count}', 1, 4) for count in (10, 50, 200)}, 'keep_photos': ('photographs', 1, 4),
-        'keep_new_alone': (None, 1, 0), 'guide_keep_50': ('old_50', 1, 4), 'keep_50_weight_0.3': ('old_50', 0.3, 4),
+        'keep_new_alone': (None, 1, 4), 'guide_keep_50': ('old_50', 1, 4), 'keep_50_weight_0.3': ('old_50', 0.3, 4),
         'keep_50_weight_3': ('old_50', 3, 4), 'keep_50_share_third': ('old_50', 1, 2),
         'keep_50_frozen_bn': ('old_50', 1, 4)}
     assert plans['keep_50_frozen_bn'].stages[0].freeze == ('*.bn', )
