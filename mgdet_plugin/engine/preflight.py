@@ -29,7 +29,7 @@ from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.engine.resume_choice import is_finished, resolve_resume
 from mgdet_plugin.engine.truth_check import check_truth
 from mgdet_plugin.plan.keeping import Keeping, is_followed
-from mgdet_plugin.plan.plan import start_of
+from mgdet_plugin.plan.plan import Plan, start_of
 
 _RANKS = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
 """Launcher -> the variable of the environment in which a process finds its number."""
@@ -195,6 +195,8 @@ def _old_pictures(cfg: Config, keep: Keeping, inspector: Inspector | None) -> It
     if not cfg.get('stages'):
         raise UserError(f'{config_name(cfg)} has keep and no stages: only a plan is held; inherit a config that has '
                         'stages, such as _base_ = "mgdet_plugin::mgdet_nano_keep.py"')
+    for stage in Plan.from_cfg(cfg).stages:
+        keep.beside(stage.batch_size or cfg.train_dataloader.batch_size)  # refuses a share that leaves no room
     if keep.images is None:
         return
     dataset = cfg.train_dataloader['dataset']
