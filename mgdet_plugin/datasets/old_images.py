@@ -147,6 +147,12 @@ def image_paths(dataset: Any) -> list[str]:
     return list(dict.fromkeys(leaf.get_data_info(index)['img_path'] for leaf in built for index in range(len(leaf))))
 
 
+def pipeline_of(dataset: Any) -> list[Any]:
+    """The pipeline of a dataset's config, of the first one inside wrappers."""
+    found: list[Any] = next(iter_dataset_cfgs(dataset))['pipeline']
+    return found
+
+
 def same_pictures(pictures: Sequence[str], others: Iterable[str]) -> list[int]:
     """Indices of the pictures whose files are among others, by place or content; only files of one size are read."""
     listed = list(others)

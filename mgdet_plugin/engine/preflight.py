@@ -21,7 +21,7 @@ from mgdet_plugin.common.resources import config_path, mmdet_script
 from mgdet_plugin.compat.launch import end_launched_process
 from mgdet_plugin.datasets import Inspector, check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.annotation_check import config_name
-from mgdet_plugin.datasets.old_images import image_paths
+from mgdet_plugin.datasets.old_images import image_paths, pipeline_of
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.config_check import checked
 from mgdet_plugin.engine.keep_check import check_keep
@@ -200,9 +200,8 @@ def _old_pictures(cfg: Config, keep: Keeping, inspector: Inspector | None) -> It
     if keep.images is None:
         return
     dataset = cfg.train_dataloader['dataset']
-    pipeline = next(iter(iter_dataset_cfgs(dataset)))['pipeline']
-    yield from check_keep(keep.images, keep.others(is_followed(cfg)), keep.images_used, pipeline, image_paths(dataset),
-                          inspector)
+    yield from check_keep(keep.images, keep.others(is_followed(cfg)), keep.images_used, pipeline_of(dataset),
+                          image_paths(dataset), inspector)
 
 
 def _other_views(cfg: Config) -> Iterator[str]:

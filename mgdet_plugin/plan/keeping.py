@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 
 from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
+from mgdet_plugin.common.guard_record import AT_LEAST, OLD
 from mgdet_plugin.models.multigrid_head import MultiGridHead
 
 FORMS = ('maps', 'boxes', 'features')
 ON_NEW = ('distil', 'spare')
 CACHES = ('memory', 'file')
-AT_LEAST = 0.95
-OLD = 'old'  # the validation set of ``val_cfg.others`` that what is kept is measured on
+OLD_SET = OLD.rstrip('/')  # the validation set of ``val_cfg.others`` that what is kept is measured on
 HELD_OUT = 0.2  # of the pictures, where no labelled set of the old domain judges
 
 
@@ -165,4 +165,4 @@ def form_of(model: nn.Module, start: str, given: str | None) -> str:
 
 def is_followed(cfg: Mapping[str, Any]) -> bool:
     """Whether a config measures on a labelled set of the old domain."""
-    return OLD in ((cfg.get('val_cfg') or {}).get('others') or {})
+    return OLD_SET in ((cfg.get('val_cfg') or {}).get('others') or {})

@@ -95,7 +95,7 @@ class StagedDataset(Dataset):
         stage_probs: one mapping a stage, step name -> probability; steps not named run as the pipeline says. Default
             (): every stage as the pipeline says.
         max_refetch: samples tried in place of one whose pipeline gives None. Default 15.
-        old: config or built: old images, whose indices follow those of the dataset, which they do not lengthen. Their
+        old: built: old images, whose indices follow those of the dataset, which they do not lengthen. Their
             samples say ``kept`` (True) and ``kept_index`` in their metainfo. Default None.
 
     Raises:
@@ -104,24 +104,19 @@ class StagedDataset(Dataset):
     """
 
     def __init__(self, dataset: Mapping[str, Any] | Any, stage_probs: Sequence[Mapping[str, float]] = (),
-                 max_refetch: int = 15, old: Mapping[str, Any] | Any | None = None) -> None:
+                 max_refetch: int = 15, old: BaseDataset | None = None) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
-        self.old = DATASETS.build(old) if isinstance(old, Mapping) else old
+        self.old = old
         self.stage_probs = tuple(dict(probs) for probs in stage_probs)
         self.max_refetch = max_refetch
         steps: list[Step] = []
-        scale = None
-        for leaf in _leaves(self.dataset):
+        for leaf in (*_leaves(self.dataset), *([] if old is None else [old])):
             own = list(pipeline_steps(leaf.pipeline))
             scale = next((step.scale for step in own if isinstance(step, Letterbox)), None)
             for step in own:
                 if scale is not None and isinstance(step, StagedMix):
                     step.fit(scale)
             steps += own
-        if self.old is not None:
-            for step in pipeline_steps(self.old.pipeline):
-                if scale is not None and isinstance(step, StagedMix):
-                    step.fit(scale)
         for stage, probs in enumerate(self.stage_probs):
             for name, prob in probs.items():
                 _check_gate(stage, name, prob, steps)

@@ -20,9 +20,9 @@ from torch import Tensor
 from mgdet_plugin.common.checkpoints import new_classes_of
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
+from mgdet_plugin.common.guard_record import AGREEMENT, LABELS
 from mgdet_plugin.common.processes import on_first_rank
-from mgdet_plugin.datasets import iter_dataset_cfgs
-from mgdet_plugin.datasets.old_images import OldImages, image_paths
+from mgdet_plugin.datasets.old_images import OldImages, image_paths, pipeline_of
 from mgdet_plugin.datasets.staged.sample_index import kept_randomness
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.staged_run import StagedRun, staged_run
@@ -33,7 +33,7 @@ from mgdet_plugin.keep.start_weights import save_start, start_state
 from mgdet_plugin.keep.teacher import Teacher, class_indices
 from mgdet_plugin.models.maths.grid import flatten_maps
 from mgdet_plugin.plan.freezing import unwrap
-from mgdet_plugin.plan.keeping import OLD, Keeping, form_of
+from mgdet_plugin.plan.keeping import OLD_SET, Keeping, form_of
 
 KEY = 'keep'  # in a checkpoint: the classes its run's start weights did not know
 FOLDER = 'keep'  # in a run's folder
@@ -92,7 +92,7 @@ class KeepHook(Hook):
         with kept_randomness():
             self._look(runner, run, OldPictures(runner, teacher, form))
         run.loop.step_guard.around = self._holder.held
-        runner.logger.info(f'keep: {told(self.summary)}')
+        runner.logger.info(f'keep: {_in_words(self.summary)}')
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Take the stage's weight."""
@@ -110,7 +110,7 @@ class KeepHook(Hook):
         """Choose what is trained on and what is held out, and remember what the teacher thinks."""
         keeping, holder = self.keeping, self._holder
         assert holder is not None
-        followed = OLD in getattr(runner.val_loop, 'others', {})
+        followed = OLD_SET in getattr(runner.val_loop, 'others', {})
         old = getattr(runner.train_dataloader.dataset, 'old', None)
         own = old.seen_by(pictures.pipeline) if old is not None else None
         held_out, memory = None, list(range(len(own) if own else 0))
@@ -130,7 +130,7 @@ class KeepHook(Hook):
                 holder.remember(pictures.remembered(own, memory, keeping.cache))
         self.summary = dict(
             images=len(memory), held_out=len(held_out or ()), at_least=keeping.at_least, share=keeping.share,
-            by='labels' if followed else 'agreement' if held_out else '', weight=keeping.weight, form=holder.form,
+            by=LABELS if followed else AGREEMENT if held_out else '', weight=keeping.weight, form=holder.form,
             source=keeping.images if isinstance(keeping.images, str) else '')
 
     def _held_out(self, pictures: OldPictures, own: Any, memory: list[int]) -> tuple[Any, list[int]]:
@@ -156,7 +156,7 @@ class OldPictures:
     def __init__(self, runner: Runner, teacher: Teacher, form: str) -> None:
         self.runner, self.teacher, self.form = runner, teacher, form
         loader = runner.cfg.get('val_dataloader') or runner.cfg.train_dataloader
-        self.pipeline = next(iter(iter_dataset_cfgs(loader['dataset'])))['pipeline']
+        self.pipeline = pipeline_of(loader['dataset'])
 
     def others(self, images: str | Mapping[str, Any]) -> OldImages:
         """The pictures of another folder or dataset."""
@@ -229,30 +229,29 @@ class OldPictures:
         def write() -> None:
             pictures, found = [], []
             for index, inputs, samples in self.batches(dataset, range(len(dataset))):
-                pictures.append(dict(dataset.get_data_info(index), img_path=os.path.abspath(
-                    dataset.get_data_info(index)['img_path'])))
+                picture = dataset.get_data_info(index)
+                pictures.append(dict(picture, img_path=os.path.abspath(picture['img_path'])))
                 found.append(self.teacher.detect(inputs, samples, rescale=True)[0])
-            content = json.dumps(coco_of(pictures, found, names, keeping.sure, keeping.unsure))
-            if not any(not each['iscrowd'] for each in json.loads(content)['annotations']):
+            content = coco_of(pictures, found, names, keeping.sure, keeping.unsure)
+            if all(each['iscrowd'] for each in content['annotations']):
                 raise UserError(f'the weights see nothing in the {len(pictures)} old images held out: give pictures '
                                 'like those they were trained on')
             folder.mkdir(parents=True, exist_ok=True)
-            write_together({path: lambda stream: stream.write(content.encode())})
+            write_together({path: lambda stream: stream.write(json.dumps(content).encode())})
 
         on_first_rank(write)
         leaf = dict(type='CocoDataset', ann_file=str(path), data_prefix=dict(img=''), test_mode=True,
-                    metainfo=dict(classes=names), pipeline=next(iter(iter_dataset_cfgs(
-                        self.runner.cfg.val_dataloader['dataset'])))['pipeline'])
+                    metainfo=dict(classes=names), pipeline=self.pipeline)
         loader = {**copy.deepcopy(self.runner.cfg.val_dataloader), 'dataset': leaf}
         own = self.runner.visualizer.dataset_meta
-        loop.others[OLD] = ValLoop(self.runner, loader, dict(type='CocoMetric', ann_file=str(path), metric='bbox'),
+        loop.others[OLD_SET] = ValLoop(self.runner, loader, dict(type='CocoMetric', ann_file=str(path), metric='bbox'),
                                    loop.fp16)
         self.runner.visualizer.dataset_meta = own
 
 
-def told(summary: Mapping[str, Any]) -> str:
+def _in_words(summary: Mapping[str, Any]) -> str:
     """What is held, in words."""
-    by = dict(labels='a labelled set of the old domain', agreement=f'{summary["held_out"]} held-out old images, by '
-              'agreement with the start weights').get(summary['by'], 'nothing: what is kept is not measured')
+    by = {LABELS: 'a labelled set of the old domain', AGREEMENT: f'{summary["held_out"]} held-out old images, by '
+          'agreement with the start weights'}.get(summary['by'], 'nothing: what is kept is not measured')
     return (f'{summary["form"]} held on {summary["images"]} old images, {summary["share"]:.0%} of each batch, weight '
             f'{summary["weight"]:g}; measured by {by}')

@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets import OldImages, iter_dataset_cfgs
-from mgdet_plugin.datasets.old_images import image_paths, old_pipeline
+from mgdet_plugin.datasets.old_images import OldImages, image_paths, old_pipeline, pipeline_of
 from mgdet_plugin.datasets.staged.staged_batch_sampler import StagedBatchSampler
 from mgdet_plugin.engine.hooks.keep_hook import KeepHook
 from mgdet_plugin.engine.hooks.staged_unfreeze_hook import StagedUnfreezeHook
@@ -197,14 +196,10 @@ def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan,
 
 def _old_images(keep: Keeping, dataloader: Mapping[str, Any], validation: Mapping[str, Any] | None) -> OldImages:
     """The old images: augmented as the new ones or, where the teacher's view of them is cached, not at all."""
-    pipeline, *_ = (leaf['pipeline'] for leaf in iter_dataset_cfgs(dataloader['dataset']))
-    steps, new = old_pipeline(pipeline), image_paths(dataloader['dataset'])
+    steps, new = old_pipeline(pipeline_of(dataloader['dataset'])), image_paths(dataloader['dataset'])
     if keep.recolour:
         steps.insert(len(steps) - 1, dict(type='Recolour'))  # before the sample is packed
     old = OldImages(new if keep.images is None else keep.images, pipeline=steps, serialize_data=False)
     if keep.images is not None:
         old.leave_out(new)
-    if keep.cache is None or validation is None:
-        return old
-    plain, *_ = (leaf['pipeline'] for leaf in iter_dataset_cfgs(validation['dataset']))
-    return old.seen_by(plain)
+    return old.seen_by(pipeline_of(validation['dataset'])) if keep.cache and validation else old
