@@ -232,7 +232,7 @@ class Plan:
             raise UserError(f"plan has no option {sorted(options)}; it takes 'start', 'allow' and 'early_stopping'")
         require(start in STARTS, f'plan.start must be one of {STARTS}', start)
         keep = cfg.get('keep')
-        if keep is not None and start == 'nothing':
+        if keep is not None and start == 'nothing' and not cfg.get('resume'):  # a checkpoint tells what it began with
             raise UserError('keep holds a model to what the weights it starts from knew, and this run starts from '
                             'nothing: set load_from, or take keep out')
         return cls(stages, start, frozenset([allow] if isinstance(allow, str) else allow), stopping,

@@ -12,7 +12,7 @@ from torch import nn
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets import OldImages, iter_dataset_cfgs
+from mgdet_plugin.datasets import OldImages, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.annotation_check import config_name
 from mgdet_plugin.plan.freezing import Frozen, frozen_of, statistics_layers
 from mgdet_plugin.plan.keeping import Keeping, form_of, is_followed
@@ -117,6 +117,7 @@ def plan_text(report: Mapping[str, Any]) -> str:
 
 def _kept(cfg: Config, keep: Keeping, model: nn.Module, start: str) -> dict[str, Any]:
     """What a plan holds the model to; ``pictures`` is None where their folder is not there yet."""
+    ensure_embedded_data(cfg)  # which is made on first use, so that a plan says the same before a run and after it
     try:
         pictures = len(OldImages(keep.images, serialize_data=False)) if keep.images is not None else 0
     except UserError:

@@ -11,6 +11,7 @@ from mgdet_plugin.common.guard_record import GuardRecord
 from mgdet_plugin.engine.hooks.keep_hook import KeepHook
 from mgdet_plugin.models.maths.grid import flatten_maps
 from mgdet_plugin.plan.keeping import Keeping
+from mgdet_plugin.plan.plan import Plan
 from tests.engine.loops.test_validation import DETR
 from tests.engine.test_resume import BY_ITERATION, EMA, Case
 from tests.support.mmdet_detectors import RETINANET, YOLOV3
@@ -117,6 +118,14 @@ def test_what_cannot_be_is_one_line(held, tmp_path, change, line):
     with pytest.raises(UserError) as caught:
         run(cfg, tmp_path)
     assert line in str(caught.value)
+
+
+def test_weights_that_know_nothing_hold_nothing():
+    cfg = Config(dict(stages=[FULL], keep=dict(images='old/'), load_from=None))
+    with pytest.raises(UserError, match='this run starts from nothing: set load_from, or take keep out'):
+        Plan.from_cfg(cfg)
+    cfg.load_from, cfg.resume = 'run/epoch_1.pth', True  # which tells what its run began with
+    assert Plan.from_cfg(cfg).keep == Keeping(images='old/')
 
 
 def test_a_share_counts_beside_the_new_images():
