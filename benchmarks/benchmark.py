@@ -30,6 +30,7 @@ class LearningOptions:
         photographs: Folder of photographs that have nothing to do with what the weights know.
         bccd: Folder of the blood cells, as data/bccd is laid out.
         raccoon: Folder of the raccoons, with images and their annotations in VOC's form.
+        amp: Train in mixed precision: on a CPU with units for bfloat16 about twice as fast.
 
     Raises:
         UserError: A value is out of its range.
@@ -41,6 +42,7 @@ class LearningOptions:
     photographs: Path | None = None
     bccd: Path | None = None
     raccoon: Path | None = None
+    amp: bool = False
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
@@ -48,6 +50,11 @@ class LearningOptions:
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) != len(self.seeds):
             raise UserError('--seeds must be different whole numbers from 0, got '
                             + (' '.join(map(str, self.seeds)) or 'none'))
+
+    @property
+    def precision(self) -> dict[str, Any]:
+        """Options of a config for how its run computes."""
+        return {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'} if self.amp else {}
 
 
 def check_names(names: Sequence[str], known: Sequence[str]) -> None:

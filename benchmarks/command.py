@@ -36,6 +36,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                        ('bccd', 'new_classes: folder of the blood cells, with annotations/ and images/'),
                        ('raccoon', 'new_classes: folder of the raccoons, with annotations/ in VOC form and images/')):
         parser.add_argument(f'--{name}', type=Path, metavar='DIR', help=what)
+    parser.add_argument('--amp', action='store_true',
+                        help='untraining, new_classes: train in mixed precision, faster where there are units for it')
     parser.add_argument('--out', default='work_dirs/benchmarks', metavar='DIR',
                         help='learning: folder in which each suite has its own (default: %(default)s)')
     args: argparse.Namespace = parser.parse_args(arguments)
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
                         f'and the suites {" ".join(args.suites) or "of speed"}')
     jobs = args.jobs if args.jobs is not None else default_jobs() if learning else 1
     options = LearningOptions(Path(args.out), jobs, tuple(args.seeds), tuple(args.only), args.photographs, args.bccd,
-                              args.raccoon)
+                              args.raccoon, args.amp)
     timed = [name for name in args.suites if name not in LEARNING]
     if args.json and learning and not timed:
         raise UserError(f'--json is for suites of speed, got {" ".join(learning)}, which write into --out')

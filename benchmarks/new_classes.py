@@ -77,8 +77,8 @@ def new_classes(options: LearningOptions) -> str:
     raccoon = options.raccoon and options.raccoon.resolve()
     with contextlib.chdir(ROOT):
         sets, notes = new_sets(folder, raccoon)
-        learnt = run_trials([Trial('cells', CELLS, 0, _cells(bccd))], folder, 1)[0]
-        planned = {way: each for new in sets for way, each in ways(new, bccd, learnt, folder, options.seeds).items()}
+        learnt = run_trials([Trial('cells', CELLS, 0, {**_cells(bccd), **options.precision})], folder, 1)[0]
+        planned = {way: each for new in sets for way, each in ways(new, bccd, learnt, folder, options).items()}
         unknown = sorted(set(options.only) - set(planned))
         if unknown:
             raise UserError(f'--only {unknown[0]} is no way to train; there are {", ".join(planned)}')
@@ -133,7 +133,8 @@ def raccoon_parts(raccoon: Path, folder: Path) -> list[Part]:
 
 def coco_of(files: Sequence[Path]) -> dict[str, Any]:
     """VOC annotations of raccoons in COCO's form."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index, path in enumerate(files):
         root = ElementTree.parse(path).getroot()
         images.append(dict(id=index, file_name=f'{path.stem}.jpg', width=int(root.findtext('size/width', '')),
@@ -146,7 +147,8 @@ def coco_of(files: Sequence[Path]) -> dict[str, Any]:
     return dict(images=images, annotations=annotations, categories=[dict(id=1, name='raccoon')])
 
 
-def ways(new: NewSet, bccd: Path, learnt: Finished, folder: Path, seeds: Sequence[int]) -> dict[str, list[Trial]]:
+def ways(new: NewSet, bccd: Path, learnt: Finished, folder: Path,
+         learning: LearningOptions) -> dict[str, list[Trial]]:
     """Name -> runs, one a seed: without old images and with some.
 
     Args:
@@ -154,15 +156,16 @@ def ways(new: NewSet, bccd: Path, learnt: Finished, folder: Path, seeds: Sequenc
         bccd: Folder of the cells.
         learnt: The run that learnt them.
         folder: Where weights and old images go.
-        seeds: Of the runs.
+        learning: Seeds of the runs and how they compute.
     """
-    options = shared_options(new, bccd, start_weights(new, learnt, folder))
+    options = {**shared_options(new, bccd, start_weights(new, learnt, folder)), **learning.precision}
     known = json.loads((bccd / 'annotations/train.json').read_text())['images']
     found: dict[str, Mapping[str, Any]] = {f'{new.name}_none': options}
     for count in COUNTS:
         old = copied([bccd / 'images' / each['file_name'] for each in known[:count]], folder / f'cells_{count}')
         found[f'{new.name}_keep_{count}'] = {**options, 'keep': dict(images=str(old))}
-    return {way: [Trial(f'{way}_seed{seed}', CONFIG, seed, each) for seed in seeds] for way, each in found.items()}
+    return {way: [Trial(f'{way}_seed{seed}', CONFIG, seed, each) for seed in learning.seeds]
+            for way, each in found.items()}
 
 
 def start_weights(new: NewSet, learnt: Finished, folder: Path) -> Path:
@@ -201,7 +204,7 @@ def measure(new: NewSet, runs: Mapping[str, Sequence[Finished]]) -> list[dict[st
         return {domain: each.get(AP, 0.0) for domain, each in tests.measure(tests.read(str(path))).items()}
 
     start = scores(Path(cfg.load_from))
-    rows = [dict(set=new.name, way='loaded weights', seed=None, **start)]
+    rows: list[dict[str, Any]] = [dict(set=new.name, way='loaded weights', seed=None, **start)]
     for way, each in runs.items():
         rows += [dict(set=new.name, way=way, seed=run.trial.seed, seconds=run.seconds,
                       **scores(Path((run.folder / 'last_checkpoint').read_text().strip()))) for run in each]

@@ -45,6 +45,7 @@ COMMON: dict[str, Any] = {
     'default_hooks.drift_guard.divergence': 'warn',  # by default it would lower the rate of the ways it should show
     'default_hooks.drift_guard.nan': 'warn',
     'default_hooks.checkpoint.interval': 1000,  # best.pth is all that is read
+    'default_hooks.channels_last.type': 'ChannelsLastHook',
 }
 
 
@@ -83,7 +84,8 @@ def untraining(options: LearningOptions, config: str = CONFIG) -> str:
         old, notes = old_images(folder, photographs)
         known = ways(cfg, old)
         chosen = choose(known, options.only)
-        planned = {way: trials(way, each.options, options.seeds, config) for way, each in known.items()}
+        planned = {way: trials(way, {**each.options, **options.precision}, options.seeds, config)
+                   for way, each in known.items()}
         run_trials([trial for way in chosen for trial in planned[way][:1 if known[way].family == SWEEP else None]],
                    folder, options.jobs)
         found = {way: find_finished(each, folder) for way, each in planned.items()}
@@ -167,7 +169,7 @@ def _measured(way: str, run: Finished, tests: BothDomains) -> tuple[list[dict[st
     if path.is_file():
         rows, points = json.loads(path.read_text())
         return rows, points
-    found, blends = [_row(way, run, tests)], []
+    found, blends = [_row(way, run, tests)], list[BlendPoint]()
     if way in BLENDS:
         blended, blends = blend_run(way, run, tests)
         found.append(blended)

@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -83,7 +84,7 @@ def _name(axes: Axes, names: Mapping[tuple[float, float], str], bold: set[str]) 
     scale = axes.figure.dpi / 72  # pixels a point
     frame = axes.get_window_extent(renderer)
     marks = [axes.transData.transform(point) for line in axes.get_lines() if line.get_linestyle() == 'None'
-             for point in line.get_xydata() if len(line.get_xdata())]
+             for point in np.asarray(line.get_xydata())]
     taken = [Bbox.from_bounds(x - 5 * scale, y - 5 * scale, 10 * scale, 10 * scale) for x, y in marks]
     for point, name in sorted(names.items(), key=lambda each: (each[1] not in bold, each)):
         text = axes.annotate(name, point, xytext=(0, 0), textcoords='offset points', fontsize=SMALL, zorder=7,

@@ -86,8 +86,11 @@ def _around(keep: dict[str, Any], everything: Any) -> dict[str, Way]:
     """The guide's stages with the recommended memory, and what is near the recommended way."""
     free = everything(1e-3)
     settings = {'weight_0.3': dict(weight=0.3), 'weight_3': dict(weight=3.0), 'share_third': dict(share=1 / 3)}
+    rates = {'lr_3e-4': everything(3e-4), 'lr_3e-3': everything(3e-3), 'half_steps': everything(1e-3, epochs=10)}
     found = {f'{RECOMMENDED}_{name}': Way(name.replace('_', ' '), SWEEP, {**free, 'keep': {**keep, **each}})
              for name, each in settings.items()}
+    found |= {f'{RECOMMENDED}_{name}': Way(name.replace('_', ' '), SWEEP, {**each, 'keep': keep})
+              for name, each in rates.items()}
     found[f'{RECOMMENDED}_frozen_bn'] = Way('frozen BN', SWEEP, {
         **everything(1e-3, freeze_level=None, freeze=['*.bn']), 'keep': keep})
     return {'guide_keep_50': Way("the guide's stages, keep, 50 old images", KEEP, {'keep': keep}), **found}
