@@ -127,7 +127,8 @@ SUITES: dict[str, Callable[..., Any]] = {
     'guarded_step': _late('guard_benchmark:guarded_step'),
 }
 """Name -> what gives the peer's name and two cases for a torch device: ours and the peer's."""
-ROWS: dict[str, Callable[[], list[dict[str, Any]]]] = {'import': _late('import_benchmark:import_rows')}
+ROWS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    'import': _late('import_benchmark:import_rows'), 'keep': _late('keep_benchmark:keep_rows')}
 """Suites whose sides run in processes of their own."""
 LEARNING: dict[str, Callable[[LearningOptions], str]] = {
     'accuracy': _late('accuracy:accuracy'), 'untraining': _late('untraining:untraining'),

@@ -16,6 +16,7 @@ STAGED, ALL, RECOMMENDED = 'staged', 'all_1e-3', 'keep_50'
 BLENDS = {STAGED: 'staged_blend', RECOMMENDED: 'keep_50_blend'}
 COUNTS = (10, 50, 200)  # old images that are held on to
 PHOTOGRAPHS = 128
+KEPT_LR = 2e-3  # of the ways that hold on: half of what their steps learn from is old
 TODAY, KEEP, SWEEP, LABELLED = 'without keep', 'keep', 'keep, other settings (one seed)', 'old images with labels'
 """Families of ways."""
 
@@ -53,7 +54,7 @@ def ways(cfg: Config, old: Mapping[int | str, Path]) -> dict[str, Way]:
                 **({'plan.allow': ['rate']} if lr > head['lr'] else {})}
 
     # Pictures that are not of the old domain have other statistics: normalisation stays as it is.
-    statistics_held = everything(1e-3, freeze_level=None, freeze=['*.bn'])
+    statistics_held = everything(KEPT_LR, freeze_level=None, freeze=['*.bn'])
     found = {
         STAGED: Way("the guide's stages", TODAY, {}),
         'all_1e-4': Way('everything at 1e-4', TODAY, everything(1e-4)),
@@ -70,7 +71,7 @@ def ways(cfg: Config, old: Mapping[int | str, Path]) -> dict[str, Way]:
         title = f'keep, {name} old images' if isinstance(name, int) else f'keep, {PHOTOGRAPHS} unrelated photographs'
         way = f'keep_{name}' if isinstance(name, int) else 'keep_photos'
         strange = not isinstance(name, int)
-        found[way] = Way(title, KEEP, {**(statistics_held if strange else everything(1e-3)),
+        found[way] = Way(title, KEEP, {**(statistics_held if strange else everything(KEPT_LR)),
                                        'keep': dict(images=str(folder), recolour=strange)})
     if 50 in old:
         found |= _around(dict(images=str(old[50])), everything)
@@ -84,15 +85,15 @@ def ways(cfg: Config, old: Mapping[int | str, Path]) -> dict[str, Way]:
 
 def _around(keep: dict[str, Any], everything: Any) -> dict[str, Way]:
     """The guide's stages with the recommended memory, and what is near the recommended way."""
-    free = everything(1e-3)
+    free = everything(KEPT_LR)
     settings = {'weight_0.3': dict(weight=0.3), 'weight_3': dict(weight=3.0), 'share_third': dict(share=1 / 3)}
-    rates = {'lr_3e-4': everything(3e-4), 'lr_3e-3': everything(3e-3), 'half_steps': everything(1e-3, epochs=10)}
+    rates = {'lr_1e-3': everything(1e-3), 'lr_4e-3': everything(4e-3), 'half_steps': everything(KEPT_LR, epochs=10)}
     found = {f'{RECOMMENDED}_{name}': Way(name.replace('_', ' '), SWEEP, {**free, 'keep': {**keep, **each}})
              for name, each in settings.items()}
     found |= {f'{RECOMMENDED}_{name}': Way(name.replace('_', ' '), SWEEP, {**each, 'keep': keep})
               for name, each in rates.items()}
     found[f'{RECOMMENDED}_frozen_bn'] = Way('frozen BN', SWEEP, {
-        **everything(1e-3, freeze_level=None, freeze=['*.bn']), 'keep': keep})
+        **everything(KEPT_LR, freeze_level=None, freeze=['*.bn']), 'keep': keep})
     return {'guide_keep_50': Way("the guide's stages, keep, 50 old images", KEEP, {'keep': keep}), **found}
 
 
