@@ -16,6 +16,7 @@ STAGED, ALL, RECOMMENDED = 'staged', 'all_1e-3', 'keep_50'
 BLENDS = {STAGED: 'staged_blend', RECOMMENDED: 'keep_50_blend'}
 COUNTS = (10, 50, 200)  # old images that are held on to
 PHOTOGRAPHS = 128
+_STRANGE = dict(recolour=True, on_new='recolour')  # of images that are not of the old domain
 KEPT_LR = 2e-3  # of the ways that hold on: half of what their steps learn from is old
 TODAY, KEEP, SWEEP, LABELLED = 'without keep', 'keep', 'keep, other settings (one seed)', 'old images with labels'
 """Families of ways."""
@@ -65,14 +66,14 @@ def ways(cfg: Config, old: Mapping[int | str, Path]) -> dict[str, Way]:
         'mosaic_frozen': Way('heavy mosaic while frozen', TODAY, {
             'stages': [{**head, **wild}, {**neck, **wild}, full], 'plan.allow': ['mixing-while-frozen']}),
         'keep_new_alone': Way('keep on the new images alone', KEEP, {
-            **statistics_held, 'keep': dict(recolour=True)}),
+            **statistics_held, 'keep': dict(on_new='recolour')}),
     }
     for name, folder in old.items():
         title = f'keep, {name} old images' if isinstance(name, int) else f'keep, {PHOTOGRAPHS} unrelated photographs'
         way = f'keep_{name}' if isinstance(name, int) else 'keep_photos'
         strange = not isinstance(name, int)
         found[way] = Way(title, KEEP, {**(statistics_held if strange else everything(KEPT_LR)),
-                                       'keep': dict(images=str(folder), recolour=strange)})
+                                       'keep': dict(images=str(folder), **(_STRANGE if strange else {}))})
     if 50 in old:
         found |= _around(dict(images=str(old[50])), everything)
         found['replay_50'] = Way('50 old images with labels', LABELLED, {

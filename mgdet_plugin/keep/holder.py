@@ -56,7 +56,7 @@ class Holder:
         if form == 'maps' and not isinstance(head, MultiGridHead):
             raise UserError(f"keep.form='maps' holds the cells of a MultiGridHead, and {name} has a "
                             f"{type(head).__name__}; take form='boxes'")
-        if not is_one_pass(model) and (form == 'features' or keeping.on_new is not None):
+        if not is_one_pass(model) and (form == 'features' or keeping.on_new in ('distil', 'spare')):
             raise UserError(f'{name} can only be held by its boxes on old images: leave out keep.form and keep.on_new')
         if keeping.on_new == 'distil' and form != 'maps':
             raise UserError(f"keep.on_new='distil' holds the cells of a MultiGridHead, and {name} is held by its "

@@ -13,7 +13,7 @@ from mgdet_plugin.common.guard_record import AT_LEAST, OLD
 from mgdet_plugin.models.multigrid_head import MultiGridHead
 
 FORMS = ('maps', 'boxes', 'features')
-ON_NEW = ('distil', 'spare')
+ON_NEW = ('distil', 'spare', 'recolour')
 CACHES = ('memory', 'file')
 OLD_SET = OLD.rstrip('/')  # the validation set of ``val_cfg.others`` that what is kept is measured on
 HELD_OUT = 0.2  # of the pictures, where no labelled set of the old domain judges
@@ -25,7 +25,7 @@ class Keeping:
 
     Attributes:
         images: Folder of pictures like those the weights were trained on, searched to any depth, or the config of a
-            dataset; labels are never used. None holds the model on new images alone, by ``recolour`` or ``on_new``.
+            dataset; labels are never used. None holds the model on new images alone, by ``on_new``.
         share: Of the images of a step, how many are old; they go beside the new ones, whose number stays.
         weight: Factor on the loss of holding; a stage's ``keep_weight`` takes its place.
         images_used: Pictures trained on, spread by what the weights see in them. Default: all.
@@ -35,10 +35,11 @@ class Keeping:
         temperature: T of softened class and anchor probabilities (Hinton et al., arXiv 1503.02531, section 2).
         sure: Score from which the weights' own detections count as true; from ``unsure`` to it they are ignored.
         unsure: See ``sure``.
-        on_new: What is done with old objects on new images: 'distil' holds the model there, too, away from the labels;
-            'spare' counts the weights' sure boxes that touch no label as neither object nor background.
-        recolour: Show held pictures in other colours: what the weights think of many unlike pictures stands in for what
-            they think of old ones. Without ``images`` it is copies of the new ones that are held so.
+        on_new: What else is done with new images: 'distil' holds the model there, too, away from the labels; 'spare'
+            counts the weights' sure boxes that touch no label as neither object nor background; 'recolour' holds the
+            model on copies in other colours, which without ``images`` are all old images of a step, else half of them.
+        recolour: Show the pictures of ``images`` in other colours: what the weights think of many unlike pictures
+            stands in for what they think of old ones.
         cache: Keep what the weights think of old images in 'memory' or a 'file' in place of asking again each time;
             old images are then not augmented.
         form: 'maps' holds every cell of a ``MultiGridHead``, 'boxes' takes the weights' detections for labels,
@@ -105,10 +106,14 @@ class Keeping:
         require(isinstance(self.recolour, bool), 'keep.recolour must be True or False', self.recolour)
         if not self.holds_images and self.on_new != 'distil':
             raise UserError("keep needs images, a folder of pictures like those the weights were trained on: "
-                            "keep=dict(images='data/old/'); where there are none keep=dict(recolour=True) keeps less")
-        if self.recolour and self.cache:
-            raise UserError('keep.cache remembers pictures as they are, and keep.recolour changes them each time; take '
+                            "keep=dict(images='data/old/'); where there are none keep=dict(on_new='recolour') keeps less")
+        changing = 'keep.recolour' if self.recolour else "keep.on_new='recolour'" if self.holds_copies else ''
+        if changing and self.cache:
+            raise UserError(f'keep.cache remembers pictures as they are, and {changing} changes them each time; take '
                             'one of the two out')
+        if self.recolour and self.images is None:
+            raise UserError("keep.recolour changes the pictures of keep.images, and none are given; for copies of the "
+                            "new ones take keep=dict(on_new='recolour')")
         require(self.images is None or isinstance(self.images, (str, Mapping)),
                 'keep.images must be a folder or the config of a dataset', self.images)
         held = self.held_out
@@ -118,7 +123,12 @@ class Keeping:
     @property
     def holds_images(self) -> bool:
         """Whether images go beside the new ones."""
-        return self.images is not None or self.recolour
+        return self.images is not None or self.holds_copies
+
+    @property
+    def holds_copies(self) -> bool:
+        """Whether copies of the new images in other colours are among them."""
+        return self.on_new == 'recolour'
 
     def others(self, followed: bool) -> float | str | Mapping[str, Any]:
         """What is held out: a share of the pictures, 0 for none, or other ones.

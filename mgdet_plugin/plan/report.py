@@ -23,6 +23,9 @@ from mgdet_plugin.plan.rules import Finding, check_rules, rate_limit
 from mgdet_plugin.plan.until import Until
 from mgdet_plugin.plan.wiring import check_wiring, config_steps, planned_name, stage_probs
 
+_ON_NEW = dict(distil='the cells away from labels', spare="the weights' sure boxes spared",
+               recolour='copies in other colours')
+
 
 def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[Finding]]:
     """A plan in plain data, and the rules it breaks.
@@ -132,14 +135,14 @@ def _kept_text(keep: Mapping[str, Any]) -> str:
     """What is held, in a line."""
     recoloured = ', in other colours' if keep['recolour'] else ''
     if keep['images'] is None:
-        return f'{keep["form"]} held on the new images alone{recoloured}'
+        return f'{keep["form"]} held on the new images alone, {_ON_NEW[keep["on_new"]]}'
     source = keep['images'] if isinstance(keep['images'], str) else 'a dataset'
     there = 'not there yet' if keep['pictures'] is None else f'{keep["pictures"]:,} pictures'
     used = f', {keep["images_used"]:,} of them trained on' if keep['images_used'] else ''
     measured = ("the labelled set val_cfg.others['old']" if keep['followed'] else
                 f'{keep["held_out"]:.0%} of them, never trained on' if isinstance(keep['held_out'], float) else
                 'nothing' if not keep['held_out'] else 'others, never trained on')
-    more = ''.join([recoloured, f', on new images: {keep["on_new"]}' if keep['on_new'] else '',
+    more = ''.join([recoloured, f', on new images: {_ON_NEW[keep["on_new"]]}' if keep['on_new'] else '',
                     f', the teacher cached ({keep["cache"]}), old images not augmented' if keep['cache'] else ''])
     return (f'{keep["form"]} held on {source} ({there}{used}), {keep["share"]:.0%} of each batch{more}; at least '
             f'{keep["at_least"]:.0%} of the old AP must be left, measured on {measured}')

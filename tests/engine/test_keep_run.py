@@ -37,10 +37,11 @@ class Witness(MomentHook):
     """Which images each step saw, what it lost, and whether the teacher was touched."""
 
     def __init__(self):
-        self.batches, self.losses = [], []
+        self.batches, self.losses, self.places = [], [], []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.batches.append([bool(sample.get('kept')) for sample in data_batch['data_samples']])
+        self.places.append([sample.kept_index for sample in data_batch['data_samples'] if sample.get('kept')])
         self.losses.append({name: float(value.detach()) for name, value in outputs.items()})
 
 
@@ -84,6 +85,26 @@ def test_the_kept_share_is_measured_on_old_images_that_are_held_out(held):
     assert len(truth['images']) == 1 and truth['annotations']
 
 
+@pytest.mark.parametrize('images', [True, False])
+def test_copies_of_new_images_in_other_colours_take_turns_with_old_ones(held, tmp_path, images):
+    def recoloured(cfg):
+        cfg.keep = dict(**(dict(images=cfg.keep.images, held_out=0) if images else {}), on_new='recolour')
+
+    seen = Witness()
+    runner = run(held.cfg, tmp_path, hooks=[seen], change=recoloured)
+    assert set(map(tuple, seen.batches)) == {(False, ) * 4 + (True, ) * 4}
+    new, old = runner.train_dataloader.dataset.dataset, runner.train_dataloader.dataset.old
+    own, copies = (len(old.datasets[0]), old.datasets[1]) if images else (0, old)
+    assert {tuple(place >= own for place in places) for places in seen.places} == {
+        (False, True, False, True) if images else (True, ) * 4}
+    steps = [type(step).__name__ for step in copies.pipeline.transforms]
+    assert steps[-2:] == ['Recolour', 'PackDetInputs']
+    assert set(copies.paths) == {new.get_data_info(index)['img_path'] for index in range(len(new))}
+    if images:
+        assert 'Recolour' not in [type(step).__name__ for step in old.datasets[0].pipeline.transforms]
+    assert seen.losses[-1]['loss_keep_obj'] > 0 and hook_of(runner).summary['copies'] == len(copies)
+
+
 def test_without_keep_it_is_the_run_it_was(tmp_path, data):
     cfgs = [staged_config(tmp_path, data, [FULL], **options) for options in ({}, dict(keep=None))]
     states = [state_of(newest(Path(run(cfg, tmp_path / str(index)).work_dir))) for index, cfg in enumerate(cfgs)]
@@ -111,6 +132,8 @@ def test_a_cached_teacher_says_what_it_says_when_asked(held, tmp_path, cache):
     (dict(share=0.05), 'leaves no room for an old image'),
     (dict(weight=-1), 'keep.weight must be a number from 0'),
     (dict(on_new='both'), 'keep.on_new must be one of'),
+    (dict(on_new='recolour', cache='memory'), "and keep.on_new='recolour' changes them each time"),
+    (dict(images=None, recolour=True, on_new='recolour'), 'keep.recolour changes the pictures of keep.images'),
     (dict(image='x'), "keep has no option ['image']"),
 ])
 def test_what_cannot_be_is_one_line(held, tmp_path, change, line):

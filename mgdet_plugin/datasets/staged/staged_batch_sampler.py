@@ -52,7 +52,7 @@ class StagedBatchSampler(BatchSampler):
         self.inner = dict(inner) if inner else None
         self.batch_sizes = tuple(batch_sizes) if batch_sizes is not None else None
         self.beside = beside
-        self.memory: tuple[int, ...] = ()
+        self.memory: tuple[tuple[int, ...], ...] = ()
         self.epoch = self.stage = 0
         self._skip = 0
 
@@ -65,9 +65,13 @@ class StagedBatchSampler(BatchSampler):
         if hasattr(self.sampler, 'seed'):
             self.sampler.seed = seed
 
-    def set_memory(self, indices: Sequence[int]) -> None:
-        """Set the indices of the old images to draw from, as the dataset counts them; the same on every rank."""
-        self.memory = tuple(indices)
+    def set_memory(self, *groups: Sequence[int]) -> None:
+        """Set the indices of the old images to draw from, as the dataset counts them; the same on every rank.
+
+        Args:
+            groups: None of them empty; they take turns.
+        """
+        self.memory = tuple(map(tuple, groups))
 
     def set_progress(self, epoch: int, stage: int, skip: int = 0) -> None:
         """Say where the run stands, before each epoch.
@@ -114,19 +118,21 @@ class StagedBatchSampler(BatchSampler):
         """
         if self.beside is None or not self.memory:
             return None
-        beside, memory, ranks, rank = self.beside, self.memory, get_world_size(), get_rank()
+        beside, groups, ranks, rank = self.beside, self.memory, get_world_size(), get_rank()
         seed, epoch, stage = self.seed, self.epoch, self.stage
         most = beside(self._size(stage))
-        orders: dict[int, list[int]] = {}
+        orders: dict[tuple[int, int], list[int]] = {}
 
         def draw(number: int, new: int) -> list[SampleIndex]:
             begin = (number * ranks + rank) * most
             found = []
             for place in range(begin, begin + min(most, beside(new))):
-                turn, position = divmod(place, len(memory))
-                if turn not in orders:
-                    orders[turn] = random.Random(f'{seed}/{epoch}/{turn}').sample(memory, len(memory))
-                found.append(SampleIndex(orders[turn][position], epoch, stage,
+                drawn, which = divmod(place, len(groups))
+                turn, position = divmod(drawn, len(groups[which]))
+                if (which, turn) not in orders:
+                    orders[which, turn] = random.Random(f'{seed}/{epoch}/{turn}').sample(
+                        groups[which], len(groups[which]))
+                found.append(SampleIndex(orders[which, turn][position], epoch, stage,
                                          sample_seed(seed, epoch, -1 - place)))
             return found
 

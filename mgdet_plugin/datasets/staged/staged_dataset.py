@@ -104,13 +104,13 @@ class StagedDataset(Dataset):
     """
 
     def __init__(self, dataset: Mapping[str, Any] | Any, stage_probs: Sequence[Mapping[str, float]] = (),
-                 max_refetch: int = 15, old: BaseDataset | None = None) -> None:
+                 max_refetch: int = 15, old: BaseDataset | ConcatDataset | None = None) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
         self.old = old
         self.stage_probs = tuple(dict(probs) for probs in stage_probs)
         self.max_refetch = max_refetch
         steps: list[Step] = []
-        for leaf in (*_leaves(self.dataset), *([] if old is None else [old])):
+        for leaf in (*_leaves(self.dataset), *([] if old is None else _leaves(old))):
             own = list(pipeline_steps(leaf.pipeline))
             scale = next((step.scale for step in own if isinstance(step, Letterbox)), None)
             for step in own:

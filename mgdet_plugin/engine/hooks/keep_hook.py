@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.registry import HOOKS
+from mmengine.dataset import ConcatDataset
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, ValLoop
@@ -112,24 +113,27 @@ class KeepHook(Hook):
         assert holder is not None
         followed = OLD_SET in getattr(runner.val_loop, 'others', {})
         old = getattr(runner.train_dataloader.dataset, 'old', None)
-        own = old.seen_by(pictures.pipeline) if old is not None else None
+        parts = old.datasets if isinstance(old, ConcatDataset) else [] if old is None else [old]
+        own = parts[0].seen_by(pictures.pipeline) if keeping.images is not None else None
         held_out, memory = None, list(range(len(own) if own else 0))
+        copies = range(len(memory), sum(map(len, parts))) if keeping.holds_copies else range(0)
         if not followed and holder.form != 'features':
             held_out, memory = self._held_out(pictures, own, memory)
         if own is not None and keeping.images_used is not None and keeping.images_used < len(memory):
             memory = pictures.spread(own, memory, keeping.images_used)
         if held_out is not None:
             pictures.follow(held_out, keeping)
-        if own is not None:
+        if old is not None:
             offset = len(runner.train_dataloader.dataset)
             assert run.loop.batch_sampler is not None  # a built dataloader was refused
-            run.loop.batch_sampler.set_memory([offset + index for index in memory])
+            run.loop.batch_sampler.set_memory(*([offset + index for index in each] for each in (memory, copies) if each))
+        if own is not None:
             if holder.form != 'features':
                 pictures.refuse_blind(own, memory, keeping)
             if keeping.cache:
                 holder.remember(pictures.remembered(own, memory, keeping.cache))
         self.summary = dict(
-            images=len(memory), held_out=len(held_out or ()), at_least=keeping.at_least, share=keeping.share,
+            images=len(memory), copies=len(copies), held_out=len(held_out or ()), at_least=keeping.at_least, share=keeping.share,
             by=LABELS if followed else AGREEMENT if held_out else '', weight=keeping.weight, form=holder.form,
             source=keeping.images if isinstance(keeping.images, str) else '')
 
@@ -138,7 +142,7 @@ class KeepHook(Hook):
         given = self.keeping.others(followed=False)
         if isinstance(given, (str, Mapping)):
             return pictures.others(given), memory
-        if own is None or not given or self.keeping.images is None:
+        if own is None or not given:
             return None, memory
         kept, held = split_held_out(own.names, given)
         return own.get_subset(held), kept
@@ -253,5 +257,7 @@ def _in_words(summary: Mapping[str, Any]) -> str:
     """What is held, in words."""
     by = {LABELS: 'a labelled set of the old domain', AGREEMENT: f'{summary["held_out"]} held-out old images, by '
           'agreement with the start weights'}.get(summary['by'], 'nothing: what is kept is not measured')
-    return (f'{summary["form"]} held on {summary["images"]} old images, {summary["share"]:.0%} of each batch, weight '
+    on = ' and '.join([*([f'{summary["images"]} old images'] if summary['images'] else []),
+                       *([f'{summary["copies"]} new ones in other colours'] if summary['copies'] else [])])
+    return (f'{summary["form"]} held on {on or "the new images"}, {summary["share"]:.0%} of each batch, weight '
             f'{summary["weight"]:g}; measured by {by}')

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmdet.engine.hooks import CheckInvalidLossHook
 from mmdet.registry import LOOPS
+from mmengine.dataset import ConcatDataset
 from mmengine.hooks import EMAHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -194,12 +195,18 @@ def staged_dataloader(dataloader: DataLoader | dict[str, Any], plan: Plan,
     return dict(kept, batch_sampler=sampler, dataset=dataset)
 
 
-def _old_images(keep: Keeping, dataloader: Mapping[str, Any], validation: Mapping[str, Any] | None) -> OldImages:
-    """The old images: augmented as the new ones or, where the teacher's view of them is cached, not at all."""
+def _old_images(keep: Keeping, dataloader: Mapping[str, Any], validation: Mapping[str, Any] | None) -> Any:
+    """The old images: augmented as the new ones or, where the teacher's view of them is cached, not at all.
+
+    Copies of new ones are a dataset of their own behind them, so that none is mixed with those.
+    """
     steps, new = old_pipeline(pipeline_of(dataloader['dataset'])), image_paths(dataloader['dataset'])
-    if keep.recolour:
-        steps.insert(len(steps) - 1, dict(type='Recolour'))  # before the sample is packed
-    old = OldImages(new if keep.images is None else keep.images, pipeline=steps, serialize_data=False)
+    recoloured = [*steps[:-1], dict(type='Recolour'), *steps[-1:]]  # before the sample is packed
+    parts = []
     if keep.images is not None:
+        old = OldImages(keep.images, pipeline=recoloured if keep.recolour else steps, serialize_data=False)
         old.leave_out(new)
-    return old.seen_by(pipeline_of(validation['dataset'])) if keep.cache and validation else old
+        parts.append(old.seen_by(pipeline_of(validation['dataset'])) if keep.cache and validation else old)
+    if keep.holds_copies:
+        parts.append(OldImages(new, pipeline=recoloured, serialize_data=False))
+    return parts[0] if len(parts) == 1 else ConcatDataset(parts)
