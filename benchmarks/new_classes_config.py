@@ -45,7 +45,7 @@ test_evaluator = dict(type='CocoMetric', ann_file='', metric='bbox', format_only
 val_evaluator = test_evaluator
 val_cfg = dict(others=dict(old=dict(dataloader=test_dataloader, evaluator=test_evaluator)))
 train_cfg = dict(val_interval=1000)  # after the last epoch, which is the one that counts
-plan = dict(start='full', allow=['rate'])
+plan = dict(start='full', allow=['rate', 'loss-scales'])  # the cells' recipe doubles the class loss
 stages = [dict(name='all', epochs=10, freeze_level=0, lr=1e-3)]
 default_hooks = dict(
     checkpoint=dict(interval=1000, save_best=None),
