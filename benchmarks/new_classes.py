@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def raccoon_parts(raccoon: Path, folder: Path) -> list[Part]:
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for split, chosen in (('train', files[:TRAINED_ON]), ('test', files[TRAINED_ON:])):
-        path = folder / f'raccoon_{split}.json'
+        path = folder / f'raccoons_{split}.json'
         path.write_text(json.dumps(coco_of(chosen)))
         parts.append(Part(path, raccoon / 'images'))
     return parts
@@ -158,7 +158,12 @@ def ways(new: NewSet, bccd: Path, learnt: Finished, folder: Path,
         folder: Where weights and old images go.
         learning: Seeds of the runs and how they compute.
     """
-    options = {**shared_options(new, bccd, start_weights(new, learnt, folder)), **learning.precision}
+    classes = (*KNOWN, *new.classes)
+    old = Part(bccd / 'annotations/test.json', bccd / 'images')
+    new, old = (replace(new, train=relabelled(new.train, classes, folder / f'{new.name}_train.json'),
+                        test=relabelled(new.test, classes, folder / f'{new.name}_test.json')),
+                relabelled(old, classes, folder / f'{new.name}_cells_test.json'))
+    options = {**shared_options(new, old, start_weights(new, learnt, folder)), **learning.precision}
     known = json.loads((bccd / 'annotations/train.json').read_text())['images']
     found: dict[str, Mapping[str, Any]] = {f'{new.name}_none': options}
     for count in COUNTS:
@@ -177,10 +182,19 @@ def start_weights(new: NewSet, learnt: Finished, folder: Path) -> Path:
     return out
 
 
-def shared_options(new: NewSet, bccd: Path, weights: Path) -> dict[str, Any]:
-    """Options of all runs on a new set."""
+def relabelled(part: Part, classes: Sequence[str], path: Path) -> Part:
+    """The same images and boxes in a file that has all the classes, by whose order mmdet numbers labels."""
+    content = json.loads(part.ann_file.read_text())
+    names = {each['id']: each['name'] for each in content['categories']}
+    boxes = [{**each, 'category_id': classes.index(names[each['category_id']])} for each in content['annotations']]
+    path.write_text(json.dumps({**content, 'annotations': boxes, 'categories': [
+        dict(id=index, name=name) for index, name in enumerate(classes)]}))
+    return Part(path, part.images)
+
+
+def shared_options(new: NewSet, old: Part, weights: Path) -> dict[str, Any]:
+    """Options of all runs on a new set, whose files have the classes of both."""
     classes = (*KNOWN, *new.classes)
-    old = Part(bccd / 'annotations/test.json', bccd / 'images')
     steps = len(json.loads(new.train.ann_file.read_text())['images']) // BATCH
     found: dict[str, Any] = {'model.bbox_head.num_classes': len(classes), 'load_from': str(weights),
                              'stages.0.epochs': STEPS // steps}
