@@ -167,8 +167,8 @@ def ways(new: NewSet, bccd: Path, learnt: Finished, folder: Path,
     known = json.loads((bccd / 'annotations/train.json').read_text())['images']
     found: dict[str, Mapping[str, Any]] = {f'{new.name}_none': options}
     for count in COUNTS:
-        old = copied([bccd / 'images' / each['file_name'] for each in known[:count]], folder / f'cells_{count}')
-        found[f'{new.name}_keep_{count}'] = {**options, 'keep': dict(images=str(old)), 'stages.0.lr': KEPT_LR}
+        held = copied([bccd / 'images' / each['file_name'] for each in known[:count]], folder / f'cells_{count}')
+        found[f'{new.name}_keep_{count}'] = {**options, 'keep': dict(images=str(held)), 'stages.0.lr': KEPT_LR}
     return {way: [Trial(f'{way}_seed{seed}', CONFIG, seed, each) for seed in learning.seeds]
             for way, each in found.items()}
 

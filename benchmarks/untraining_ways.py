@@ -54,8 +54,6 @@ def ways(cfg: Config, old: Mapping[int | str, Path]) -> dict[str, Way]:
         return {'stages': [{**full, 'name': 'all', 'epochs': epochs, 'lr': lr, **fields}],
                 **({'plan.allow': ['rate']} if lr > head['lr'] else {})}
 
-    # Pictures that are not of the old domain have other statistics: normalisation stays as it is.
-    statistics_held = everything(KEPT_LR, freeze_level=None, freeze=['*.bn'])
     found = {
         STAGED: Way("the guide's stages", TODAY, {}),
         'all_1e-4': Way('everything at 1e-4', TODAY, everything(1e-4)),
@@ -66,13 +64,13 @@ def ways(cfg: Config, old: Mapping[int | str, Path]) -> dict[str, Way]:
         'mosaic_frozen': Way('heavy mosaic while frozen', TODAY, {
             'stages': [{**head, **wild}, {**neck, **wild}, full], 'plan.allow': ['mixing-while-frozen']}),
         'keep_new_alone': Way('keep on the new images alone', KEEP, {
-            **statistics_held, 'keep': dict(on_new='recolour')}),
+            **everything(KEPT_LR), 'keep': dict(on_new='recolour')}),
     }
     for name, folder in old.items():
         title = f'keep, {name} old images' if isinstance(name, int) else f'keep, {PHOTOGRAPHS} unrelated photographs'
         way = f'keep_{name}' if isinstance(name, int) else 'keep_photos'
         strange = not isinstance(name, int)
-        found[way] = Way(title, KEEP, {**(statistics_held if strange else everything(KEPT_LR)),
+        found[way] = Way(title, KEEP, {**everything(KEPT_LR),
                                        'keep': dict(images=str(folder), **(_STRANGE if strange else {}))})
     if 50 in old:
         found |= _around(dict(images=str(old[50])), everything)
