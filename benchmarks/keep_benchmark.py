@@ -58,8 +58,8 @@ def keep_rows(repeats: int = 3) -> list[dict[str, Any]]:
 
 def run_side(options: dict[str, Any], folder: Path) -> tuple[float, float]:
     """Seconds a step, of all but the first ones, and peak memory in MB of a run."""
-    command = [sys.executable, str(ROOT / 'tools/train.py'), CONFIG, '--demo', '--work-dir', str(folder), '--cfg-options',
-               *(f'{key}={value}' for key, value in options.items())]
+    command = [sys.executable, str(ROOT / 'tools/train.py'), CONFIG, '--demo', '--work-dir', str(folder),
+               '--cfg-options', *(f'{key}={value}' for key, value in options.items())]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           env={**os.environ, 'OMP_NUM_THREADS': '1'}) as process:
         assert process.stdout is not None
