@@ -94,12 +94,12 @@ def stage_epochs(steps: int, scenario: Scenario, network: Network) -> tuple[Choi
     """
     def at_least(guide: int, wanted: int, most: int) -> Choice:
         value = min(most, max(guide, math.ceil(wanted / steps)))
-        return Choice(value, f"the recipe's {guide} epochs, {value * steps:,} steps" if value == guide else
-                      f'{value * steps:,} steps; the recipe\'s {guide} epochs would be {guide * steps:,}')
+        return Choice(value, f'the usual {guide} epochs, {value * steps:,} steps' if value == guide else
+                      f'{value * steps:,} steps; the usual {guide} epochs would be {guide * steps:,}')
 
     full = min(90, max(20, math.ceil(20_000 / steps)))
-    rest = Choice(full, f"the guide's 90 epochs, {full * steps:,} steps; ends early after ten validations without gain"
-                  if full == 90 else f'{full * steps:,} steps; the guide\'s 90 epochs would be {90 * steps:,}')
+    rest = Choice(full, f'the usual 90 epochs, {full * steps:,} steps; ends early after ten validations without gain'
+                  if full == 90 else f'{full * steps:,} steps; the usual 90 epochs would be {90 * steps:,}')
     if scenario == 'nothing':
         return (at_least(40, 3_000, 300), )
     if scenario == 'backbone':

@@ -4,8 +4,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mgdet_plugin.common.files import write_together
 from mgdet_plugin.datasets.formats.coco_files import load_coco
@@ -22,7 +23,8 @@ def pictures_root(pictures: Sequence[Picture]) -> Path:
 def coco_content(pictures: Sequence[Picture], classes: Sequence[str], root: Path) -> dict[str, Any]:
     """The content of a COCO file; ids count from 1, ``file_name`` begins at ``root``."""
     ids = {name: place for place, name in enumerate(classes, 1)}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, picture in enumerate(pictures, 1):
         width, height = picture.size or (0, 0)
         images.append(dict(id=image_id, file_name=_below(picture, root), width=width, height=height))
@@ -43,8 +45,7 @@ def write_coco(folder: Path, splits: dict[str, Sequence[Picture]], classes: Sequ
         RuntimeError: a box did not arrive.
     """
     texts = {name: json.dumps(coco_content(pictures, classes, root)).encode() for name, pictures in splits.items()}
-    write_together({folder / f'{name}.json': lambda stream, text=text: stream.write(text)
-                    for name, text in texts.items()})
+    write_together({folder / f'{name}.json': partial(_write, text) for name, text in texts.items()})
     for name, pictures in splits.items():
         prove_arrived(folder / f'{name}.json', pictures, root)
 
@@ -76,6 +77,10 @@ def _same(found: Sequence[Box], wanted: Sequence[Box]) -> bool:
     return len(found) == len(wanted) and all(
         (one.name, one.ignore) == (other.name, other.ignore)
         and all(abs(a - b) <= allowed for a, b in zip(one.bbox, other.bbox)) for one, other in zip(found, wanted))
+
+
+def _write(text: bytes, stream: BinaryIO) -> None:
+    stream.write(text)
 
 
 def _below(picture: Picture, root: Path) -> str:

@@ -15,8 +15,8 @@ _WHY = dict(
     full="The guide's three stages: pretrained weights are thawed from the head down, at low rates.",
     keep='Held to what the weights thought of old pictures, so that what they know is kept (docs/retention.md).',
     backbone='Only the backbone is pretrained: neck and head learn first, on frozen features, then everything.',
-    nothing='No weights to start from: the small model and the recipe for training from nothing (docs/accuracy.md). The '
-            "full one: _base_/models/multigrid_scratch.py in place of the first base.")
+    nothing='No weights to start from: the small model and the recipe for training from nothing (docs/accuracy.md). '
+            'The full one: _base_/models/multigrid_scratch.py in place of the first base.')
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def _sets(project: Project) -> list[str]:
         views = ', '.join(f'({side}, {side})' for side in (size.value, size.value + 32, size.value - 32))
         lines += ['tta_pipeline = _base_.tta_pipeline',
                   f"tta_pipeline[1].transforms[0] = [dict(type='Letterbox', scale=each) for each in ({views})]"]
-    lines += ['_set = dict(', "    type='CocoDataset',", '    data_root=data_root,', '    data_prefix=dict(img=images),',
+    lines += ['_set = dict(', "    type='CocoDataset',", '    data_root=data_root,',
+              '    data_prefix=dict(img=images),',
               f'    metainfo=dict({"_delete_=True, " if digits else ""}classes=classes))',
               *_comment(f'{batch.value} images a step: {batch.why}.'),
               f'train_dataloader = dict(batch_size={batch.value}, dataset=dict(',
@@ -173,7 +174,8 @@ def _scratch_length(epochs: Choice, interval: Choice) -> list[str]:
     return [*_comment(f'{epochs.value} epochs: {epochs.why}.'), f'max_epochs = {epochs.value}',
             f'train_cfg = dict(max_epochs=max_epochs, val_interval={every})',
             'param_scheduler = _base_.param_scheduler', 'param_scheduler[1].T_max = max_epochs',
-            "default_hooks = dict(checkpoint=dict(interval=%d, save_best='auto'))  # the best on val is best.pth" % every]
+            '# The best on val is best.pth.',
+            f"default_hooks = dict(checkpoint=dict(interval={every}, save_best='auto'))"]
 
 
 def _is_digits(project: Project) -> bool:

@@ -18,7 +18,7 @@ from mgdet_plugin.datasets.sources.find import read_annotated
 from mgdet_plugin.prepare.choices import Scenario, choose
 from mgdet_plugin.prepare.coco_writing import pictures_root, write_coco
 from mgdet_plugin.prepare.config_text import HERE, Project, config_text
-from mgdet_plugin.prepare.sound_set import SoundSet, class_counts, counted, sound_set
+from mgdet_plugin.prepare.sound_set import SoundSet, boxes_said, class_counts, counted, sound_set
 from mgdet_plugin.prepare.splits import Split, split_pictures
 from mgdet_plugin.prepare.start_from import Weights, look_into, made_fit
 
@@ -172,7 +172,7 @@ def _seen_from(config: Path, path: Path) -> str:
 
 
 def _words(pictures: list[Picture]) -> str:
-    return f'{len(pictures):,} pictures, {sum(len(each.boxes) for each in pictures):,} boxes'
+    return f'{len(pictures):,} pictures, {boxes_said(sum(len(each.boxes) for each in pictures))}'
 
 
 def _say_found(found: SoundSet, say: Callable[[str], object]) -> None:

@@ -73,6 +73,11 @@ def sound_set(annotated: Annotated) -> SoundSet:
     return SoundSet(replace(annotated, pictures=tuple(sound), missing=()), (*annotated.notes, *dropped, *lines))
 
 
+def boxes_said(count: int) -> str:
+    """A number of boxes in words."""
+    return f'{count:,} box{"" if count == 1 else "es"}'
+
+
 def counted(names: Counter[str]) -> str:
     """Names with their counts, the most frequent first, for one line."""
     return some([f'{name} {count:,}' for name, count in names.most_common()], 20)
@@ -102,7 +107,7 @@ def _sound_boxes(pictures: Iterable[Picture], source: str) -> tuple[list[Picture
             first.setdefault(reason, f'{picture.path.name}, {list(box.bbox)}')
         sound.append(replace(picture, boxes=tuple(kept)))
     sense.refuse(source, 'the annotations')
-    lines = [f'{count.total():,} boxes left out, {reason}: {counted(count)} (first: {first[reason]})'
+    lines = [f'left out ({reason}): {boxes_said(count.total())}: {counted(count)} (first: {first[reason]})'
              for reason, count in dropped.items()]
     if sum(each.total() for each in dropped.values()) > _MOST * sense.boxes:
         raise UserError(f'{source}: {"; ".join(lines)}; that is most of them, too many to be meant')

@@ -17,6 +17,7 @@ from mgdet_plugin.weights.mapping.layout import resolve_layers
 
 WIDTHS: dict[int, Network] = {32: 'model5', 8: 'nano'}
 """Channels of the first convolution -> the network of our configs."""
+NECK, NECK_WIDTH = 'neck.blocks.0.conv1', 8  # the neck's first convolution has eight times as many
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,23 @@ def look_into(path: Path) -> Weights:
     if path.suffix in CHECKPOINTS:
         checkpoint = read_checkpoint(path)
         width = checkpoint.state[kernel_key(block_prefixes(checkpoint.part)[0])].shape[0]
+        neck = checkpoint.state[kernel_key(NECK)].shape[0] if checkpoint.part == 'model' else None
         part, bridges, names = checkpoint.part, checkpoint.bridge_channels, tuple(checkpoint.class_names)
     else:
         with open_weights(path) as weights:
             layout = resolve_layers(weights)
             width = layout.convs[0].arrays['kernel'].shape[3]
             part, bridges, names = layout.part, layout.bridge_channels, ()
+            neck = (layout.convs[block_prefixes(part).index(NECK)].arrays['kernel'].shape[3] if part == 'model'
+                    else None)
     if width not in WIDTHS:
         raise UserError(f'{path} is of a network whose first convolution has {width} channels; ours have '
                         f'{" or ".join(map(str, WIDTHS))} (the full and the small one). Import it with a config of its '
                         'own by import_keras --config')
+    if neck not in (None, NECK_WIDTH * width):
+        raise UserError(f'{path} is of a model with another neck ({neck} channels, imported weights have '
+                        f'{NECK_WIDTH * width}), as models trained from nothing have: inherit the config that trained '
+                        'it, and set load_from and the data')
     return Weights(path, part, WIDTHS[width], bridges, names)
 
 

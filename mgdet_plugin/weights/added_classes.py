@@ -77,7 +77,7 @@ def with_other_classes(checkpoint: Checkpoint, config: Config, target: TargetCla
 
 
 def _not_learnt(checkpoint: Checkpoint, rows: ClassRows, names: tuple[str, ...] | None) -> list[str | int]:
-    """The written classes that the weights have not learnt: those new now, and those that were new in the checkpoint."""
+    """Written classes the weights have not learnt: those that were new in the checkpoint, and those new now."""
     before = new_classes_of(dict(meta=checkpoint.meta), checkpoint.name)
     new = {row if isinstance(row, int) else (names or ()).index(row) for row in before
            if isinstance(row, int) or row in (names or ())}

@@ -24,8 +24,8 @@ def init_command(arguments: Sequence[str]) -> int:
     parser.add_argument('--classes', type=Path, metavar='NAMES', help='file of class names, one a line, where '
                         'annotations number them')
     parser.add_argument('--images', type=Path, metavar='D', help='folder of the pictures, where they are not found')
-    parser.add_argument('--source-classes', metavar='NAMES', help="names of the weights' classes, as import_keras takes "
-                        'them')
+    parser.add_argument('--source-classes', metavar='NAMES', help="names of the weights' classes, as import_keras "
+                        'takes them')
     args = parser.parse_args(arguments)
     from mgdet_plugin.cli.training.plan import plan_command
     from mgdet_plugin.prepare.project import Wish, make_project, next_lines

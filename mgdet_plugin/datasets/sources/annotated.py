@@ -116,6 +116,6 @@ def numbered(classes: Sequence[str], text: str, where: str) -> str:
         UserError: it is no number of a class.
     """
     if not text.isdecimal() or int(text) >= len(classes):
-        raise UserError(f'{where}: the class {text!r} is none of the {len(classes)} classes ({some(classes, 4)}), which '
-                        'are numbered from 0; correct the file, or give all names by --classes')
+        raise UserError(f'{where}: the class {text!r} is none of the {len(classes)} classes ({some(classes, 4)}), '
+                        'which are numbered from 0; correct the file, or give all names by --classes')
     return classes[int(text)]

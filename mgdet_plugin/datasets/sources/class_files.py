@@ -27,8 +27,8 @@ def class_names(files: Files, why: str) -> tuple[str, ...]:
     if not there:
         raise UserError(f'{files.given}: {why} and no file names them (looked for: {", ".join(NAMES)}); give one by '
                         '--classes, one name a line')
-    names = [text_names(path, str(path)) for path in there]
-    if len(set(names)) > 1:
-        raise UserError(f'{files.given}: the class files {there[0]} and {there[names.index(next(n for n in names if n != names[0]))]} differ; '
-                        'give one by --classes')
-    return names[0]
+    names = {text_names(path, str(path)): path for path in there}
+    if len(names) > 1:
+        raise UserError(f'{files.given}: the class files {" and ".join(map(str, names.values()))} differ; give one by '
+                        '--classes')
+    return next(iter(names))

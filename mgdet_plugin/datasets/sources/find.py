@@ -44,8 +44,8 @@ def read_annotated(data: Path, form: str | None = None, hints: Hints | None = No
     annotated = FORMATS[name].read(files, there, hints)
     if not annotated.pictures:
         first = f' (first: {annotated.missing[0]})' if annotated.missing else ''
-        raise UserError(f'{annotated.format}: none of the {len(annotated.missing):,} pictures that {data} names is there'
-                        f'{first}; give their folder by --images')
+        raise UserError(f'{annotated.format}: none of the {len(annotated.missing):,} pictures that {data} names is '
+                        f'there{first}; give their folder by --images')
     return annotated
 
 

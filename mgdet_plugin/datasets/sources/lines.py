@@ -56,8 +56,8 @@ def read(files: Files, found: list[Path], hints: Hints) -> Annotated:
             name, boxes = parsed(line)
             where = f'{path}, line {number}'
             if re.search(rf'{_NUMBER},{_NUMBER},{_NUMBER}', name):
-                raise UserError(f'{where}: {name[-60:]!r} ends in no box; "path x1,y1,x2,y2,class ..." is needed, numbers '
-                                'joined by commas and boxes set apart by spaces')
+                raise UserError(f'{where}: {name[-60:]!r} ends in no box; "path x1,y1,x2,y2,class ..." is needed, '
+                                'numbers joined by commas and boxes set apart by spaces')
             place = places.find(name, path)
             if place is None:
                 missing.append(name)

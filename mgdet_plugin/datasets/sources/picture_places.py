@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets.old_images import pictures_below
+from mgdet_plugin.datasets.sources.annotated import split_of
 
 
 class PicturePlaces:
@@ -26,8 +27,8 @@ class PicturePlaces:
         """The picture of a name, None where there is none.
 
         It is looked for from the folder of the file that names it, from the root and from the working folder; then
-        anywhere below the root by its file name (by that without ending, if asked), the one whose folders are most
-        like those of the name and of the file that names it.
+        anywhere below the root by its file name (by that without ending, if asked), the one in a folder of the
+        same split, whose folders are most like those of the name and of the file that names it.
 
         Raises:
             UserError: several are alike.
@@ -44,7 +45,9 @@ class PicturePlaces:
         if len(found) < 2:
             return found[0] if found else None
         parts = {*wanted.parent.parts, *_below(told_by, self.root)}
-        scores = [len(parts & set(_below(path, self.root))) for path in found]
+        split = split_of(Path(*_below(told_by, self.root), told_by.stem))
+        scores = [(split_of(Path(*_below(path, self.root))) == split, len(parts & set(_below(path, self.root))))
+                  for path in found]
         best = [path for path, score in zip(found, scores) if score == max(scores)]
         if len(best) > 1:
             raise UserError(f'{told_by} names the picture {name}, and both {best[0]} and {best[1]} may be meant; give '

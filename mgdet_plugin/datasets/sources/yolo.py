@@ -90,7 +90,7 @@ def _boxes(lines: Sequence[str], classes: Sequence[str], size: tuple[int, int], 
             values = [float(word) for word in words[1:]]
         except ValueError:
             values = []
-        if len(values) != 4 and (len(values) < 6 or len(values) % 2) or max(map(abs, values)) > RELATIVE:
+        if (len(values) != 4 and (len(values) < 6 or len(values) % 2)) or max(map(abs, values)) > RELATIVE:
             raise UserError(f'{where}, line {number}: {line[:80]!r} is no label; "class x y w h" or "class x1 y1 x2 y2 '
                             'x3 y3 ..." in shares of the picture is needed')
         if len(values) == 4:
@@ -110,14 +110,15 @@ def _read_set(path: Path, hints: Hints) -> tuple[tuple[str, ...], Named, list[st
     content = _content(path)
     given = content['names']
     if isinstance(given, dict):
-        places = sorted(given)
-        if places != list(range(len(places))):
-            raise UserError(f'{path}: names must number the classes from 0 without a gap, got {some(places)}')
-        given = [given[place] for place in places]
-    names = hints.classes or checked_names([str(each) for each in given or ()], f'{path}: names')
-    if len(names) != len(given or ()):
-        raise UserError(f'--classes has {len(names)} names, {path} {len(given or ())}; leave --classes out')
-    named, notes = [], []
+        if set(given) != {str(place) for place in range(len(given))}:
+            raise UserError(f'{path}: names must number the classes from 0 without a gap, got {some(list(given))}')
+        given = [given[str(place)] for place in range(len(given))]
+    names = checked_names(given, f'{path}: names')
+    if hints.classes is not None and len(hints.classes) != len(names):
+        raise UserError(f'--classes has {len(hints.classes)} names, {path} {len(names)}; leave --classes out')
+    names = hints.classes or names
+    named: Named = []
+    notes: list[str] = []
     by_split = {}
     for key in (*SPLITS, 'valid'):
         values = content.get(key)
@@ -132,8 +133,8 @@ def _read_set(path: Path, hints: Hints) -> tuple[tuple[str, ...], Named, list[st
     for split, pictures in by_split.items():
         named += [(split, each) for each in pictures]
     if not named:
-        raise UserError(f'{path}: train, val and test lead to no picture (seen from {path.parent}); set path, or train, '
-                        'to the folder of the pictures')
+        raise UserError(f'{path}: train, val and test lead to no picture (seen from {path.parent}); set path, or '
+                        'train, to the folder of the pictures')
     return names, named, notes
 
 
@@ -166,7 +167,7 @@ def _listed(path: Path, files: Files, hints: Hints) -> Iterator[Path]:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8', errors='replace'))
+        content = yaml.load(path.read_text(encoding='utf-8', errors='replace'), yaml.BaseLoader)  # 'no' stays a text
     except yaml.YAMLError as error:
         raise UserError(f'{path} is no valid YAML ({str(error).splitlines()[0]}); correct it') from error
     return content if isinstance(content, dict) else {}
