@@ -41,12 +41,14 @@ def split_pictures(pictures: Sequence[Picture]) -> Split:
     Raises:
         UserError: there is nothing to train on, or too few pictures to split.
     """
+    if 'train' not in {each.split for each in pictures} and len({each.split for each in pictures}) > 1:
+        pictures = [replace(each, split=each.split or 'train') for each in pictures]  # the rest of what is measured on
     given = {each.split for each in pictures}
     if {'train', 'val'} <= given:
         outside = sum(each.split is None for each in pictures)
         left = f'; {outside:,} pictures of no split left out' if outside else ''
         return Split(tuple(each for each in pictures if each.split), f'splits as given{left}')
-    if len(given) > 1 and 'train' not in given and None not in given:
+    if len(given) > 1 and 'train' not in given:
         raise UserError(f'there are pictures of {" and ".join(sorted(map(str, given)))} and none to train on; add a '
                         'train set, or give one folder or file alone')
     cut = ('val', ) if len(given) > 1 and 'test' in given else ('val', 'test')

@@ -53,6 +53,7 @@ def test_copies_are_on_one_side_wherever_they_lie(tmp_path):
 
 @pytest.mark.parametrize(('given', 'kept', 'said'), [
     (['train', 'val'], ['train', 'val'], 'splits as given'),
+    ([None, 'val'], ['train', 'val'], 'splits as given'),
     (['train', 'val', 'test', None], ['train', 'val', 'test'], '1 pictures of no split left out')])
 def test_splits_that_are_given_stay(given, kept, said, tmp_path):
     split = split_pictures(pictures(tmp_path, given))

@@ -53,8 +53,7 @@ def read(files: Files, found: list[Path], hints: Hints) -> Annotated:
         raise UserError(f'{files.given} holds {len(found)} tables of boxes ({files.shown(found)}), and their names do '
                         'not tell one train, val and test set; give one of the files in place of the folder')
     places = PicturePlaces(files.root, hints.images)
-    boxes: dict[Path, list[Box]] = {}
-    split_by: dict[Path, str | None] = {}
+    boxes: dict[tuple[Path, str | None], list[Box]] = {}  # a picture of two splits is two, and refused later
     missing: dict[str, None] = {}
     for path, split in zip(found, splits):
         header, rows = _rows(path)
@@ -66,15 +65,15 @@ def read(files: Files, found: list[Path], hints: Hints) -> Annotated:
                 missing[name] = None
                 continue
             own = (row.get(columns.get('split', '')) or '').strip()
-            split_by[place] = (split_of(Path(own)) if own else None) or split
-            boxes.setdefault(place, []).extend(_box(row, columns, f'{path}, line {number}'))
+            key = place, (split_of(Path(own)) if own else None) or split
+            boxes.setdefault(key, []).extend(_box(row, columns, f'{path}, line {number}'))
     seen = sorted({box.name for each in boxes.values() for box in each})
     unknown = sorted(set(seen) - set(hints.classes or seen))
     if unknown:
         raise UserError(f'--classes does not name {some(unknown)}, which the table has; name all of them')
     classes = hints.classes or (checked_names(seen, str(files.given)) if seen else ())
     return Annotated(f'table of boxes ({files.shown(found)})', files.given, classes,
-                     tuple(Picture(path, tuple(each), split_by[path]) for path, each in boxes.items()), tuple(missing))
+                     tuple(Picture(path, tuple(each), split) for (path, split), each in boxes.items()), tuple(missing))
 
 
 def _box(row: Mapping[str, str], columns: Mapping[str, str], where: str) -> list[Box]:
@@ -98,4 +97,7 @@ def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     first = text.partition('\n')[0]
     delimiter = max(',;\t', key=first.count)
     reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
-    return list(reader.fieldnames or ()), list(reader)
+    try:
+        return list(reader.fieldnames or ()), list(reader)
+    except csv.Error as error:
+        raise UserError(f'{path} is no table ({error}); correct it, or take it out of the folder') from error

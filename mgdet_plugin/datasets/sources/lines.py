@@ -50,7 +50,7 @@ def read(files: Files, found: list[Path], hints: Hints) -> Annotated:
     places = PicturePlaces(files.root, hints.images)
     pictures, missing = [], []
     for path, split in zip(found, splits):
-        for number, line in enumerate(path.read_text(encoding='utf-8-sig').splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding='utf-8-sig', errors='replace').splitlines(), 1):
             if not line.strip():
                 continue
             name, boxes = parsed(line)
