@@ -101,18 +101,20 @@ def test_whole_keras_weights_become_the_guides_stages(data, weights, here, monke
     assert torch.equal(rows[8:10], known[8:][[3, 7]]) and torch.equal(rows[:8], known[:8])
     assert content['meta']['new_classes'] == ['owl']
     text = '\n'.join(said)
-    for part in ('found: Pascal VOC (24 .xml files)', '24 pictures, 48 boxes of 3 classes', '15% val and 15% test taken',
+    for part in ('found: Pascal VOC (24 .xml files)', '24 pictures, 48 boxes of 3 classes',
+                 '15% val and 15% test taken',
                  'every box is there: my_set_data/train.json, val.json, test.json', '2 rows kept by name, 1 new'):
         assert part in text, part
 
 
 def test_a_checkpoint_keeps_the_rows_of_classes_it_knows_and_old_pictures_hold_it(data, weights, here):
     picture(here / 'old' / 'a.png')
-    cfg, said = made(data, weights=weights['checkpoint'], old=Path('old'), out=Path('kept.py'))
+    cfg, _ = made(data, weights=weights['checkpoint'], old=Path('old'), out=Path('kept.py'))
     check_trains(cfg, ('3', '7', 'owl'))
     with checked(cfg):
         report, findings = plan_report(cfg)
-    assert not findings and report['keep']['pictures'] == 1 and cfg.keep == dict(images=f'{here}/old/', images_used=None)
+    assert not findings and report['keep']['pictures'] == 1
+    assert cfg.keep == dict(images=f'{here}/old/', images_used=None)
     assert cfg.load_from == f'{here}/kept_data/all.pth'
     assert load_checkpoint(cfg.load_from)[1]['meta']['new_classes'] == ['owl']
     again, _ = made(data, weights=Path(cfg.load_from), out=Path('again.py'))
@@ -203,7 +205,8 @@ def test_a_failure_amid_the_work_leaves_nothing(data, weights, here):
     """The annotations are written by then."""
     broken = here / 'broken.pth'
     state, _ = load_checkpoint(weights['checkpoint'])
-    torch.save(dict(state_dict={**state, 'backbone.conv1.bn.bias': state['backbone.conv1.bn.bias'] * torch.nan}), broken)
+    state = {**state, 'backbone.conv1.bn.bias': state['backbone.conv1.bn.bias'] * torch.nan}
+    torch.save(dict(state_dict=state), broken)
     with pytest.raises(UserError, match='holds NaN'):
         make_project(Wish(data, weights=broken), str)
     assert [path.name for path in here.iterdir()] == ['broken.pth']

@@ -128,8 +128,8 @@ def test_yolo_by_lists_of_pictures(place):
 
 def test_lines_with_spaces_relative_to_the_file_or_the_working_folder(place, tmp_path):
     inside, outside = shown(place / 'my pictures' / 'a 1.png'), shown(tmp_path / 'b.png')
-    place.joinpath('train.txt').write_text(
-        'my pictures/a 1.png 4,6,14,18,0 20,8,50,24,2\nb.png 4,6,14,18,0 20,8,50,24,2\nmy pictures/gone.png 1,1,2,2,0\n')
+    place.joinpath('train.txt').write_text('my pictures/a 1.png 4,6,14,18,0 20,8,50,24,2\n'
+                                           'b.png 4,6,14,18,0 20,8,50,24,2\nmy pictures/gone.png 1,1,2,2,0\n')
     found = read_annotated(place / 'train.txt', hints=Hints(classes=CLASSES))
     assert [each.path.resolve() for each in found.pictures] == [inside.path, outside.path]
     assert boxes_of(found) == WANTED * 2 and found.missing == ('my pictures/gone.png', )

@@ -101,7 +101,7 @@ def test_what_the_product_writes_is_proven_box_by_box(drawn):
         root = pictures_root([image])
         write_product(Path(folder), dict(train=[image]), CLASSES, root)
         file = Path(folder, 'train.json')
-        others = [tuple(drawn) + (Box('ant', (1, 1, 2, 2)), )]
+        others = [(*drawn, Box('ant', (1, 1, 2, 2)))]
         if drawn:
             first = drawn[0]
             others += [tuple(drawn[1:]), (replace(first, bbox=(first.bbox[0] + 0.01, *first.bbox[1:])), *drawn[1:]),
