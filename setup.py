@@ -40,7 +40,7 @@ setup(
     # mmcv or mmcv-lite is the user's choice (they share a folder), so neither is required here.
     # mmengine imports pkg_resources, which setuptools 82 no longer has.
     install_requires=['torch', 'setuptools<82', 'mmengine==0.10.7', 'mmdet==3.3.0', 'numpy', 'h5py', 'pillow', 'tqdm',
-                      'matplotlib'],
+                      'matplotlib', 'pyyaml'],
     extras_require={
         'demo': ['scikit-learn'],
         'keras': ['keras'],  # export to .keras; torch serves as its backend

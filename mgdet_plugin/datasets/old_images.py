@@ -52,7 +52,7 @@ class OldImages(BaseDataset):
         """The pictures, in the same order on every machine."""
         if isinstance(self.images, str):
             source = self.folder = self.images
-            paths = list(_pictures_below(self.folder))
+            paths = list(pictures_below(self.folder))
         else:
             given = isinstance(self.images, Mapping)
             source, paths = ('the dataset', image_paths(self.images)) if given else ('the list', list(self.images))
@@ -174,7 +174,7 @@ def _digest(path: str) -> bytes:
         return hashlib.file_digest(stream, 'blake2b').digest()
 
 
-def _pictures_below(folder: str) -> Iterator[str]:
+def pictures_below(folder: str) -> Iterator[str]:
     """Files of a folder at any depth that are pictures by their suffix, each linked folder gone into once."""
     if not os.path.isdir(folder):
         what = 'is a file' if os.path.exists(folder) else f'is not there (seen from {os.getcwd()})'

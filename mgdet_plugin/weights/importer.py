@@ -25,7 +25,8 @@ def import_keras(src: str | Path, out: str | Path, *, config: str | Path | None 
 
     Args:
         src: Keras file: ``.h5``, ``.weights.h5`` or ``.keras``, of the model or of Darknet53; or Darknet's own
-            ``darknet53.conv.74``. With ``add_classes`` a checkpoint (``.pth``) of an import or a run, too.
+            ``darknet53.conv.74``. With ``classes`` or ``add_classes`` a checkpoint (``.pth``) of an import or a
+            run, too.
         out: Checkpoint to write, ``dict(state_dict, meta)`` of plain types. Keys of a backbone begin with
             ``backbone.``: load them by ``init_cfg=dict(type='Pretrained', checkpoint=out, prefix='backbone.')``.
         config: Config of the model. Default: ``configs/mgdet_model5_stage1.py``.
@@ -52,14 +53,16 @@ def import_keras(src: str | Path, out: str | Path, *, config: str | Path | None 
     added = None if add_classes is None else parse_classes(add_classes, ADD_CLASSES)
     with byte_progress(2 * src.stat().st_size if src.is_file() else 0, f'import {src.name}') as progress:
         if src.suffix in CHECKPOINTS and src.is_file():
-            if added is None:
+            if added is None and classes is None:
                 raise UserError(f'{src} is a checkpoint, which needs no import; add classes to it with {ADD_CLASSES}, '
-                                'or give a Keras file')
+                                'choose others with --classes, or give a Keras file')
+            target = None if classes is None else parse_classes(classes)
             checkpoint = read_checkpoint(src)
-            from mgdet_plugin.weights.added_classes import with_added_classes
+            from mgdet_plugin.weights.added_classes import with_other_classes
             from mgdet_plugin.weights.conversion import checkpoint_writer
             from mgdet_plugin.weights.mapping.network import load_config
-            state, result = with_added_classes(checkpoint, load_config(config, cfg_options), added, source_classes)
+            state, result = with_other_classes(checkpoint, load_config(config, cfg_options), target, added,
+                                               source_classes)
         else:
             with open_weights(src) as weights:
                 layout = resolve_layers(weights)

@@ -107,6 +107,22 @@ def test_classes_without_names_are_new_by_their_places(files):
     assert new_classes_of({}) == new_classes_of(dict(meta=3)) == new_classes_of(dict(meta=dict(new_classes=[]))) == ()
 
 
+def test_other_classes_of_a_checkpoint_take_their_rows_by_name(files):
+    """What the checkpoint had not learnt is not learnt under its new place either."""
+    report = add(files, 'best.pth', add_classes=None, classes=files / 'known.txt')
+    state, before = (torch.load(files / name)['state_dict'] for name in ('out.pth', 'best.pth'))
+    for prefix in predict_prefixes('model'):
+        for key in (f'{prefix}.weight', f'{prefix}.bias'):
+            assert len(state[key]) == BASE + 3 and torch.equal(state[key][:BASE], before[key][:BASE])
+            assert torch.equal(state[key][BASE + 1:], before[key][[BASE + 2, BASE + 1]])  # motorcycle, cat
+    assert all(torch.equal(state[key], before[key]) for key in state if 'predict_convs' not in key)
+    assert report['classes']['new_classes'] == ['raccoon']
+    assert report['classes']['names'] == ['raccoon', 'Motorbike', 'cat']
+    (files / 'order.txt').write_text('cat\nraccoon\nowl\n')
+    again = add(files, 'out.pth', 'again.pth', add_classes=None, classes=files / 'order.txt')
+    assert again['classes']['new_classes'] == ['raccoon', 'owl']
+
+
 @pytest.mark.parametrize('forged', ['raccoon', {'a': 1}, ['a', 1], ['a', 'a'], [''], [-1], [10 ** 9], [True], [['a']]])
 def test_a_forged_list_of_new_classes_is_refused(forged):
     with pytest.raises(UserError, match=r'^w\.pth: meta\.new_classes: '):

@@ -10,8 +10,8 @@ from mgdet_plugin.common.resources import config_path
 def import_keras_command(arguments: Sequence[str]) -> int:
     """Import and print what was done."""
     parser = Parser(__name__, __doc__)
-    parser.add_argument('src', metavar='SRC', help='weights of the model or of Darknet53; with --add-classes a '
-                        'checkpoint .pth, too')
+    parser.add_argument('src', metavar='SRC', help='weights of the model or of Darknet53; with --classes or '
+                        '--add-classes a checkpoint .pth, too')
     parser.add_argument('out', metavar='OUT.pth', help='checkpoint to write')
     parser.add_argument('--config', help='config of the model (default: configs/mgdet_model5_stage1.py)')
     parser.add_argument('--part', choices=('model', 'backbone'), default='model',

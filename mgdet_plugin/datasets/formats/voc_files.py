@@ -43,8 +43,8 @@ def summarize_voc(list_file: Path, xml_folder: Path, classes: Sequence[str]) -> 
         if not path.is_file():  # a pipe is none: opening it would wait for ever
             raise UserError(f'VOC annotation {path} is missing or no file; line {number} of {list_file} is '
                             f'{image_id!r}' + (_WHOLE_LINE if image_id.split() != [image_id] else ''))
-        root = _voc_root(path)
-        record = ImageRecord(image_id, f'{image_id}.jpg', _voc_image_size(path, root))
+        root = voc_root(path)
+        record = ImageRecord(image_id, f'{image_id}.jpg', voc_image_size(path, root))
         report.records.append(record)
         for index, element in enumerate(root.findall('object')):
             name = element.findtext('name')
@@ -53,7 +53,7 @@ def summarize_voc(list_file: Path, xml_folder: Path, classes: Sequence[str]) -> 
             if name not in chosen:
                 report.other_classes[name] += 1
                 continue
-            values = _voc_box(path, index, element)
+            values = voc_box(path, index, element)
             reason = degenerate_reason([int(value) - 1 for value in values], record.size)
             report.count(record, name, values, reason, by_dataset=False)
     if report.other_classes and not report.boxes:
@@ -62,14 +62,19 @@ def summarize_voc(list_file: Path, xml_folder: Path, classes: Sequence[str]) -> 
     return report
 
 
-def _voc_root(path: Path) -> ET.Element:
+def voc_root(path: Path) -> ET.Element:
+    """The root of an annotation file.
+
+    Raises:
+        UserError: it is no XML.
+    """
     try:
         return ET.parse(path).getroot()
     except (ET.ParseError, ValueError, LookupError) as error:  # the latter two: encodings that cannot be read
         raise UserError(f'{path} is not valid XML ({error}); write it again, in UTF-8') from error
 
 
-def _voc_image_size(path: Path, root: ET.Element) -> tuple[int, int] | None:
+def voc_image_size(path: Path, root: ET.Element) -> tuple[int, int] | None:
     """(w, h) in pixels from ``size``; None without one: mmdet then measures the image."""
     if root.find('size') is None:
         return None
@@ -84,7 +89,7 @@ def _voc_image_size(path: Path, root: ET.Element) -> tuple[int, int] | None:
     return width, height
 
 
-def _voc_box(path: Path, index: int, element: ET.Element) -> list[float]:
+def voc_box(path: Path, index: int, element: ET.Element) -> list[float]:
     """``[xmin, ymin, xmax, ymax]`` of one object as they are written; XMLDataset cuts them to whole pixels."""
     box: list[float] = []
     difficult = element.findtext('difficult', '0')

@@ -1,0 +1,71 @@
+"""Where the pictures lie that annotations name: paths are often those of another machine or relative to who knows."""
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets.old_images import pictures_below
+from mgdet_plugin.datasets.sources.annotated import split_of
+
+
+class PicturePlaces:
+    """Finds pictures below a folder by what annotations call them.
+
+    Args:
+        root: the folder; walked when a name is first not found where it says.
+        images: a folder that is looked in first, None where nobody named one.
+    """
+
+    def __init__(self, root: Path, images: Path | None = None) -> None:
+        self.root = images or root
+        self.first = [images] if images else []
+        self._by_stem: dict[str, list[Path]] | None = None
+
+    def find(self, name: str, told_by: Path, by_stem: bool = False) -> Path | None:
+        """The picture of a name, None where there is none.
+
+        It is looked for from the folder of the file that names it, from the root and from the working folder; then
+        anywhere below the root by its file name (by that without ending, if asked), the one in a folder of the
+        same split, whose folders are most like those of the name and of the file that names it.
+
+        Raises:
+            UserError: several are alike.
+        """
+        name = name.replace('\\', '/')
+        if not by_stem:
+            for folder in (*self.first, told_by.parent, self.root, Path()):
+                if (folder / name).is_file():
+                    return folder / name
+        wanted = Path(name)
+        found = self._named(wanted.stem if not by_stem else wanted.name)
+        if not by_stem:
+            found = [path for path in found if path.name == wanted.name]
+        if len(found) < 2:
+            return found[0] if found else None
+        parts = {*wanted.parent.parts, *_below(told_by, self.root)}
+        split = split_of(Path(*_below(told_by, self.root), told_by.stem))
+        scores = [(split_of(Path(*_below(path, self.root))) == split, len(parts & set(_below(path, self.root))))
+                  for path in found]
+        best = [path for path, score in zip(found, scores) if score == max(scores)]
+        if len(best) > 1:
+            raise UserError(f'{told_by} names the picture {name}, and both {best[0]} and {best[1]} may be meant; give '
+                            'the folder of the pictures by --images')
+        return best[0]
+
+    def all(self) -> list[Path]:
+        """Every picture below the root, in order of their paths."""
+        return sorted(Path(path) for path in pictures_below(str(self.root)))
+
+    def _named(self, stem: str) -> list[Path]:
+        if self._by_stem is None:
+            self._by_stem = defaultdict(list)
+            for path in self.all():
+                self._by_stem[path.stem].append(path)
+        return self._by_stem.get(stem, [])
+
+
+def _below(path: Path, root: Path) -> tuple[str, ...]:
+    """The folders between a root and a file."""
+    return Path(os.path.relpath(path.parent, root)).parts
