@@ -98,9 +98,9 @@ class GuardRecord:
         held_epoch: Epoch after which the stage was made longer last.
         compared: Whether the first training losses were held against the validation's.
         ended: 'plan', 'early_stopping' or 'guard' at the end; None while the run goes on.
-        keep: What a run with ``keep`` is held by, empty without: 'images' it is held on, their 'source' and 'copies' of new
-            ones, 'share' of a batch, 'weight' and 'form'; images 'held_out', what judges on them 'by', and 'at_least'
-            what share of the old domain's mean AP must be left.
+        keep: What a run with ``keep`` is held by, empty without: 'images' it is held on, their 'source' and 'copies' of
+            new ones, 'share' of a batch, 'weight' and 'form'; images 'held_out', what judges on them 'by', and
+            'at_least' what share of the old domain's mean AP must be left.
     """
     start: str = 'full'
     limit: float = 0.2

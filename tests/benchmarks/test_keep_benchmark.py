@@ -35,5 +35,5 @@ def test_rows_are_medians_over_turns(monkeypatch):
 
 
 def test_a_run_that_fails_is_one_line(tmp_path):
-    with pytest.raises(UserError, match='a run of the benchmark ended with exit 2: .*keep.share must be'):
+    with pytest.raises(UserError, match=r'a run of the benchmark ended with exit 2: .*keep.share must be'):
         run_side({'keep.share': 5}, tmp_path / 'run')

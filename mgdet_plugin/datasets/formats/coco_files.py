@@ -103,8 +103,8 @@ def _check_coco_classes(path: Path, classes: Sequence[str], content: dict[str, A
     missing = [name for name in classes if name not in in_file]
     if missing:
         raise UserError(f'{path} has no category {some(missing)} (it has: {some(in_file)}); set '
-                        'metainfo=dict(classes=(...)) of the dataset to names of the file, or add the categories to it, as '
-                        'complete_labels.py does')
+                        'metainfo=dict(classes=(...)) of the dataset to names of the file, or add the categories to '
+                        'it, as complete_labels.py does')
     ordered = [name for name in in_file if name in set(classes)]
     if ordered != list(classes):
         raise UserError(f'{path}: the classes are ({some(classes)}) but mmdet numbers labels in the order of the '

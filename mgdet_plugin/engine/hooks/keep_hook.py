@@ -126,7 +126,8 @@ class KeepHook(Hook):
         if old is not None:
             offset = len(runner.train_dataloader.dataset)
             assert run.loop.batch_sampler is not None  # a built dataloader was refused
-            run.loop.batch_sampler.set_memory(*([offset + index for index in each] for each in (memory, copies) if each))
+            run.loop.batch_sampler.set_memory(
+                *([offset + index for index in each] for each in (memory, copies) if each))
         if own is not None:
             if holder.form != 'features':
                 pictures.refuse_blind(own, memory, keeping)
