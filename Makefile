@@ -14,8 +14,9 @@ DEMO_KERAS := weights/digits_source.h5
 DEMO_START := weights/digits_source.pth
 DEMO_OLD := configs/mgdet_nano_source.py
 DEMO_CONFIG := configs/mgdet_nano_keep.py
-DEMO_SHORT := stages.0.epochs=9 stages.0.warmup_epochs=1 train_cfg.val_interval=3 keep.images_used=20 \
-	default_hooks.channels_last.type=ChannelsLastHook
+DEMO_SHORT := stages.0.epochs=8 stages.0.warmup_epochs=1 stages.0.lr=3e-3 stages.0.mosaic_prob=0.0 \
+	stages.0.mixup_prob=0.0 keep.images_used=20 keep.share=0.334 train_cfg.val_interval=4 \
+	default_hooks.checkpoint.interval=4 default_hooks.channels_last.type=ChannelsLastHook
 DEMO_DIR := work_dirs/demo
 DEMO_BEST := $(DEMO_DIR)/best.pth
 heading = @echo; echo '=== $(1)'

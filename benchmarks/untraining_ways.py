@@ -86,7 +86,8 @@ def _around(keep: dict[str, Any], everything: Any) -> dict[str, Way]:
     """The guide's stages with the recommended memory, and what is near the recommended way."""
     free = everything(KEPT_LR)
     settings = {'weight_0.3': dict(weight=0.3), 'weight_3': dict(weight=3.0), 'share_third': dict(share=1 / 3)}
-    rates = {'lr_1e-3': everything(1e-3), 'lr_4e-3': everything(4e-3), 'half_steps': everything(KEPT_LR, epochs=10)}
+    rates = {'lr_1e-3': everything(1e-3), 'lr_3e-3': everything(3e-3), 'half_steps': everything(KEPT_LR, epochs=10),
+             'no_mixing': everything(KEPT_LR, mosaic_prob=0.0, mixup_prob=0.0)}
     found = {f'{RECOMMENDED}_{name}': Way(name.replace('_', ' '), SWEEP, {**free, 'keep': {**keep, **each}})
              for name, each in settings.items()}
     found |= {f'{RECOMMENDED}_{name}': Way(name.replace('_', ' '), SWEEP, {**each, 'keep': keep})

@@ -106,7 +106,8 @@ class Keeping:
         require(isinstance(self.recolour, bool), 'keep.recolour must be True or False', self.recolour)
         if not self.holds_images and self.on_new != 'distil':
             raise UserError("keep needs images, a folder of pictures like those the weights were trained on: "
-                            "keep=dict(images='data/old/'); where there are none keep=dict(on_new='recolour') keeps less")
+                            "keep=dict(images='data/old/'); where there are none keep=dict(on_new='recolour') keeps "
+                            'less')
         changing = 'keep.recolour' if self.recolour else "keep.on_new='recolour'" if self.holds_copies else ''
         if changing and self.cache:
             raise UserError(f'keep.cache remembers pictures as they are, and {changing} changes them each time; take '

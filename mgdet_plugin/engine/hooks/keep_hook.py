@@ -134,9 +134,9 @@ class KeepHook(Hook):
             if keeping.cache:
                 holder.remember(pictures.remembered(own, memory, keeping.cache))
         self.summary = dict(
-            images=len(memory), copies=len(copies), held_out=len(held_out or ()), at_least=keeping.at_least, share=keeping.share,
-            by=LABELS if followed else AGREEMENT if held_out else '', weight=keeping.weight, form=holder.form,
-            source=keeping.images if isinstance(keeping.images, str) else '')
+            images=len(memory), copies=len(copies), held_out=len(held_out or ()), at_least=keeping.at_least,
+            share=keeping.share, by=LABELS if followed else AGREEMENT if held_out else '', weight=keeping.weight,
+            form=holder.form, source=keeping.images if isinstance(keeping.images, str) else '')
 
     def _held_out(self, pictures: OldPictures, own: Any, memory: list[int]) -> tuple[Any, list[int]]:
         """What is never trained on, and what is left to train on."""
