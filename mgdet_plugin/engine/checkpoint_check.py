@@ -168,9 +168,9 @@ def check_same_tensors(path: str, found: Mapping[str, Tensor], wanted: Mapping[s
     if predictions and len(predictions) == len(mismatched) and not missing and not unexpected:
         others = 5 + len(cfg.model.bbox_head.anchors[0])  # channels of a map that are not classes
         classes = [state[predictions[0]].shape[0] - others for state in (found, wanted)]
-        raise UserError(f'{path} was trained on {classes[0]} classes, the config has {classes[1]}: import its Keras '
-                        f'file again with --classes {config_name(cfg)} (of a run of your own make one first: '
-                        f'{command("export_keras", path, "model.h5")}), or set '
+        raise UserError(f'{path} was trained on {classes[0]} classes, the config has {classes[1]}: give '
+                        f'those rows by name ({command("import_keras", path, "fit.pth")} --classes {config_name(cfg)}, '
+                        f'or --add-classes NAMES for new ones beside the old), or set '
                         f'model.bbox_head.num_classes={classes[0]}')
     problems = _counted(dict(missing=missing, unexpected=unexpected))
     if mismatched:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import KEY, OLD, GuardRecord, Validation, keeps, kept_share
 from mgdet_plugin.common.metric_names import AUTO
+from mgdet_plugin.engine.hooks.keep_hook import KeepHook
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
 from mgdet_plugin.engine.hooks.whole_checkpoint_hook import WholeCheckpointHook
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
@@ -241,4 +242,4 @@ def _best_by(runner: Runner) -> list[str]:
 
 def _keep_summary(runner: Runner) -> dict[str, Any]:
     """What the run is held by; empty without ``keep``."""
-    return next((dict(hook.summary) for hook in runner.hooks if type(hook).__name__ == 'KeepHook'), {})
+    return next((dict(hook.summary) for hook in runner.hooks if isinstance(hook, KeepHook)), {})

@@ -131,7 +131,8 @@ def test_ways_that_hold_on():
         **{f'keep_{count}': (f'old_{count}', 1, 4) for count in (10, 50, 200)}, 'keep_photos': ('photographs', 1, 4),
         'keep_new_alone': (None, 1, 4), 'guide_keep_50': ('old_50', 1, 4), 'keep_50_weight_0.3': ('old_50', 0.3, 4),
         'keep_50_weight_3': ('old_50', 3, 4), 'keep_50_share_third': ('old_50', 1, 2),
-        **{f'keep_50_{name}': ('old_50', 1, 4) for name in ('frozen_bn', 'lr_1e-3', 'lr_3e-3', 'no_mixing', 'half_steps')}}
+        **{f'keep_50_{name}': ('old_50', 1, 4)
+           for name in ('frozen_bn', 'lr_1e-3', 'lr_3e-3', 'no_mixing', 'half_steps')}}
     assert plans['keep_50_frozen_bn'].stages[0].freeze == ('*.bn', )
     assert [len(plan.stages) for plan in plans.values()].count(3) == 1
 

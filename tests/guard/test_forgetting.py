@@ -6,6 +6,7 @@ import torch
 from mmdet.registry import HOOKS, METRICS
 from mmengine.hooks import Hook
 
+from mgdet_plugin.engine.hooks.keep_hook import KeepHook
 from mgdet_plugin.runs.run import read_run
 from mgdet_plugin.runs.run_checks import check_run, kept
 from tests.support.guarded_run import events, guard_json, guarded_config
@@ -26,10 +27,15 @@ class OldMetric(TableMetric):
         return dict(bbox_mAP=super().compute_metrics(results)['value'])
 
 
-@HOOKS.register_module(name='ToldKeepHook', force=True)
-class KeepHook(Hook):
-    """Says what holds the run."""
-    summary = SUMMARY
+@HOOKS.register_module(force=True)
+class ToldKeepHook(KeepHook):
+    """Says what holds the run, and holds nothing."""
+
+    def __init__(self):
+        self.summary = SUMMARY
+
+    after_load_checkpoint, before_save_checkpoint = Hook.after_load_checkpoint, Hook.before_save_checkpoint
+    before_train, before_train_epoch, after_train = Hook.before_train, Hook.before_train_epoch, Hook.after_train
 
 
 @pytest.fixture(scope='module')
