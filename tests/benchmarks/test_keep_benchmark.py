@@ -14,7 +14,7 @@ def test_each_side_takes_four_new_images_and_its_old_ones(side, old):
     cfg = Config.fromfile(ROOT / CONFIG)
     cfg.merge_from_dict(dict(SIDES[side]))
     plan = Plan.from_cfg(cfg)
-    assert cfg.train_dataloader.batch_size == NEW and plan.epochs == 1
+    assert cfg.train_dataloader.batch_size == NEW and plan.epochs == 2
     assert (plan.keep.beside(NEW) if plan.keep else 0) == old
     assert bool(plan.keep and plan.keep.cache) is side.endswith('cached')
 
