@@ -43,7 +43,7 @@ def _panel(axes: Axes, sizes: Tensor, into: NetworkInput, title: str) -> None:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
         axis.set_minor_formatter(FuncFormatter(lambda value, _: ''))
-        axis.label.set_size(SMALL)
+        axis.label.set_fontsize(SMALL)
     axes.set_title(title, loc='left', fontsize=10, weight='bold')
     plain_axes(axes)
     axes.legend(loc='upper left', frameon=False, fontsize=SMALL)

@@ -26,7 +26,7 @@ from mgdet_plugin.prepare.anchor_search import (
     evolve,
     k_means,
 )
-from mgdet_plugin.prepare.data_source import config_of, folders_of, gather
+from mgdet_plugin.prepare.data_source import config_of, gather, outside_of
 from mgdet_plugin.prepare.input_fit import NetworkInput, place
 from mgdet_plugin.prepare.picture_records import TRAIN, PictureSet
 
@@ -80,7 +80,7 @@ class AnchorChoice:
         if self.anchors == [[(round(w), round(h)) for w, h in level] for level in self.old.anchors]:
             return [*lines, 'the anchors of the config are as good as any found: keep them']
         lines += [f'with the new anchors {self.moved[0]:.1%} of the boxes go to another anchor, {self.moved[1]:.1%} to '
-                  f'another level; the sides of a box\'s anchor change by a factor of {self.stretch:.2f} (median)',
+                  f"another level; the sides of a box's anchor change by a factor of {self.stretch:.2f} (median)",
                   'loaded weights learnt their width and height rows for the old anchors: every box they predict is '
                   'stretched as its anchor is, until training has taught them anew. Change anchors for a training from '
                   'nothing, or where few boxes fit']
@@ -173,10 +173,7 @@ def write_choice(choice: AnchorChoice, out: str | Path) -> list[Path]:
     Raises:
         UserError: It is a folder of the data, or cannot be written to.
     """
-    folder = Path(out)
-    if folder.resolve() in folders_of(choice.data):
-        raise UserError(f'{folder} is a folder of the data, and nothing is written there; give another with --out')
-    make_folder(folder)
+    folder = make_folder(outside_of(choice.data, Path(out)))
     from mgdet_plugin.prepare.anchor_plot import sizes_figure
     titles = {f'{name}: average overlap {choice.overlaps[key]:.3f}': into for name, key, into in (
         ('anchors of the config', 'config', choice.old), ('anchors found', 'evolution', choice.new))}

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
-from mmdet.registry import DATASETS, TRANSFORMS
+from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
@@ -30,6 +30,7 @@ LIKE = 'mgdet_model5_stage1'  # whose input size and anchors data without a conf
 _SPLIT_NAMES = dict(valid='val', validation='val', eval='val')
 _UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError)  # of mmdet's own readers
 _LOADER = '_dataloader'
+_PATTERNS = ('*.json', 'annotations/*.json', '*/*.json')  # of COCO files in a folder
 
 
 def config_of(source: str | Path, like: str = LIKE, images: str | Path | None = None,
@@ -106,9 +107,18 @@ def loader_of(cfg: Config) -> LoadImageFromFile:
     return next((step for step in found if isinstance(step, LoadImageFromFile)), None) or LoadImageFromFile()
 
 
-def folders_of(data: PictureSet) -> set[Path]:
-    """The folders that pictures lie in."""
-    return {Path(each.path).resolve().parent for each in data.records}
+def outside_of(data: PictureSet, folder: Path) -> Path:
+    """A folder to write to, having refused one where the data lie, or below.
+
+    Raises:
+        UserError: It holds pictures or folders of pictures, or lies below one.
+    """
+    pictures = {Path(each.path).resolve().parent for each in data.records}
+    place = folder.resolve()
+    if any(place == each or each in place.parents or place == each.parent for each in pictures):
+        raise UserError(f'cannot write to {folder}: the data lie there, and they are left as they are; give another '
+                        'folder with --out')
+    return folder
 
 
 def _splits(cfg: Config) -> dict[str, str]:
@@ -140,8 +150,9 @@ def _records(split: str, leaf: Mapping[str, Any], classes: tuple[str, ...],
         yield from _coco_records(split, dataset, classes, places)
         return
     for info in dataset.load_data_list():
-        boxes = (PictureBox(tuple(map(float, each['bbox'])), places[classes[each['bbox_label']]],
-                            bool(each.get('ignore_flag'))) for each in info.get('instances') or ())
+        boxes = (PictureBox((float(x1), float(y1), float(x2), float(y2)), places[classes[each['bbox_label']]],
+                            bool(each.get('ignore_flag')))
+                 for each in info.get('instances') or () for x1, y1, x2, y2 in [each['bbox']])
         size = (info['width'], info['height']) if info.get('width') and info.get('height') else None
         yield PictureRecord(info['img_path'], size, tuple(boxes), split)
 
@@ -167,7 +178,7 @@ def _coco_files(path: Path) -> dict[str, Path]:
     if path.is_file():
         return {'train': path} if path.suffix == '.json' and _is_coco(path) else {}
     found: dict[str, Path] = {}
-    for file in (each for pattern in ('*.json', 'annotations/*.json', '*/*.json') for each in sorted(path.glob(pattern))):
+    for file in (each for pattern in _PATTERNS for each in sorted(path.glob(pattern))):
         name = file.stem if not file.stem.startswith('_') else file.parent.name  # annotation services name all alike
         name = next((split for split in (*SPLITS, *_SPLIT_NAMES) if split in name), name)
         if file not in found.values() and _is_coco(file):

@@ -13,7 +13,7 @@ from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
 from mgdet_plugin.common.files import make_folder, write_together
 from mgdet_plugin.common.records import finite
 from mgdet_plugin.prepare.box_faults import box_findings, class_findings, empty_pictures
-from mgdet_plugin.prepare.data_source import LIKE, config_of, folders_of, gather, loader_of
+from mgdet_plugin.prepare.data_source import LIKE, config_of, gather, loader_of, outside_of
 from mgdet_plugin.prepare.examination import Examination
 from mgdet_plugin.prepare.findings import ERROR, NOTE, WARNING, Example, Finding, in_order
 from mgdet_plugin.prepare.input_fit import LEAST_FIT, TINY, NetworkInput, fit, fit_findings, place
@@ -86,8 +86,7 @@ def write_examination(found: Examination, out: str | Path) -> list[Path]:
         UserError: It is a folder of the data, or cannot be written to.
     """
     folder = Path(out)
-    check_out(folder, found)
-    make_folder(folder)
+    make_folder(outside_of(found.data, folder))
     sizes = None
     if found.into and found.boxes and len(found.boxes.owners):
         from mgdet_plugin.prepare.anchor_plot import sizes_figure
@@ -96,14 +95,3 @@ def write_examination(found: Examination, out: str | Path) -> list[Path]:
     contents = {RECORD: json.dumps(finite(found.as_json()), indent=1), PAGE: doctor_page(found, sizes)}
     write_together({folder / name: methodcaller('write', text.encode()) for name, text in contents.items()})
     return [folder / name for name in contents]
-
-
-def check_out(folder: Path, found: Examination) -> None:
-    """Refuse to write where the data lie.
-
-    Raises:
-        UserError: The folder is one of the pictures', or the source itself.
-    """
-    data = folders_of(found.data) | ({Path(found.source).resolve()} if Path(found.source).is_dir() else set())
-    if folder.resolve() in data:
-        raise UserError(f'{folder} is a folder of the data, and nothing is written there; give another with --out')

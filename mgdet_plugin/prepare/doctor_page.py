@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,7 @@ from mgdet_plugin.runs.run_page import html_figure, html_table, whole_page
 SHOWN = 12  # pictures of a finding
 _SIDE = 300  # pixels of a shown picture's longer side
 _CONTEXT = 6  # times the size of a small box that is shown around it
-_LEAST = 64  # pixels of a picture, below which no part is shown
+_LEAST = 160  # pixels of a picture, below which no part is shown
 _RED = (214, 40, 40)
 _MARK = {ERROR: ('fail', '✗ '), WARNING: ('open', '! '), NOTE: ('soft', '')}
 _STYLE = """
@@ -40,8 +41,7 @@ def doctor_page(found: Examination, sizes: bytes | None) -> str:
                 '<h2>Classes</h2>', _classes(found.data)]
     if sizes:
         sections += ['<h2>Boxes and anchors</h2>', html_figure(
-            sizes, 'Sizes of the training boxes in the input, each in the colour of the level it is assigned to, and the '
-            'anchors.')]
+            sizes, 'Training boxes in the input, each in the colour of the level it is assigned to, and the anchors.')]
     return whole_page(f'{name}: {escape(verdict_line(found.findings))}', sections, _STYLE)
 
 
@@ -80,7 +80,7 @@ def _figure(example: Example, classes: Sequence[str]) -> str:
             picture = read_rgb(example.path) if example.path else None
     except DECODER_ERRORS:
         picture = None
-    caption = example.line()
+    caption = replace(example, path='/'.join(Path(example.path).parts[-2:])).line()
     return (html_figure(_drawn(picture, example, classes), caption, 'jpeg') if picture else
             f'<figure><figcaption>{escape(caption)}</figcaption></figure>')
 

@@ -47,8 +47,8 @@ class Examination:
             shares = [float((self.fit.anchor // per_level == level).float().mean())
                       for level in range(len(self.into.strides))]
             levels = ', '.join(f'{share:.0%} to stride {stride}' for share, stride in zip(shares, self.into.strides))
-            yield (f'in the input of {self.into.size[0]} x {self.into.size[1]} the best anchor covers a training box by '
-                   f'{float(self.fit.best.mean()):.3f} on average (IoL); {levels}')
+            yield (f'in the input of {self.into.size[0]} x {self.into.size[1]} the best anchor covers a training box '
+                   f'by {float(self.fit.best.mean()):.3f} on average (IoL); {levels}')
 
     def lines(self) -> list[str]:
         """All that a person should read."""

@@ -1,8 +1,8 @@
 """What was found in a data set: how bad it is, how often, the first examples, and what to do about it."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mgdet_plugin.prepare.picture_records import Corners
@@ -11,6 +11,7 @@ ERROR, WARNING, NOTE = 'error', 'warning', 'note'
 SEVERITIES = (ERROR, WARNING, NOTE)  # worst first
 EXIT_CODES = {ERROR: 3, WARNING: 1, NOTE: 0}  # 2 is for bad usage, as everywhere
 IN_A_LINE = 3  # examples
+IN_A_RECORD = 1_000  # examples of a finding
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,22 @@ class Finding:
                 f'        -> {self.advice}']
 
 
+def found(kind: str, severity: str, examples: Sequence[Example], whole: str, what: str,
+          advice: str) -> Iterator[Finding]:
+    """The finding of some examples, and nothing where there is none.
+
+    Args:
+        kind: Its name.
+        severity: One of :data:`SEVERITIES`.
+        examples: Each of what is counted.
+        whole: What they are some of, with its number: '9 boxes'.
+        what: What is wrong with them, after 'N of WHOLE'.
+        advice: What to do about it.
+    """
+    if examples:
+        yield Finding(kind, severity, len(examples), f'{len(examples):,} of {whole} {what}', advice, examples)
+
+
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """Findings, the worst and then the most frequent first."""
     return sorted(findings, key=lambda each: (SEVERITIES.index(each.severity), -each.count))
@@ -83,5 +100,5 @@ def verdict_line(findings: Sequence[Finding]) -> str:
 
 
 def as_json(finding: Finding) -> dict[str, Any]:
-    """The finding as plain data."""
-    return asdict(finding)
+    """The finding as plain data, with its first thousand examples."""
+    return asdict(replace(finding, examples=tuple(finding.examples[:IN_A_RECORD])))

@@ -4,7 +4,7 @@ Shapes: G boxes of all pictures, L levels, A anchors of each, K = L * A.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,36 +171,33 @@ def fit_findings(boxes: PlacedBoxes, into: NetworkInput, found: Fit, tiny: float
         return
     side = f'{into.size[0]} x {into.size[1]}'
     smallest = boxes.sizes.min(1).values
-
-    def size_text(index: int) -> str:
-        width, height = boxes.sizes[index].tolist()
-        return f'{width:.1f} x {height:.1f} in the input'
-
-    def fit_text(index: int) -> str:
-        return f'{size_text(index)}, IoL {found.best[index]:.2f}'
-
-    def cell_text(index: int) -> str:
-        return f'holds {int(found.held[index])} of {int(found.cells[index])} cells'
-
-    kinds: tuple[tuple[str, Tensor, float, str, str, Callable[[int], str]], ...] = (
-        ('tiny', smallest < tiny, MANY, f'have a side below {tiny:g} pixels in the input of {side}',
-         'train at a larger input, cut the pictures into parts, or leave them out: a cell of the finest level is '
-         f'{min(into.strides)} pixels', size_text),
-        ('no_anchor', found.best < least, MANY, f'fit no anchor: IoL with the best one below {least:g}',
-         'see what better anchors would bring and cost: mgdet anchors CFG', fit_text),
-        ('no_cell', found.held == 0, 0.0, f'are left no cell by the rule {into.conflict!r}, so nothing is learnt of '
-         'them', 'train at a larger input, or see whether they are there twice', cell_text),
-        ('shared_centre', found.shares_centre, 2 * MANY, 'have their centre in the cell where another object of the '
-         'same level has its own', 'train at a larger input: one cell predicts one object', cell_text),
-        ('shared_cells', (found.held < found.cells) & ~found.shares_centre, 1.0,
-         'give some cells of their 3x3 block to a neighbour', 'nothing, if they are few: the other cells learn them; '
-         'else a larger input', cell_text))
-    for kind, mask, many, what, advice, text in kinds:
-        chosen = mask.nonzero().flatten().tolist()
-        if chosen:
+    texts = [f'{width:.1f} x {height:.1f} in the input, IoL {best:.2f}, holds {held} of {cells} cells'
+             for (width, height), best, held, cells in zip(
+                 boxes.sizes.tolist(), found.best.tolist(), found.held.tolist(), found.cells.tolist())]
+    shares_others = (found.held < found.cells) & ~found.shares_centre
+    larger = 'train at a larger input'
+    # kind, which, what is worst about them, share of all from which it is a warning, what, advice
+    kinds: tuple[tuple[str, Tensor, Tensor, float, str, str], ...] = (
+        ('tiny', smallest < tiny, smallest, MANY, f'have a side below {tiny:g} pixels in the input of {side}',
+         f'{larger}, cut the pictures into parts, or leave them out: a cell of the finest level is '
+         f'{min(into.strides)} pixels'),
+        ('no_anchor', found.best < least, found.best, MANY, f'fit no anchor: IoL with the best one below {least:g}',
+         'see what better anchors would bring and cost: mgdet anchors CFG'),
+        ('no_cell', found.held == 0, found.best, 0.0,
+         f'are left no cell by the rule {into.conflict!r}, so nothing is learnt of them',
+         f'{larger}, or see whether they are there twice'),
+        ('shared_centre', found.shares_centre, found.held, 2 * MANY,
+         'have their centre in the cell where another object of the same level has its own',
+         f'{larger}: one cell predicts one object'),
+        ('shared_cells', shares_others, found.held, 1.0, 'give some cells of their 3x3 block to a neighbour',
+         'nothing: the cells they keep learn them; a larger input leaves them more'))
+    for kind, mask, worst, many, what, advice in kinds:
+        chosen = mask.nonzero().flatten()
+        if len(chosen):
+            chosen = chosen[worst[chosen].argsort(stable=True)]
             yield Finding(kind, WARNING if len(chosen) > many * total else NOTE, len(chosen),
                           f'{len(chosen):,} of {total:,} training boxes {what}', advice,
-                          [_example(boxes, index, text(index)) for index in chosen])
+                          _examples(boxes, chosen.tolist(), texts, whole=kind.startswith('shared')))
     yield from _unused(into, found)
 
 
@@ -210,10 +207,16 @@ def _unused(into: NetworkInput, found: Fit) -> Iterator[Finding]:
     unused = [f'{width:g}x{height:g}' for (width, height), count in zip(anchors, counts) if not count]
     if unused:
         yield Finding('unused_anchor', NOTE, len(unused), f'{len(unused)} of {len(anchors)} anchors fit no box best: '
-                      f'{", ".join(unused)}', 'nothing where loaded weights are fine-tuned; before a training from nothing '
-                      'see mgdet anchors CFG')
+                      f'{", ".join(unused)}', 'nothing where loaded weights are fine-tuned; before a training from '
+                      'nothing see mgdet anchors CFG')
 
 
-def _example(boxes: PlacedBoxes, index: int, text: str) -> Example:
-    record, box = boxes.owners[index]
-    return Example(record.path, record.split, text, (box.corners, ), (box.label, ))
+def _examples(boxes: PlacedBoxes, chosen: Sequence[int], texts: Sequence[str], whole: bool) -> list[Example]:
+    """An example a box, or a ``whole`` picture with all its boxes that were chosen."""
+    groups: dict[int, list[int]] = {}
+    for index in chosen:
+        groups.setdefault(int(boxes.picture[index]) if whole else index, []).append(index)
+    return [Example(boxes.owners[group[0]][0].path, boxes.owners[group[0]][0].split,
+                    texts[group[0]] if len(group) == 1 else f'{len(group)} boxes',
+                    tuple(boxes.owners[each][1].corners for each in group),
+                    tuple(boxes.owners[each][1].label for each in group)) for group in groups.values()]

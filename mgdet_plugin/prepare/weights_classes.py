@@ -62,5 +62,5 @@ def name_findings(path: str, theirs: tuple[str, ...], ours: tuple[str, ...], con
             yield Finding('weights_classes', ERROR if wrong else WARNING, len(moved) + len(unknown) or 1,
                           f'the classes are not those of the weights: {"; ".join(what)}', _AGAIN.format(config))
     if new:
-        yield Finding('unlearnt_class', NOTE, len(new), f'the weights have rows for {len(new)} classes that they have not '
-                      f'learnt: {listed(new)}', 'nothing: that is what the training is for')
+        yield Finding('unlearnt_class', NOTE, len(new), f'the weights have rows for {len(new)} classes and have not '
+                      f'learnt them: {listed(new)}', 'nothing: that is what the training is for')

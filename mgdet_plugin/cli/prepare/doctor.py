@@ -15,7 +15,7 @@ def doctor_command(arguments: Sequence[str]) -> int:
     parser.add_argument('source', metavar='CFG|DATA', help='a config; or a COCO file, or a folder with one a split')
     parser.add_argument('--out', metavar='DIR', help='folder for a page of pictures and doctor.json')
     parser.add_argument('--json', action='store_true', help='print doctor.json in place of the lines')
-    parser.add_argument('--images', metavar='DIR', help='folder of the pictures of DATA (default: looked for beside it)')
+    parser.add_argument('--images', metavar='DIR', help='folder of the pictures of DATA (default: found beside it)')
     parser.add_argument('--config', default='mgdet_model5_stage1', metavar='CFG',
                         help='whose input size and anchors DATA is held against (default: mgdet_model5_stage1)')
     parser.add_argument('--weights', metavar='CKPT', help="whose classes to compare (default: the config's load_from)")
