@@ -114,7 +114,7 @@ def place(records: Sequence[PictureRecord], into: NetworkInput) -> PlacedBoxes:
         if not (record.sound and width and height):
             continue
         left, top, new_w, new_h = letterbox_geometry((round(width), round(height)), into.size)
-        boxes = torch.tensor([box.corners for box in record.sound])
+        boxes = torch.tensor([box.corners for box in record.sound], dtype=torch.float32)
         corners.append(letterbox_boxes(boxes, (new_w / width, new_h / height),
                                        (top, 0, left, 0) if into.centred else (0, 0, 0, 0)))
         owners += [(record, box) for box in record.sound]

@@ -97,8 +97,8 @@ def _unread(seen: Seen) -> Iterator[Finding]:
     bad = [Example(record.path, record.split, look.fault) for record, look in seen if look.fault]
     yield from found('unreadable', ERROR, bad, _all(seen), 'cannot be read', _AGAIN)
     cut = [Example(record.path, record.split, look.cut, *_boxes(record)) for record, look in seen if look.cut]
-    yield from found('cut_short', ERROR, cut, _all(seen), 'are cut short, and the loader fills up what is missing '
-                     'without a word: objects there are grey', _AGAIN)
+    yield from found('cut_short', ERROR, cut, _all(seen), 'are cut short, and their loader fills up what is '
+                     'missing without a word: objects there are grey', _AGAIN)
 
 
 def _duplicates(seen: Seen) -> Iterator[Finding]:

@@ -15,8 +15,9 @@ from tests.conftest import ROOT
 from tests.support.faulty_set import FaultySet, make_clean_set
 
 LIKE = 'mgdet_nano_stage1'
-XML = ('<annotation><size><width>40</width><height>30</height><depth>3</depth></size><object><name>{}</name><difficult>{}'
-       '</difficult><bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>21</xmax><ymax>12</ymax></bndbox></object></annotation>')
+XML = ('<annotation><size><width>40</width><height>30</height><depth>3</depth></size><object><name>{}</name>'
+       '<difficult>{}</difficult>'
+       '<bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>21</xmax><ymax>12</ymax></bndbox></object></annotation>')
 
 
 @pytest.fixture
