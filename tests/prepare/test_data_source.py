@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def in_annotations(clean: FaultySet) -> Path:
 
 def by_a_service(clean: FaultySet) -> Path:
     """A folder a split with the pictures and a file that is called alike in all, val being 'valid'."""
-    for split, content in clean.splits.items():
+    for content in clean.splits.values():
         for image in content['images']:
             image['file_name'] = Path(image['file_name']).name
     folder = clean.write()
@@ -60,7 +61,7 @@ def one_file(clean: FaultySet) -> Path:
 
 
 @pytest.mark.parametrize('lay_out', [as_written, in_annotations, by_a_service, one_file])
-def test_layouts_of_coco_files(clean: FaultySet, lay_out) -> None:  # noqa: ANN001
+def test_layouts_of_coco_files(clean: FaultySet, lay_out: Callable[[FaultySet], Path]) -> None:
     source = lay_out(clean)
     data = gather(config_of(source, LIKE))
     assert data.classes == ('disc', 'square') and not data.refused
