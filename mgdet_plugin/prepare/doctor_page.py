@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from mgdet_plugin.datasets.formats.dataset_report import some
 from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded
 from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS
 from mgdet_plugin.deploy.sheet import Box, draw_boxes, read_rgb
@@ -80,16 +81,17 @@ def _figure(example: Example, classes: Sequence[str]) -> str:
             picture = read_rgb(example.path) if example.path else None
     except DECODER_ERRORS:
         picture = None
-    caption = replace(example, path='/'.join(Path(example.path).parts[-2:])).line()
-    return (html_figure(_drawn(picture, example, classes), caption, 'jpeg') if picture else
+    named = some(list(dict.fromkeys(classes[label] for label in example.labels)), 3)
+    caption = replace(example, path='/'.join(Path(example.path).parts[-2:])).line() + (f': {named}' if named else '')
+    return (html_figure(_drawn(picture, example), caption, 'jpeg') if picture else
             f'<figure><figcaption>{escape(caption)}</figcaption></figure>')
 
 
-def _drawn(picture: Image.Image, example: Example, classes: Sequence[str]) -> bytes:
+def _drawn(picture: Image.Image, example: Example) -> bytes:
+    """The part that is shown, with outlines alone: names would hide small boxes, and stand in the caption."""
     left, top, right, bottom = shown_part(picture.size, example)
     part = picture.crop((left, top, right, bottom))
-    boxes = [Box((x1 - left, y1 - top, x2 - left, y2 - top), _RED, classes[label])
-             for (x1, y1, x2, y2), label in zip(example.boxes, example.labels)]
+    boxes = [Box((x1 - left, y1 - top, x2 - left, y2 - top), _RED, '') for x1, y1, x2, y2 in example.boxes]
     stream = BytesIO()
     draw_boxes(part, boxes, _SIDE / max(part.size)).save(stream, 'JPEG', quality=85)
     return stream.getvalue()
