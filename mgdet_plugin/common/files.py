@@ -54,6 +54,21 @@ def check_destination(path: Path, *sources: Path) -> None:
         raise UserError(f'cannot write {path}: it is the file to read from; give another path')
 
 
+def make_folder(folder: Path) -> Path:
+    """A folder to write to, made where it is not there.
+
+    Raises:
+        UserError: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'cannot make the folder {folder}: {error.strerror}; give another with --out') from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f'cannot write to {folder}: no permission; give another folder with --out')
+    return folder
+
+
 def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]],
                    count: Callable[[int], object] = int) -> None:
     """Write several files so that each is whole or untouched, whenever the process is killed.

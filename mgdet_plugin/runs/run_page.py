@@ -3,14 +3,12 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 from collections.abc import Sequence
 from html import escape
 from operator import methodcaller
 from pathlib import Path
 
-from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import write_together
+from mgdet_plugin.common.files import make_folder, write_together
 from mgdet_plugin.runs.run import LOSS, Run, Validation, read_run
 from mgdet_plugin.runs.run_checks import (
     FAIL,
@@ -85,13 +83,7 @@ def write_report(work_dir: str | Path, out: Path | None = None) -> list[Path]:
         UserError: The record cannot be read or the folder cannot be written to.
     """
     run = read_run(work_dir)
-    folder = out or run.folder / 'report'
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'cannot make the folder {folder}: {error.strerror}; give another with --out') from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f'cannot write to {folder}: no permission; give another folder with --out')
+    folder = make_folder(out or run.folder / 'report')
     from mgdet_plugin.runs.run_axes import png  # here: no refusal waits for matplotlib
     from mgdet_plugin.runs.run_plots import draw_figures
     images = {name: png(figure) for name, figure in draw_figures(run).items()}
@@ -112,9 +104,14 @@ def run_page(run: Run, checks: Sequence[Check], images: dict[str, bytes]) -> str
         f'<p class="soft">Started from {STARTS[run.start]}; {done}; {ENDS[run.ended if run.recorded else ""]}.</p>',
         '<h2>Verdict</h2>', _reason(checks), _checks(checks), '<h2>Stages</h2>', _stages(run), '<h2>Events</h2>',
         _events(run), '<h2>Figures</h2>', *_left_out(run), *(_figure(key, images.get(key)) for key in CAPTIONS)]
+    return whole_page(f'{name}: {result}', sections)
+
+
+def whole_page(title: str, sections: Sequence[str], style: str = '') -> str:
+    """A page of HTML sections that needs nothing but itself; the title is HTML, ``style`` is added to ours."""
     return ('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<title>{name}: {result}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n'
+            f'<title>{title}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<main>\n'
             + '\n'.join(sections) + '\n</main>\n</body>\n</html>\n')
 
 
@@ -130,7 +127,7 @@ def _reason(checks: Sequence[Check]) -> str:
 
 def _checks(checks: Sequence[Check]) -> str:
     rows = [[_badge(RESULTS[each.passed]), escape(each.name), escape(each.line)] for each in checks]
-    return _table(('', 'check', 'figures'), rows, ('', 'name', 'text'))
+    return html_table(('', 'check', 'figures'), rows, ('', 'name', 'text'))
 
 
 def _stages(run: Run) -> str:
@@ -149,7 +146,7 @@ def _stages(run: Run) -> str:
                              after.get(run.metric, 0.0) if inside else None, '.3f')])
         before = after or before
     names = ('stage', 'epochs done', 'first iteration', 'validations', LOSS, 'highest guarded ratio', run.metric)
-    return _table(names, rows, ('name', *['number'] * 6))
+    return html_table(names, rows, ('name', *['number'] * 6))
 
 
 def _change(before: float | None, after: float | None, form: str) -> str:
@@ -171,7 +168,7 @@ def _events(run: Run) -> str:
         return f'<p>{what}</p>'
     rows = [[str(each.epoch), f'{each.iter:,}', escape(each.stage), escape(each.kind), escape(each.where),
              escape(each.text), escape(', '.join(each.actions).replace('_', ' '))] for each in run.events]
-    return _table(('epoch', 'iteration', 'stage', 'kind', 'seen in', 'what', 'done about it'), rows,
+    return html_table(('epoch', 'iteration', 'stage', 'kind', 'seen in', 'what', 'done about it'), rows,
                   ('number', 'number', 'name', 'name', 'name', 'text', ''))
 
 
@@ -183,12 +180,17 @@ def _left_out(run: Run) -> list[str]:
 def _figure(name: str, image: bytes | None) -> str:
     if image is None:
         return f'<p class="soft">{escape(MISSING[name])}</p>'
-    caption = escape(CAPTIONS[name])
-    return (f'<figure><img alt="{caption}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
+    return html_figure(image, CAPTIONS[name])
+
+
+def html_figure(image: bytes, caption: str, kind: str = 'png') -> str:
+    """An image (``png`` or ``jpeg``) within the page, and what it shows, a text."""
+    caption = escape(caption)
+    return (f'<figure><img alt="{caption}" src="data:image/{kind};base64,{base64.b64encode(image).decode()}">'
             f'<figcaption>{caption}</figcaption></figure>')
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str]) -> str:
+def html_table(names: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str]) -> str:
     """A table; cells are HTML."""
     head = ''.join(f'<th class="{kind}">{escape(name)}</th>' for name, kind in zip(names, classes))
     body = ''.join('<tr>' + ''.join(f'<td class="{kind}">{cell}</td>' for cell, kind in zip(row, classes)) + '</tr>\n'

@@ -63,6 +63,9 @@ def test_tools_are_the_same_commands():
     (['compare', 'mgdet_nano_staged', 'no.pth', 'no.pth'], 'the weights no.pth are not there'),
     (['draw', 'mgdet_nano_staged', 'model.h5', 'x.png'], 'model.h5 is a Keras file; import it first'),
     (['complete_labels', 'mgdet_nano_staged', 'no.pth', 'a.json', 'b.json'], 'the weights no.pth are not there'),
+    (['doctor', 'nowhere'], 'the config nowhere is not there'),
+    (['anchors', 'mgdet_nano_staged', '--metric', 'giou'], "argument --metric: invalid choice: 'giou'"),
+    (['anchors', 'mgdet_nano_staged', '--measure', 'no.pth'], 'the weights no.pth are not there'),
     (['first_loss', 'scratch/nothing.py', 'no.pth'], 'the config scratch/nothing.py is not there'),
     (['blend_weights', 'a.pth', 'b.pth', '--pick', 'old'], "argument --pick: invalid choice: 'old'"),
     (['mmdet_tool', 'nothing'], "mmdet ships no tool 'nothing'; it ships analysis_tools/")])

@@ -132,7 +132,7 @@ class _Checker:
             return DatasetReport(name, note='annotations not checked (not on the local disk)')
         classes = dataset_names(leaf, name)
         self.check_class_count(split, name, classes)
-        dataset = _unread(name, leaf)
+        dataset = unread_dataset(name, leaf)
         require_path(name, 'ann_file', dataset.ann_file, is_file=True)
         is_coco = issubclass(cls, CocoDataset)
         base = CocoDataset if is_coco else XMLDataset
@@ -193,8 +193,12 @@ class _Checker:
                         f"val_cfg=dict(others=None), or give {name!r} a set of the model's classes")
 
 
-def _unread(name: str, leaf: Mapping[str, Any]) -> Any:
-    """mmdet's dataset without its annotations and its pipeline: what knows where its files lie."""
+def unread_dataset(name: str, leaf: Mapping[str, Any]) -> Any:
+    """mmdet's dataset without its annotations and its pipeline: what knows where its files lie.
+
+    Raises:
+        UserError: Its config is none that it takes.
+    """
     for key, kinds in (('data_prefix', (Mapping, )), ('filter_cfg', (Mapping, type(None)))):
         if not isinstance(leaf.get(key, {}), kinds):
             raise UserError(f'{name}: {key} is {leaf[key]!r}; a dict is needed')

@@ -43,15 +43,15 @@ class BoxSense:
         readings = (third, fourth), (x + third, y + fourth)
         (x2, y2), other = readings if self.corners else readings[::-1]
         self.boxes += 1
-        ends_inside = size is None or _ends_inside(x2, y2, size)
-        if not (x2 > x and y2 > y and ends_inside):
+        inside = size is None or ends_inside(x2, y2, size)
+        if not (x2 > x and y2 > y and inside):
             self.unsound += 1
             self.first_unsound = self.first_unsound or f'{image}, {list(values)}'
-        self.otherwise += other[0] > x and other[1] > y and (size is None or _ends_inside(*other, size))
+        self.otherwise += other[0] > x and other[1] > y and (size is None or ends_inside(*other, size))
         if max(map(abs, values)) <= RELATIVE:
             self.relative += 1
             self.first_relative = self.first_relative or f'{image}, {list(values)}'
-        elif not ends_inside and size is not None and x < size[0] and y < size[1]:
+        elif not inside and size is not None and x < size[0] and y < size[1]:
             self.beyond += 1
             self.first_beyond = self.first_beyond or f'{image}, {list(values)}'
 
@@ -84,5 +84,6 @@ class BoxSense:
                 if count]
 
 
-def _ends_inside(x2: float, y2: float, size: tuple[float, float]) -> bool:
+def ends_inside(x2: float, y2: float, size: tuple[float, float]) -> bool:
+    """Whether a box that ends at (x2, y2) ends in its picture of (w, h), give or take what a hand is off by."""
     return all(end <= side * (1 + _EDGE_SHARE) + _EDGE for end, side in zip((x2, y2), size))

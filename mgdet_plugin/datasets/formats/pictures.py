@@ -31,7 +31,8 @@ MAX_PIXELS = 2 ** 28
 _REMEMBER = 1.0  # seconds of decoding from which its result is remembered
 _PROGRESS = 5.0  # seconds between two words on the progress
 _NEARLY_ALL = 0.9  # share of pictures of another size than said above which a set is refused
-_ORIENTATION = 0x0112  # the tag of Exif; from 5 to 8 width and height change places
+_ORIENTATION = 0x0112  # the tag of Exif
+ON_ITS_SIDE = (5, 6, 7, 8)  # its values by which width and height change places
 _IN_ONE_LINE = 10  # unreadable pictures; more have a line each
 _SKIP = "; to train without a few, load them by dict(type='LoadReadableImage', skip=SHARE), SHARE at least {:g}"
 
@@ -170,10 +171,15 @@ def picture_size(path: str) -> tuple[int, int]:
 
 def _is_turned(picture: Image.Image) -> bool:
     """Whether a picture lies on its side in its file, by its Exif data."""
+    return orientation_of(picture) in ON_ITS_SIDE
+
+
+def orientation_of(picture: Image.Image) -> int:
+    """How a picture lies in its file, by its Exif data: 1 upright, up to 8 turned or mirrored."""
     try:
-        return Image.Image.getexif(picture).get(_ORIENTATION, 1) in (5, 6, 7, 8)  # that of a PNG decodes all of it
+        return int(Image.Image.getexif(picture).get(_ORIENTATION, 1))  # that of a PNG decodes all of it
     except Exception:  # broken data may raise anything, and loaders pass over them
-        return False
+        return 1
 
 
 @contextmanager

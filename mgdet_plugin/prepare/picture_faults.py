@@ -1,0 +1,172 @@
+"""What is wrong with picture files: unreadable, cut short, the same twice, turned, or of an odd size."""
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from statistics import median
+
+from mmcv.transforms import LoadImageFromFile
+from PIL import Image
+
+from mgdet_plugin.datasets.formats.pictures import ON_ITS_SIDE, declared_sizes_unbounded, decoded, orientation_of
+from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS
+from mgdet_plugin.prepare.findings import ERROR, NOTE, WARNING, Example, Finding, found
+from mgdet_plugin.prepare.picture_records import TRAIN, Corners, PictureRecord
+
+LONG = 5.0  # ratio of the sides from which a picture is called long
+FAR = 8.0  # factor between a picture's longer side and the median from which it is called of another size
+SMALL = 32  # pixels of the shorter side, one cell of the coarsest level
+_AGAIN = 'fetch them again, or take their records out'
+_CUT = ('truncated', 'broken data')  # what Pillow says of a file that is not whole
+_PROGRESS = 5.0  # seconds between two words on the progress
+
+
+@dataclass(frozen=True)
+class PictureLook:
+    """What one file was found to be.
+
+    Attributes:
+        size: (w, h) in pixels as it is trained on; None where it cannot be read.
+        fault: Why it cannot be read.
+        cut: Why it is not whole, though the loader of the pipeline reads it.
+        content: Tells one content from another, whatever the file's format and metadata are.
+        orientation: How it lies in the file by its Exif data, 1 for upright.
+    """
+
+    size: tuple[int, int] | None = None
+    fault: str = ''
+    cut: str = ''
+    content: str = ''
+    orientation: int = 1
+
+
+def look_at(paths: Sequence[str], loader: LoadImageFromFile,
+            say: Callable[[str], object] = str) -> dict[str, PictureLook]:
+    """Decode pictures: by the loader of their pipeline, and by Pillow, which does not fill up what is missing.
+
+    Args:
+        paths: The files, each once.
+        loader: The step of the pipeline that loads them.
+        say: Takes a line on the progress.
+    """
+    looks: dict[str, PictureLook] = {}
+    said = time.monotonic()
+    with declared_sizes_unbounded(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, look in zip(paths, pool.map(lambda path: _look(path, loader), paths)):
+            looks[path] = look
+            if time.monotonic() - said > _PROGRESS:
+                said = time.monotonic()
+                say(f'{len(looks):,} of {len(paths):,} pictures looked at')
+    return looks
+
+
+def _look(path: str, loader: LoadImageFromFile) -> PictureLook:
+    size = decoded(path, loader)
+    if isinstance(size, str):
+        return PictureLook(fault=size)
+    try:
+        with Image.open(path) as picture:
+            turned = orientation_of(picture)
+            content = sha256(repr((picture.size, turned)).encode() + picture.convert('RGB').tobytes())
+            return PictureLook(size, content=content.hexdigest(), orientation=turned)
+    except DECODER_ERRORS as error:
+        # Pillow does not read every format that a loader reads: that it fails is no fault by itself
+        cut = str(error) if any(word in str(error) for word in _CUT) else ''
+        return PictureLook(size, cut=cut, content=sha256(Path(path).read_bytes()).hexdigest())
+
+
+def picture_findings(records: Sequence[PictureRecord], looks: dict[str, PictureLook]) -> Iterator[Finding]:
+    """What is wrong with the pictures that were looked at."""
+    seen = [(each, looks[each.path]) for each in records if each.path in looks]
+    yield from _unread(seen)
+    yield from _duplicates(seen)
+    yield from _turned(seen)
+    yield from _odd(seen)
+
+
+Seen = Sequence[tuple[PictureRecord, PictureLook]]
+
+
+def _unread(seen: Seen) -> Iterator[Finding]:
+    bad = [Example(record.path, record.split, look.fault) for record, look in seen if look.fault]
+    yield from found('unreadable', ERROR, bad, _all(seen), 'cannot be read', _AGAIN)
+    cut = [Example(record.path, record.split, look.cut, *_boxes(record)) for record, look in seen if look.cut]
+    yield from found('cut_short', ERROR, cut, _all(seen), 'are cut short, and their loader fills up what is '
+                     'missing without a word: objects there are grey', _AGAIN)
+
+
+def _duplicates(seen: Seen) -> Iterator[Finding]:
+    """One content in several pictures: across splits, within one, and with other boxes."""
+    copies: dict[str, list[PictureRecord]] = defaultdict(list)
+    for record, look in seen:
+        if look.content:
+            copies[look.content].append(record)
+    kinds: dict[str, list[Example]] = dict(leak=[], shared=[], duplicate=[])
+    for group in (each for each in copies.values() if len(each) > 1):
+        splits = {each.split for each in group}
+        others = ', '.join(f'{each.split}: {each.path}' for each in group[1:])
+        labels = '' if len({each.boxes for each in group}) == 1 else '; with other boxes'
+        kinds['duplicate' if len(splits) == 1 else 'leak' if TRAIN in splits else 'shared'].append(
+            Example(group[0].path, group[0].split, f'also {others}{labels}', *_boxes(group[0])))
+    whole = f'{len(copies):,} different pictures'
+    yield from found('leak', ERROR, kinds['leak'], whole, 'are trained on and measured on',
+                     'take them out of one of the sets: what is measured on them says nothing')
+    yield from found('shared', WARNING, kinds['shared'], whole, 'are in several of the sets that are measured on',
+                     'take them out of one, or the test set helps to choose the checkpoint')
+    yield from found('duplicate', WARNING, kinds['duplicate'], whole, 'are there more than once in a set',
+                     'keep one of each; a split drawn by chance puts copies on both sides')
+
+
+def _turned(seen: Seen) -> Iterator[Finding]:
+    """Exif orientation and sizes other than the annotations say."""
+    kinds: dict[str, list[Example]] = dict(exif_boxes=[], other_size=[], exif=[])
+    for record, look in seen:
+        if look.size is None:
+            continue
+        told = look.size if record.size is None else (round(record.size[0]), round(record.size[1]))
+        if told == look.size and look.orientation == 1:
+            continue
+        kind = ('exif' if told == look.size else
+                'exif_boxes' if look.orientation in ON_ITS_SIDE and told == look.size[::-1] else 'other_size')
+        kinds[kind].append(Example(
+            record.path, record.split, f'{look.size[0]} x {look.size[1]} as loaded, its record says {told[0]} x '
+                                       f'{told[1]}, Exif orientation {look.orientation}', *_boxes(record)))
+    yield from found('exif_boxes', ERROR, kinds['exif_boxes'], _all(seen), 'are turned by their Exif data when they '
+                     'are loaded, and their boxes are not', 'write them upright and without Exif, or load them by '
+                     "dict(type='LoadImageFromFile', color_type='color_ignore_orientation')")
+    yield from found('other_size', ERROR, kinds['other_size'], _all(seen), 'are of another size than their record says',
+                     'correct the sizes, or the pictures: boxes are in pixels of the picture')
+    yield from found('exif', NOTE, kinds['exif'], _all(seen), 'are turned or mirrored by their Exif data when they are '
+                     'loaded; the sizes agree', 'look at them on the page: the boxes must lie on the objects')
+
+
+def _odd(seen: Seen) -> Iterator[Finding]:
+    sizes = [(record, look.size) for record, look in seen if look.size]
+    usual = median(max(size) for _, size in sizes) if sizes else 0
+    kinds: tuple[tuple[str, Callable[[tuple[int, int]], bool], str, str], ...] = (
+        ('small_picture', lambda size: min(size) < SMALL, f'are less than {SMALL} pixels wide or high',
+         'take them out if they show nothing'),
+        ('long_picture', lambda size: max(size) >= LONG * min(size), f'have a side {LONG:g} times the other or more',
+         'cut them into parts: the letterbox makes their objects small'),
+        ('far_size', lambda size: not usual / FAR < max(size) < usual * FAR,
+         f'have a longer side {FAR:g} times above or below the median ({usual:g} pixels)',
+         'see whether they belong to the set: their objects come out at another scale'))
+    for kind, is_odd, what, advice in kinds:
+        odd = [Example(record.path, record.split, f'{size[0]} x {size[1]}', *_boxes(record))
+               for record, size in sizes if is_odd(size)]
+        yield from found(kind, NOTE, odd, _all(seen), what, advice)
+
+
+def _boxes(record: PictureRecord) -> tuple[tuple[Corners, ...], tuple[int, ...]]:
+    """Corners and labels of a picture's boxes, for an example."""
+    return tuple(box.corners for box in record.sound), tuple(box.label for box in record.sound)
+
+
+def _all(seen: Seen) -> str:
+    return f'{len(seen):,} pictures'

@@ -1,0 +1,122 @@
+"""Data come in as plain records, whatever folder or config they are named by."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.prepare.data_source import config_of, gather
+from mgdet_plugin.prepare.picture_records import PictureBox
+from tests.conftest import ROOT
+from tests.support.faulty_set import FaultySet, make_clean_set
+
+LIKE = 'mgdet_nano_stage1'
+XML = ('<annotation><size><width>40</width><height>30</height><depth>3</depth></size><object><name>{}</name>'
+       '<difficult>{}</difficult>'
+       '<bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>21</xmax><ymax>12</ymax></bndbox></object></annotation>')
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> FaultySet:
+    """A small set of COCO files."""
+    return make_clean_set(tmp_path / 'data', 2)
+
+
+def as_written(clean: FaultySet) -> Path:
+    """train.json and val.json beside the folders of pictures."""
+    return clean.write()
+
+
+def in_annotations(clean: FaultySet) -> Path:
+    """annotations/train.json, pictures in images/."""
+    folder = clean.write()
+    for name in ('annotations', 'images'):
+        (folder / name).mkdir()
+    for split in clean.splits:
+        (folder / f'{split}.json').rename(folder / 'annotations' / f'instances_{split}2017.json')
+        (folder / split).rename(folder / 'images' / split)
+    return folder
+
+
+def by_a_service(clean: FaultySet) -> Path:
+    """A folder a split with the pictures and a file that is called alike in all, val being 'valid'."""
+    for content in clean.splits.values():
+        for image in content['images']:
+            image['file_name'] = Path(image['file_name']).name
+    folder = clean.write()
+    (folder / 'val').rename(folder / 'valid')
+    for split, name in (('train', 'train'), ('val', 'valid')):
+        (folder / f'{split}.json').rename(folder / name / '_annotations.coco.json')
+    return folder
+
+
+def one_file(clean: FaultySet) -> Path:
+    """The training file alone."""
+    return clean.write() / 'train.json'
+
+
+@pytest.mark.parametrize('lay_out', [as_written, in_annotations, by_a_service, one_file])
+def test_layouts_of_coco_files(clean: FaultySet, lay_out: Callable[[FaultySet], Path]) -> None:
+    source = lay_out(clean)
+    data = gather(config_of(source, LIKE))
+    assert data.classes == ('disc', 'square') and not data.refused
+    assert data.splits == (('train', ) if lay_out is one_file else ('train', 'val'))
+    assert len(data.of('train')) == 2 and all(Path(each.path).is_file() for each in data.records)
+    assert data.records[0].boxes == (PictureBox((8, 30, 22, 52), 0), PictureBox((60, 30, 74, 52), 1))
+
+
+def test_a_folder_without_a_coco_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / 'notes.json').write_text('[1]')
+    with pytest.raises(UserError, match='has no COCO file'):
+        config_of(tmp_path, LIKE)
+
+
+def test_boxes_that_mmdet_drops_are_there(clean: FaultySet) -> None:
+    """No size, a crowd; but not what COCO says is to be ignored, or is of a class that is not listed."""
+    clean.box([5, 5, 0, 0])
+    clean.box([5, 5, 9, 9])
+    clean.splits['train']['annotations'][-1]['iscrowd'] = 1
+    clean.box([5, 5, 9, 9])
+    clean.splits['train']['annotations'][-1]['ignore'] = 1
+    boxes = gather(config_of(clean.write(), LIKE)).records[0].boxes
+    assert boxes[2:] == (PictureBox((5, 5, 5, 5), 0), PictureBox((5, 5, 14, 14), 0, True))
+
+
+def test_what_cannot_be_read_at_all_is_refused(clean: FaultySet) -> None:
+    clean.splits['train']['annotations'][0]['category_id'] = 77
+    with pytest.raises(UserError, match='names category_id 77'):
+        gather(config_of(clean.write(), LIKE))
+
+
+def test_a_voc_set_of_a_config(tmp_path: Path) -> None:
+    """By mmdet's own reader; val and test are one set, and ``difficult`` is to be ignored."""
+    for number, (name, difficult, left) in enumerate((('cat', 0, 1), ('cat', 1, 1), ('cat', 0, 21))):
+        Image.new('RGB', (40, 30), (number, 0, 0)).save(tmp_path / f'{number}.jpg')
+        (tmp_path / f'{number}.xml').write_text(XML.format(name, difficult, left))
+    (tmp_path / 'train.txt').write_text('0\n2\n')
+    (tmp_path / 'val.txt').write_text('1\n')
+    cfg = Config.fromfile(ROOT / 'configs/mgdet_nano_stage1.py')
+    voc = dict(type='VOCDataset', data_root=f'{tmp_path}/', data_prefix=dict(sub_data_root=''), ann_subdir='',
+               img_subdir='', metainfo=dict(classes=('cat', )))
+    cfg.train_dataloader.dataset = dict(voc, ann_file='train.txt', pipeline=cfg.train_dataloader.dataset.pipeline)
+    for split in ('val', 'test'):
+        cfg[f'{split}_dataloader'].dataset = dict(voc, ann_file='val.txt', pipeline=[], test_mode=True)
+        cfg[f'{split}_evaluator'] = None
+    cfg.model.bbox_head.num_classes = 1
+    data = gather(cfg)
+    assert data.splits == ('train', 'val and test') and len(data.records) == 3
+    assert [record.boxes for record in data.records] == [
+        (PictureBox((0, 1, 20, 11), 0), ), (PictureBox((20, 1, 20, 11), 0), ), (PictureBox((0, 1, 20, 11), 0, True), )]
+    assert [len(record.sound) for record in data.records] == [1, 0, 0] and data.records[0].size == (40, 30)
+
+
+def test_a_set_with_other_classes_is_told(clean: FaultySet) -> None:
+    clean.splits['val']['categories'].append(dict(id=2, name='ghost'))
+    data = gather(config_of(clean.write(), LIKE))
+    assert list(data.refused) == ['val'] and data.classes == ('disc', 'square', 'ghost')
+    assert json.dumps(data.refused)
