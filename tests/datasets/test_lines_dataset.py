@@ -1,9 +1,11 @@
 """Annotation lines as a dataset of mmdet."""
 import numpy as np
 import pytest
+import torch
 from mmdet.registry import DATASETS
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets import SampleIndex
 from mgdet_plugin.datasets.sources.annotated import Box, Picture
 from tests.support.annotated_sets import CLASSES, picture, write_lines
 
@@ -61,3 +63,18 @@ def test_a_refusal_is_one_line(lines, fields, cause):
     with pytest.raises(UserError, match=cause) as raised:
         built(lines, **fields)
     assert '\n' not in str(raised.value)
+
+
+def test_grey_aspect_and_grid_mask_of_mmcv_and_ours_go_before_and_after_the_letterbox(lines):
+    """As docs/from_tensorflow.md has them."""
+    aspect = dict(type='RandomChoice', transforms=[[dict(type='Resize', scale_factor=(2.0, 1.0), keep_ratio=False)]])
+    steps = [*PIPELINE[:3], dict(type='RandomGrayscale', prob=1.0, keep_channels=True), aspect, PIPELINE[3],
+             dict(type='GridMask', prob=1.0), PIPELINE[4]]
+    staged = DATASETS.build(dict(type='StagedDataset', _scope_='mmdet', dataset=dict(
+        type='LinesDataset', ann_file=str(lines), metainfo=dict(classes=CLASSES), pipeline=steps),
+        stage_probs=[dict(GridMask=0.0), dict(GridMask=1.0)]))
+    plain, masked = (staged[SampleIndex(0, 0, stage, 7)] for stage in (0, 1))
+    boxes = plain['data_samples'].gt_instances.bboxes
+    np.testing.assert_allclose(boxes.numpy(), [[4, 23, 14, 29], [20, 24, 50, 32]])  # 128 x 48 in 64 x 64
+    assert (plain['inputs'] != masked['inputs']).any() and torch.equal(
+        boxes.tensor, masked['data_samples'].gt_instances.bboxes.tensor)

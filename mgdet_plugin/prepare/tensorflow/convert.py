@@ -167,7 +167,7 @@ def _with_data(settings: SettingsFile, account: Account, model: ModelFile, given
         same = found is None or sets.get(split) == found
         account.note(same, key, f'{split}.json, every box read back' if found else f'names none; {split} is taken from '
                      'train', 'the file of train; a val set is taken from it by the content of the pictures')
-    if 'train' in keys and 'train' not in sets or not sets:
+    if ('train' in keys and 'train' not in sets) or not sets:
         raise UserError(f'{account.where} names no annotation lines ({", ".join(keys.values())}); set them, or give the '
                         'data as DATA')
     if classes is None:

@@ -108,7 +108,7 @@ def _consensus(account: Account) -> dict[str, Any]:
     account.note_all(NONE, {
         LOSS + 'consensus_obj_scale': one, LOSS + 'consensus_class_scale': one, LOSS + 'consensus_iou_power': plain,
         LOSS + 'consensus_min_iou': plain, LOSS + 'consensus_stop_gradient': plain,
-        LOSS + 'consensus_center_tolerance': 'which cells are an object\'s is known from its targets'})
+        LOSS + 'consensus_center_tolerance': "which cells are an object's is known from its targets"})
     return dict(consensus_scale=scale)
 
 

@@ -51,7 +51,7 @@ def read_model_file(settings: SettingsFile, account: Account) -> ModelFile:
         account.differs('model_config', 'not found, so input size, classes and anchors are those of data and weights')
         return ModelFile()
     account.carried('model_config', 'read, see below')
-    own = Account(path.name, {key: value for key, value in flat(load_yaml(path)).items()})
+    own = Account(path.name, dict(flat(load_yaml(path)).items()))
     architecture = own.text(_PRESET + 'architecture', ARCHITECTURE)
     kind = own.text('model.type', 'preset')
     if architecture != ARCHITECTURE or kind != 'preset':
@@ -94,11 +94,11 @@ def _anchors(account: Account, settings: SettingsFile) -> dict[str, Any]:
     named = account.text(key)
     path = settings.find(named) if named else None
     if path is None:
-        account.differs(key, 'not found, so anchors are those of the base, which are model5\'s')
+        account.differs(key, "not found, so anchors are those of the base, which are model5's")
         return {}
     anchors = read_anchors(path)
     same = anchors == BASE_ANCHORS
-    account.carried(key, 'the anchors of the base' if same else 'model.bbox_head.anchors, other ones than model5\'s')
+    account.carried(key, 'the anchors of the base' if same else "model.bbox_head.anchors, other ones than model5's")
     return {} if same else dict(anchors=[list(scale) for scale in anchors])
 
 

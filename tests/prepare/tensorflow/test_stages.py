@@ -1,4 +1,5 @@
 """Epochs, freezing, rates and mixing of a training file as stages."""
+import itertools
 import random
 
 import pytest
@@ -58,7 +59,7 @@ def test_any_file_becomes_a_plan_whose_epochs_are_its_own():
         plan = build_plan([fields for fields, _ in stages_of(account(**changes), scenario)])
         assert sum(stage.epochs for stage in plan) == max(1, epochs - done)
         levels = [stage.freeze_level for stage in plan]
-        assert levels == sorted(levels, reverse=True) and (scenario != 'full' or (2, 0) not in zip(levels, levels[1:]))
+        assert levels == sorted(levels, reverse=True) and (scenario != 'full' or (2, 0) not in itertools.pairwise(levels))
         assert all(stage.mosaic_prob == stage.mixup_prob == 0 for stage in plan if stage.freeze_level == 2)
         assert scenario != 'full' or all(stage.lr <= 1e-4 for stage in plan)
 
