@@ -245,8 +245,8 @@ class MultiGridLoss(nn.Module):
     def _factors(self, num_classes: int, device: torch.device) -> Tensor | None:
         """(C,) class weights on the device of the predictions, or None."""
         if self.counted and self.class_weights is None:
-            warnings.warn(f"class_weights='{self.counted}' before the classes were counted: every class weighs 1. Training "
-                          "counts them with dict(type='ClassWeightsHook')", stacklevel=3)
+            warnings.warn(f"class_weights='{self.counted}' before the classes were counted: every class weighs 1. "
+                          "Training counts them with dict(type='ClassWeightsHook')", stacklevel=3)
             self.class_weights = torch.ones(num_classes)
         if self.class_weights is None:
             return None

@@ -138,7 +138,7 @@ def _sets(project: Project) -> list[str]:
         lines += [*_comment(f'{batch.value} images a step: {batch.why}.'),
                   f'train_dataloader = dict(batch_size={batch.value}, dataset=dict(',
                   "    ann_file='train.json', pipeline=train_pipeline,",
-                  '    filter_cfg=dict(filter_empty_gt=True, min_size=1),  # pictures without objects are not trained on',
+                  '    filter_cfg=dict(filter_empty_gt=True, min_size=1),  # not those without objects',
                   '    **_set))']
     lines += _measured(project)
     if digits:

@@ -168,8 +168,8 @@ def _refuse_new_rows(weights: Weights, fit: Path | None) -> None:
     """Refuse to measure what was never trained."""
     new = load_checkpoint(fit)[1].get('meta', {}).get('new_classes') if fit else None
     if new:
-        raise UserError(f'{weights.path} does not know {some(new)}, so nothing can be measured of that; name the classes '
-                        'of the weights, in their order, by --source-classes')
+        raise UserError(f'{weights.path} does not know {some(new)}, so nothing can be measured of that; name the '
+                        'classes of the weights, in their order, by --source-classes')
 
 
 def scenario_of(weights: Weights | None, old: Path | None) -> Scenario:

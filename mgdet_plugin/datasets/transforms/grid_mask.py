@@ -61,7 +61,8 @@ class GridMask(BaseTransform):
 
 
 def covered(size: tuple[int, int], period: float, cover: float, shift: np.ndarray, turn: float) -> np.ndarray:
-    """Pixels (h, w) bool under squares of side ``cover * period`` on a grid shifted by pixels (2,), turned by radians."""
+    """Pixels (h, w) bool under squares of side ``cover * period`` on a grid shifted by pixels (2,) and turned by radians.
+    """
     rows, columns = np.mgrid[:size[0], :size[1]].astype(np.float32)
     along = columns * np.cos(turn) + rows * np.sin(turn) + shift[0]
     across = rows * np.cos(turn) - columns * np.sin(turn) + shift[1]

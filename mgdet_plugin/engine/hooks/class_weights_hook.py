@@ -36,5 +36,5 @@ class ClassWeightsHook(Hook):
                 counts.update(leaf.get_cat_ids(place))
         num_classes = len(dataset.metainfo['classes'])
         weights, *_ = [loss.set_class_counts([counts[label] for label in range(num_classes)]) for loss in losses]
-        runner.logger.info(f'{losses[0].counted} class weights of {sum(counts.values()):,} objects: {weights.min():.2f} to '
-                           f'{weights.max():.2f}')
+        runner.logger.info(f'{losses[0].counted} class weights of {sum(counts.values()):,} objects: '
+                           f'{weights.min():.2f} to {weights.max():.2f}')

@@ -198,7 +198,7 @@ class NMSOptions(NamedTuple):
             raise UserError(f'test_cfg.nms.votes must be a whole number from 1, got {self.votes!r}')
         merges = self.type == 'wbf' or (self.type, self.mode) == ('cluster', 'weighted')
         if self.votes > 1 and (self.class_agnostic or not merges):
-            raise UserError(f"test_cfg.nms.votes={self.votes} needs type='cluster' with mode='weighted', or type='wbf', "
+            raise UserError(f"test_cfg.nms.votes={self.votes} needs type='cluster' with mode='weighted', or 'wbf', "
                             f"and class_agnostic=False, got '{self.type}', '{self.mode}' and {self.class_agnostic}; "
                             'votes=1 leaves the scores as they are')
         check_overlap_kind(self.overlap)

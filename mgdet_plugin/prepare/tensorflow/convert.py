@@ -105,8 +105,9 @@ def _evaluation(settings: SettingsFile, account: Account, model: ModelFile,
     note_measuring(account)
     batch = account.whole('evaluation.batch_size', 8, 1)
     account.carried('evaluation.batch_size', f'test_dataloader.batch_size={batch}')
-    images = None if account.values.get('evaluation.max_images') is None else account.whole('evaluation.max_images', 1, 1)
-    account.carried('evaluation.max_images', 'all pictures' if images is None else
+    key = 'evaluation.max_images'
+    images = None if account.values.get(key) is None else account.whole(key, 1, 1)
+    account.carried(key, 'all pictures' if images is None else
                     f'test_dataloader.dataset.indices={images}, the first ones')
     own = input_size(account, 'evaluation.input_shape')
     return wish, Recipe(
@@ -134,7 +135,7 @@ def _weights(settings: SettingsFile, account: Account, given: Mapping[str, Any],
         elif settings.kind == 'inference':
             account.differs(key, f'import_keras {name} CKPT, once')
         else:
-            account.note(name == first, key, 'imported, class rows matched by name', f'{first} is loaded, which has all')
+            account.note(name == first, key, 'imported, class rows matched by name', f'{first} has all and is loaded')
     if given.get('weights') is not None:
         return Path(given['weights'])
     if first is None or settings.kind == 'inference':
@@ -168,11 +169,11 @@ def _with_data(settings: SettingsFile, account: Account, model: ModelFile, given
         account.note(same, key, f'{split}.json, every box read back' if found else f'names none; {split} is taken from '
                      'train', 'the file of train; a val set is taken from it by the content of the pictures')
     if ('train' in keys and 'train' not in sets) or not sets:
-        raise UserError(f'{account.where} names no annotation lines ({", ".join(keys.values())}); set them, or give the '
-                        'data as DATA')
+        raise UserError(f'{account.where} names no annotation lines ({", ".join(keys.values())}); set them, or give '
+                        'the data as DATA')
     if classes is None:
-        raise UserError(f'{account.where}: lines number the classes, and data.classes_path names no file of names that is '
-                        f'there (seen from {_seen(settings)}); set it, or give one by --classes')
+        raise UserError(f'{account.where}: lines number the classes, and data.classes_path names no file of names '
+                        f'that is there (seen from {_seen(settings)}); set it, or give one by --classes')
     base = settings.folders[1:]
     images = given.get('images') or next((folder for folder in base if folder != Path.cwd() and any(
         path == folder / str(account.values[key]) for path, key in zip(sets.values(), keys.values()))), None)
@@ -191,8 +192,8 @@ def _with_source(wish: Wish, weights: Weights | None, measured: bool) -> Wish:
     names = text_names(wish.classes, str(wish.classes))
     same = len(names) == weights.num_classes
     if measured and not same:
-        raise UserError(f'{weights.path} has {weights.num_classes} classes, and {wish.classes} names {len(names)}: what '
-                        'is measured must be what they were trained on; give the right names by --classes')
+        raise UserError(f'{weights.path} has {weights.num_classes} classes, and {wish.classes} names {len(names)}: '
+                        'what is measured must be what they were trained on; give the right names by --classes')
     own = same and (measured or len(names) != COCO_CLASSES)
     return replace(wish, source_classes=str(wish.classes)) if own else wish
 

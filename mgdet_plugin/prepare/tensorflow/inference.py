@@ -12,7 +12,8 @@ def inference_lines(recipe: Recipe) -> list[str]:
     """The lines of a config that detect so."""
     size = '' if recipe.size is None else f', and {recipe.size.value} for the scale of Letterbox in its test_pipeline'
     return [f'an inference file needs no config of its own; in that of your weights{size}:',
-            *assigned('model', dict(recipe.model)), 'from Python: DetInferencer(model=CFG, weights=CKPT)(PATH, out_dir=D)',
+            *assigned('model', dict(recipe.model)),
+            'from Python: DetInferencer(model=CFG, weights=CKPT)(PATH, out_dir=D)',
             f'a sheet of pictures: {command("draw", "CFG", "CKPT", "SHEET.png")}']
 
 

@@ -54,7 +54,7 @@ def _form(account: Account) -> dict[str, Any]:
     if option > 3:
         raise UserError(f'{account.where}: training.loss_option is {option}; 1, 2 or 3 is needed')
     account.note(option < 3, 'training.loss_option', 'squared errors weighted by overlap, and the anchor term (1 and 2 '
-                 'give the same total)', "loss.iou_loss=dict(type='DIoULoss'), mmdet's in place of the project's, whose "
+                 'give the same total)', "loss.iou_loss=dict(type='DIoULoss'), mmdet's in place of theirs, whose "
                  'losses on boxes read log sizes as sizes; GIoULoss and CIoULoss go, too')
     smoothing = account.number('training.label_smoothing', 0.0, 0, 0.999)
     account.carried('training.label_smoothing', f'loss.label_smoothing={smoothing:g}')
@@ -123,8 +123,8 @@ def _class_weights(account: Account) -> dict[str, Any]:
         return dict(class_weights=None)
     if isinstance(given, str) and given.casefold() == 'auto':
         account.carried(key, 'counted in the training set when the run starts')
-        account.note(method != 'balanced', by, f"loss.class_weights='{method}'", "loss.class_weights='balanced': objects "
-                     '/ (classes x objects of the class), whose mean is not made 1')
+        account.note(method != 'balanced', by, f"loss.class_weights='{method}'", "loss.class_weights='balanced': "
+                     'objects / (classes x objects of the class), whose mean is not made 1')
         return dict(class_weights=method)
     if not isinstance(given, (list, tuple)) or not all(isinstance(each, (int, float)) for each in given):
         raise UserError(f'{account.where}: {key} is {given!r}; null, auto or a list of a factor a class is needed')

@@ -31,13 +31,14 @@ _ABSENT = {
     'visualizations.confusion_matrix.': "the look of a figure; mmdet's has its own",
     'visualizations.output.': "the look of a figure; mmdet's has its own",
     'input.type': 'pictures and folders of them alone', 'output.show_result': 'nothing is shown on a screen',
-    'video.': 'no video; pictures and folders of them alone', 'camera.': 'no camera; pictures and folders of them alone',
+    'video.': 'no video; pictures and folders of them alone',
+    'camera.': 'no camera; pictures and folders of them alone',
 }
 MEASURING_KEYS = (
     *(f'{section}.{name}' for section in ('evaluation', 'detection') for name in (
         'confidence_threshold', 'nms_threshold', 'nms_method', 'use_wbf', 'use_iol', 'max_boxes')),
-    *(f'evaluation.{name}' for name in ('batch_size', 'input_shape', 'iou_thresholds', 'interpolation_method', 'metrics',
-                                        'mixed_precision', 'max_images', 'save_results', 'results_dir')),
+    *(f'evaluation.{name}' for name in ('batch_size', 'input_shape', 'iou_thresholds', 'interpolation_method',
+                                        'metrics', 'mixed_precision', 'max_images', 'save_results', 'results_dir')),
     'input.input_shape', *(key for key in (*_ELSEWHERE, *_ABSENT) if not key.endswith('.')))
 
 
@@ -62,14 +63,14 @@ def test_cfg(account: Account, section: str) -> dict[str, Any]:
     most = account.whole(f'{section}.max_boxes', most, 1)
     account.carried(f'{section}.confidence_threshold', f'test_cfg.score_thr={score:g}')
     account.carried(f'{section}.nms_threshold', f'test_cfg.nms.iou_threshold={threshold:g}')
-    by_paper = {'soft': ', by its paper: there boxes are not sorted again', 'wbf': ', by its paper: boxes join the mean '
-                'box of those before them', 'cluster': ', by its paper: there it is greedy'}
+    by_paper = {'soft': ', by its paper: there boxes are not sorted again', 'wbf': ', by its paper: boxes join the '
+                'mean box of those before them', 'cluster': ', by its paper: there it is greedy'}
     account.note(not fused and kind not in by_paper, f'{section}.nms_method', f"test_cfg.nms.type='{kind}'",
                  f"test_cfg.nms.type='{kind}'{by_paper.get(kind, '')}")
     account.note(not fused, f'{section}.use_wbf', 'off', f"test_cfg.nms.type='wbf'{by_paper['wbf']}")
     account.note(not account.flag(f'{section}.use_iol', False), f'{section}.use_iol', "test_cfg.nms.overlap='iou'",
-                 "test_cfg.nms.overlap='iou', what is measured there, where the key is read and not used; 'iol' is obeyed "
-                 'here')
+                 "test_cfg.nms.overlap='iou', what is measured there, where the key is read and not used; 'iol' is "
+                 'obeyed here')
     account.carried(f'{section}.max_boxes', f'test_cfg.max_per_img={most}')
     return dict(score_thr=score, max_per_img=most,
                 nms=dict(type=kind, iou_threshold=threshold, overlap='iou', class_agnostic=kind != 'wbf'))
@@ -87,7 +88,8 @@ def metric(account: Account) -> dict[str, Any]:
     checked = [Account(account.where, {key: each}).number(key, 0.5, 0, 1) for each in values]
     account.carried(key, 'those of CocoMetric' if checked == _COCO_THRESHOLDS else f'test_evaluator.iou_thrs={checked}')
     way = account.text('evaluation.interpolation_method', 'coco')
-    account.note(way == 'coco', 'evaluation.interpolation_method', "CocoMetric's 101 points", "CocoMetric's 101 points; "
+    account.note(way == 'coco', 'evaluation.interpolation_method', "CocoMetric's 101 points",
+                 "CocoMetric's 101 points; "
                  "VOCMetric(eval_mode='11points' or 'area') measures in other ways")
     names = account.values.get('evaluation.metrics') or []
     account.note(set(map(str, names)) <= _METRICS, 'evaluation.metrics', 'CocoMetric has them all',

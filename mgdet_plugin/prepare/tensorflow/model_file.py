@@ -55,8 +55,8 @@ def read_model_file(settings: SettingsFile, account: Account) -> ModelFile:
     architecture = own.text(_PRESET + 'architecture', ARCHITECTURE)
     kind = own.text('model.type', 'preset')
     if architecture != ARCHITECTURE or kind != 'preset':
-        raise UserError(f'{path} describes {architecture!r} of type {kind!r}; weights and configs here are of the preset '
-                        f'{ARCHITECTURE}')
+        raise UserError(f'{path} describes {architecture!r} of type {kind!r}; weights and configs here are of the '
+                        f'preset {ARCHITECTURE}')
     own.carried('model.name', 'not needed')
     own.carried('model.type', 'the network of our configs')
     own.carried(_PRESET + 'architecture', 'the network of our configs')
@@ -81,11 +81,12 @@ def input_size(account: Account, key: str) -> Choice | None:
         raise UserError(f'{account.where}: {key} is {shape!r}; [height, width, 3] is needed')
     height, width = shape[:2]
     if height != width or height < STRIDE or height % STRIDE:
-        raise UserError(f'{account.where}: {key} is {shape!r}; a square whose sides are multiples of {STRIDE} is needed. '
-                        'Change it here; another scale of Letterbox can be set in the config that is made')
+        raise UserError(f'{account.where}: {key} is {shape!r}; a square whose sides are multiples of {STRIDE} is needed; '
+                        'change it here; another scale of Letterbox can be set in the config that is made')
     account.carried(key, f'img_scale=({width}, {height})')
     usual = TRAINED_AT['model5']
-    return Choice(width, f'as in {account.where}' + ('' if width == usual else f'; the weights were trained at {usual}'))
+    trained = '' if width == usual else f'; the weights were trained at {usual}'
+    return Choice(width, f'as in {account.where}{trained}')
 
 
 def _anchors(account: Account, settings: SettingsFile) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from mgdet_plugin.prepare.choices import STRIDE, Scenario
 from mgdet_plugin.prepare.tensorflow.account import DIFFERS, NONE, Account
 
-_OPTIMIZERS = ('adam', 'adamw', 'sgd')
+_OPTIMIZERS = dict(adam='Adam', adamw='AdamW', sgd='SGD')
 _RESCALE = 'training.augmentation.rescale_interval'
 _SMALLEST, _LARGEST = 320, 672  # pixels; there the input is one of these sizes and those between them
 _LOADING = {f'data_loader.{name}': said for names, said in (
@@ -58,8 +58,7 @@ def optimizer(account: Account, scenario: Scenario) -> dict[str, Any]:
         account.note_all(DIFFERS, {'optimizer.': 'training from nothing has an optimizer of its own here, AdamW '
                                    '(configs/_base_/schedules/scratch.py)'})
         return {}
-    account.carried('optimizer.type', f"optim_wrapper.optimizer.type='{dict(adam='Adam', adamw='AdamW', sgd='SGD')[kind]}'"
-                    if kind else '')
+    account.carried('optimizer.type', f"optim_wrapper.optimizer.type='{_OPTIMIZERS[str(kind)]}'")
     if kind == 'sgd':
         return _sgd(account)
     betas = tuple(account.number(f'optimizer.beta_{each}', default, 0, 1) for each, default in ((1, 0.9), (2, 0.999)))

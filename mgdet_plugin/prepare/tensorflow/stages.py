@@ -126,8 +126,8 @@ def _rate(account: Account, scenario: Scenario) -> float:
     counts = own if account.values.get(own) is not None else other
     given = account.number(counts, 1e-4, 1e-12)
     rate = min(given, MAX_FULL_RATE) if scenario == 'full' else given
-    account.note(rate == given, counts, f'lr={rate:g} of every stage', f'lr={rate:g} of every stage, the most that full '
-                 "pretrained weights take (plan.allow=['rate'])")
+    account.note(rate == given, counts, f'lr={rate:g} of every stage', f'lr={rate:g} of every stage, the most that '
+                 "full pretrained weights take (plan.allow=['rate'])")
     if counts == own:
         same = account.number(other, given, 1e-12) == given
         account.note(same, other, f'lr={rate:g}, as {own}', f'not used: {own} is what counts there, too')
@@ -147,8 +147,8 @@ def _shape(account: Account) -> dict[str, Any]:
                         'ends a stage by a metric')
         account.note_all(DIFFERS, {f'lr_schedule.{name}': 'not used by the cosine' for name in ('factor', 'patience')})
     else:
-        account.differs('lr_schedule.type', "schedule='cosine': every stage has a warmup and a cosine of its own; there "
-                        'one cosine runs on over the edge')
+        account.differs('lr_schedule.type', "schedule='cosine': every stage has a warmup and a cosine of its own; "
+                        'there one cosine runs on over the edge')
     warmup = account.number('lr_schedule.warmup_epochs', RECIPE_WARMUP_EPOCHS)
     ratio = account.number('lr_schedule.warmup_lr_factor', Stage.warmup_ratio, 0, 1)
     least = account.number('lr_schedule.min_lr', RECIPE_ETA_MIN)
@@ -170,7 +170,7 @@ def _mixing(account: Account) -> dict[str, Any]:
     for name, value in used.items():
         off = ' (augmentation is off)' if not on else ' (enhance_type is not mosaic)'
         account.carried(AUGMENTATION + name, f'{name}={value:g}' + (frozen if value else off if probs[name] else ''))
-    account.differs(AUGMENTATION + 'enabled', "flip, colours, and resizing and shifting are those of the base's pipeline; "
+    account.differs(AUGMENTATION + 'enabled', "flip, colours, resizing and shifting are those of the base's pipeline; "
                     'grey, aspect and grid mask are steps to add (docs/from_tensorflow.md)' if on else
                     'clean=True: no flip, no colours, no affine step')
     account.note(kind != 'gridmask', AUGMENTATION + 'enhance_type', 'mosaic_prob and mixup_prob of the stages',

@@ -11,7 +11,8 @@ def test_squares_where_they_are_counted_by_hand():
     mask = covered((8, 8), 4.0, 0.5, np.zeros(2), 0.0)
     unit = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4], bool)
     np.testing.assert_array_equal(mask, np.tile(unit, (2, 2)))
-    np.testing.assert_array_equal(covered((8, 8), 4.0, 0.5, np.array([2.0, 0]), 0.0), np.tile(np.roll(unit, 2, 1), (2, 2)))
+    shifted = covered((8, 8), 4.0, 0.5, np.array([2.0, 0]), 0.0)
+    np.testing.assert_array_equal(shifted, np.tile(np.roll(unit, 2, 1), (2, 2)))
 
 
 def test_the_covered_share_is_that_of_its_side_squared_whatever_the_turn():
@@ -35,8 +36,8 @@ def test_pictures_are_covered_as_often_as_said_and_never_changed_in_place():
     assert grey.shape == (40, 60) and 0 < (grey == FILL).mean() < 0.5
 
 
-@pytest.mark.parametrize('fields', [dict(prob=2), dict(cover=0), dict(cover='x'), dict(angle=-1), dict(period=(0.5, 0.2)),
-                                    dict(period=(0, 1)), dict(period=(0.1, ))])
+@pytest.mark.parametrize('fields', [dict(prob=2), dict(cover=0), dict(cover='x'), dict(angle=-1),
+                                    dict(period=(0.5, 0.2)), dict(period=(0, 1)), dict(period=(0.1, ))])
 def test_arguments_are_checked(fields):
     with pytest.raises(UserError, match='GridMask: '):
         GridMask(**fields)

@@ -45,7 +45,8 @@ def outcomes(converted, name='train_config.yaml') -> dict[str, str]:
 
 @pytest.mark.parametrize(('values', 'counts'), [
     (TRAINING, {CARRIED: 16, DIFFERS: 56}),  # from nothing, by a recipe of its own
-    (TRAINING | {'resume.weights_path': 'weights/digits.h5'}, {CARRIED: 48, DIFFERS: 18, NONE: 6}), (RECOMMENDED, {CARRIED: 43, DIFFERS: 20}),
+    (TRAINING | {'resume.weights_path': 'weights/digits.h5'}, {CARRIED: 48, DIFFERS: 18, NONE: 6}),
+    (RECOMMENDED, {CARRIED: 43, DIFFERS: 20}),
     (EVALUATION, {CARRIED: 14, DIFFERS: 10, NONE: 8}), (INFERENCE, {CARRIED: 7, DIFFERS: 7, NONE: 6})])
 def test_every_key_is_accounted_for_and_said_once(project, values, counts):
     changes = dict(classes_path='configs/digits.txt') if values is EVALUATION else {}
@@ -140,7 +141,7 @@ def test_paths_are_seen_from_the_projects_root_wherever_one_is(project, tmp_path
 
 
 @pytest.mark.parametrize(('values', 'changes', 'cause'), [
-    (TRAINING, dict(train_annotation='gone.txt'), r'data\.train_annotation is gone\.txt, which is not there \(seen from'),
+    (TRAINING, dict(train_annotation='gone.txt'), r'data\.train_annotation is gone\.txt, which is not there'),
     (TRAINING, dict(train_annotation=None), 'names no annotation lines'),
     (TRAINING, dict(train_annotation='configs/names.txt'), 'holds no annotation lines'),
     (RECOMMENDED, dict(weights_path='gone.h5'), r'names the weights gone\.h5, which are not there'),
