@@ -16,7 +16,7 @@ def init_command(arguments: Sequence[str]) -> int:
     """Make it, say what was found and chosen, print its plan and the command that trains it."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('data', metavar='DATA', type=Path, nargs='?', help='folder of pictures and annotations, or an '
-                        'annotation file: COCO, Pascal VOC, YOLO, lines "path x1,y1,x2,y2,class ...", or a .csv of boxes')
+                        'annotation file: COCO, VOC, YOLO, lines "path x1,y1,x2,y2,class ...", or a .csv of boxes')
     parser.add_argument('--from-yaml', type=Path, metavar='YAML', help='training, evaluation or inference file of the '
                         'TensorFlow project: its settings, and its data and weights where none are given')
     parser.add_argument('--weights', type=Path, metavar='W', help='model5.h5, darknet53.h5 or a checkpoint .pth to '
@@ -33,7 +33,7 @@ def init_command(arguments: Sequence[str]) -> int:
                         'takes them')
     args = parser.parse_args(arguments)
     if args.data is None and args.from_yaml is None:
-        raise UserError('there is no data; give a folder of pictures and annotations, an annotation file or --from-yaml')
+        raise UserError('no data; give a folder of pictures and annotations, an annotation file or --from-yaml')
     return _from_yaml(args) if args.from_yaml else _from_data(args)
 
 

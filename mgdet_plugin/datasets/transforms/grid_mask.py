@@ -48,7 +48,7 @@ class GridMask(BaseTransform):
         if np.random.random() < self.prob:
             image = results['img'].copy()
             height, width = image.shape[:2]
-            period = max(2.0, np.random.uniform(*self.period) * min(height, width))
+            period = max(2.0, np.random.uniform(self.period[0], self.period[1]) * min(height, width))
             shift = np.random.uniform(0, period, 2)
             turn = np.deg2rad(np.random.uniform(-self.angle, self.angle))
             image[covered((height, width), period, self.cover, shift, turn)] = FILL
@@ -61,8 +61,7 @@ class GridMask(BaseTransform):
 
 
 def covered(size: tuple[int, int], period: float, cover: float, shift: np.ndarray, turn: float) -> np.ndarray:
-    """Pixels (h, w) bool under squares of side ``cover * period`` on a grid shifted by pixels (2,) and turned by radians.
-    """
+    """Pixels (h, w) bool under squares of side ``cover * period`` on a grid shifted (2,) and turned, in radians."""
     rows, columns = np.mgrid[:size[0], :size[1]].astype(np.float32)
     along = columns * np.cos(turn) + rows * np.sin(turn) + shift[0]
     across = rows * np.cos(turn) - columns * np.sin(turn) + shift[1]

@@ -81,7 +81,7 @@ def input_size(account: Account, key: str) -> Choice | None:
         raise UserError(f'{account.where}: {key} is {shape!r}; [height, width, 3] is needed')
     height, width = shape[:2]
     if height != width or height < STRIDE or height % STRIDE:
-        raise UserError(f'{account.where}: {key} is {shape!r}; a square whose sides are multiples of {STRIDE} is needed; '
+        raise UserError(f'{account.where}: {key} is {shape!r}; a square with sides in multiples of {STRIDE} is needed; '
                         'change it here; another scale of Letterbox can be set in the config that is made')
     account.carried(key, f'img_scale=({width}, {height})')
     usual = TRAINED_AT['model5']

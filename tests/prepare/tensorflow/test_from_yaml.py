@@ -156,7 +156,7 @@ def test_paths_are_seen_from_the_projects_root_wherever_one_is(project, tmp_path
     (EVALUATION, dict(weights_path=None), 'weights_path names no weights of a whole model'),
     (EVALUATION, {}, r'has 10 classes, and .*names\.txt names 3'),
     (EVALUATION, dict(nms_method='matrix', classes_path='configs/digits.txt'), 'nms_method is .matrix.; one of diou'),
-    (EVALUATION, dict(input_shape=[608, 416, 3], classes_path='configs/digits.txt'), 'a square whose sides'),
+    (EVALUATION, dict(input_shape=[608, 416, 3], classes_path='configs/digits.txt'), 'a square with sides'),
 ])
 def test_a_refusal_is_one_line_and_leaves_nothing(project, values, changes, cause, capsys):
     path = write_yaml(project / 'configs/my.yaml', values, **changes)
