@@ -25,9 +25,9 @@ from mgdet_plugin.models.multigrid_assigner import MultiGridTargets
 from mgdet_plugin.models.multigrid_bbox_coder import split_fields
 
 NORMALIZERS = ('batch', 'positives', 'grid')
-BALANCED = 'balanced'
+CLASS_WEIGHTS = ('balanced', 'inverse', 'sqrt_inverse')  # computed from the counts of the training set
 RECIPE_SCALES = dict(coord_scale=5.0, object_scale=1.0, no_object_scale=0.5, class_scale=1.0, anchor_scale=1.0)
-RECIPE: dict[str, Any] = {**RECIPE_SCALES, 'normalizers': ('batch', ), 'balanced': False, 'class_weights': None}
+RECIPE: dict[str, Any] = {**RECIPE_SCALES, 'normalizers': ('batch', ), 'counted': None, 'class_weights': None}
 BALANCED_RANGE = (0.1, 10.0)
 
 
@@ -78,8 +78,8 @@ class MultiGridLoss(nn.Module):
         soft_ignore_power: The power of that weight.
         label_smoothing: Of the class term; anchors are never smoothed.
         use_softmax: Softmax cross-entropy for anchors and classes; False: binary cross-entropy (older weights).
-        class_weights: A factor a class, or 'balanced' to compute them from the training set (see
-            :meth:`set_class_counts` and ``ClassWeightsHook``). By true class with softmax, by column without.
+        class_weights: A factor a class, or one of ``CLASS_WEIGHTS`` to compute them from the training set (see
+            :func:`counted_weights` and ``ClassWeightsHook``). By true class with softmax, by column without.
         focal: Focal class term.
         consensus_scale: Weight of the consensus term over each object's cells, divided by the number of centre
             cells.
@@ -141,10 +141,11 @@ class MultiGridLoss(nn.Module):
         self.cell_weight_power = _checked('cell_weight_power', cell_weight_power)
         self.consensus_scale = _checked('consensus_scale', consensus_scale)
         self.iou_loss = MODELS.build(iou_loss) if iou_loss else None
-        self.balanced = class_weights == BALANCED
-        if isinstance(class_weights, str) and not self.balanced:
-            raise UserError(f"class_weights must be a list of factors, 'balanced' or None, got '{class_weights}'")
-        weights = None if class_weights is None or self.balanced else torch.tensor(class_weights, dtype=torch.float32)
+        self.counted = class_weights if isinstance(class_weights, str) else None
+        if self.counted not in (None, *CLASS_WEIGHTS):
+            raise UserError(f"class_weights must be a list of factors, one of {CLASS_WEIGHTS} or None, got "
+                            f"'{class_weights}'")
+        weights = None if class_weights is None or self.counted else torch.tensor(class_weights, dtype=torch.float32)
         self.class_weights: Tensor | None = weights  # no buffer: a moving average would pair it with another one's
 
     def recipe(self) -> MultiGridLoss:
@@ -158,14 +159,12 @@ class MultiGridLoss(nn.Module):
         return loss
 
     def set_class_counts(self, counts: Sequence[int]) -> Tensor:
-        """Set balanced class weights (C,), ``sum / (C * count)`` held to [0.1, 10] and 1 for a class never seen.
+        """Set the class weights (C,) of :func:`counted_weights`.
 
         Args:
             counts: (C,) objects of each class in the training set.
         """
-        tensor = torch.tensor(counts, dtype=torch.float32)
-        weights = (tensor.sum() / (len(counts) * tensor.clamp(min=1))).clamp(*BALANCED_RANGE)
-        self.class_weights = torch.where(tensor > 0, weights, torch.ones_like(weights))
+        self.class_weights = counted_weights(torch.tensor(counts, dtype=torch.float32), self.counted or 'balanced')
         return self.class_weights
 
     def forward(self, pred: MultiGridPredictions, targets: MultiGridTargets) -> dict[str, Tensor]:
@@ -245,9 +244,9 @@ class MultiGridLoss(nn.Module):
 
     def _factors(self, num_classes: int, device: torch.device) -> Tensor | None:
         """(C,) class weights on the device of the predictions, or None."""
-        if self.balanced and self.class_weights is None:
-            warnings.warn("class_weights='balanced' before the classes were counted: every class weighs 1. Training "
-                          "counts them with dict(type='ClassWeightsHook')", stacklevel=3)
+        if self.counted and self.class_weights is None:
+            warnings.warn(f"class_weights='{self.counted}' before the classes were counted: every class weighs 1. "
+                          "Training counts them with dict(type='ClassWeightsHook')", stacklevel=3)
             self.class_weights = torch.ones(num_classes)
         if self.class_weights is None:
             return None
@@ -255,6 +254,21 @@ class MultiGridLoss(nn.Module):
             raise UserError(f'class_weights must have one factor a class ({num_classes}), got '
                             f'{len(self.class_weights)}')
         return self.class_weights.to(device)
+
+
+def counted_weights(counts: Tensor, method: str) -> Tensor:
+    """Factors of classes (C,) by their objects (C,): 1 for a class never seen, others held to [0.1, 10].
+
+    'balanced' is ``sum / (C * count)``, so that the weights of all objects have the mean 1 (scikit-learn's rule);
+    'inverse' is ``1 / count`` and 'sqrt_inverse' its root, made to have the mean 1 over the classes that are seen.
+    """
+    seen = counts > 0
+    if method == 'balanced':
+        weights = counts.sum() / (len(counts) * counts.clamp(min=1))
+    else:
+        weights = counts.clamp(min=1).pow(-0.5 if method == 'sqrt_inverse' else -1.0)
+        weights = weights / weights[seen].mean() if seen.any() else weights
+    return torch.where(seen, weights.clamp(*BALANCED_RANGE), 1.0)
 
 
 def off_target(boxes: Tensor, targets: Tensor) -> Tensor:

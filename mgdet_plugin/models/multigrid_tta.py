@@ -11,7 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 from mgdet_plugin.models.maths.letterbox import flip_of
-from mgdet_plugin.models.maths.suppression import cluster_nms, pair_measure
+from mgdet_plugin.models.maths.suppression import cluster_nms, pair_measure, weighted_boxes_fusion
 from mgdet_plugin.models.multigrid_head import MultiGridHead
 
 TTA_CFG = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
@@ -24,7 +24,8 @@ class MultiGridTTA(DetTTAModel):
     mmdet keeps the best of all views for each class, so every mistake of any view stays. Here boxes of one object, by
     the ``nms`` of the head's test_cfg, become one: their mean weighted by score and overlap, with the label of the best
     and the mean of the views' scores, 0 for a view that misses it (as in "Weighted boxes fusion", Solovyev et al.,
-    2021, with the head's measure). True boxes are those of the view that is not flipped, where there is one.
+    2021, with the head's measure; with ``nms.type='wbf'`` by that paper). True boxes are those of the view that is not
+    flipped, where there is one.
 
     Args:
         module: The detector or its config.
@@ -47,9 +48,13 @@ class MultiGridTTA(DetTTAModel):
         order = scores.argsort(descending=True, stable=True)
         labels = torch.cat([each.labels for each in found])[order]
         options = head.nms_options(head.test_cfg)
-        measure = pair_measure(boxes[order], None if options.class_agnostic else labels, options.overlap,
-                               options.type == 'diou')
-        left = cluster_nms(boxes[order], scores[order], measure, options.iou_threshold, 'weighted', len(views))
+        per_class = None if options.class_agnostic else labels
+        if options.type == 'wbf':
+            left = weighted_boxes_fusion(boxes[order], scores[order], per_class, options.iou_threshold, options.overlap,
+                                         len(views))
+        else:
+            measure = pair_measure(boxes[order], per_class, options.overlap, options.type == 'diou')
+            left = cluster_nms(boxes[order], scores[order], measure, options.iou_threshold, 'weighted', len(views))
         best = slice(head.test_cfg['max_per_img'])
         merged = views[0]
         merged.pred_instances = InstanceData(bboxes=left.boxes[best], scores=left.scores[best],

@@ -2,21 +2,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from textwrap import wrap
+from typing import Any
 
 from mgdet_plugin.prepare.choices import Choice, Choices, Network, Scenario
+from mgdet_plugin.prepare.literals import WIDTH, assigned, lines_of, literal
+from mgdet_plugin.prepare.recipe import Recipe, merged
 
 HERE = '{{ fileDirname }}/'  # mmengine puts the config's own folder there
-_WIDTH = 120
-_SCRATCH = ('_base_/models/multigrid_nano_scratch.py', '_base_/datasets/coco_letterbox.py',
-            '_base_/schedules/scratch.py')
+_SCRATCH_MODELS = dict(nano='_base_/models/multigrid_nano_scratch.py', model5='_base_/models/multigrid_scratch.py')
+_SCRATCH = ('_base_/datasets/coco_letterbox.py', '_base_/schedules/scratch.py')
 _WHY = dict(
     full="The guide's three stages: pretrained weights are thawed from the head down, at low rates.",
     keep='Held to what the weights thought of old pictures, so that what they know is kept (docs/retention.md).',
     backbone='Only the backbone is pretrained: neck and head learn first, on frozen features, then everything.',
-    nothing='No weights to start from: the small model and the recipe for training from nothing (docs/accuracy.md). '
-            'The full one: _base_/models/multigrid_scratch.py in place of the first base.')
+    nothing='No weights to start from: the {} model and the recipe for training from nothing (docs/accuracy.md). '
+            'The {}: {} in place of the first base.')
+_MEASURES = 'Whole weights, measured as they are.'
+_SETTLED = 'The stages are those of that file, held to the rules of the guide (docs/from_tensorflow.md).'
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Project:
         bridges: Channels of the weights' bridges, where the config must state them.
         old: Folder of old pictures, None without.
         choices: Input size, batch, lengths.
+        recipe: What else is settled.
     """
 
     title: str
@@ -48,12 +53,13 @@ class Project:
     bridges: tuple[int, ...]
     old: str | None
     choices: Choices
+    recipe: Recipe = field(default_factory=Recipe)
 
 
 def base_of(scenario: Scenario, network: Network) -> tuple[str, ...]:
     """The configs of ours that it inherits, by name."""
     if scenario == 'nothing':
-        return _SCRATCH
+        return (_SCRATCH_MODELS[network], *_SCRATCH)
     if scenario == 'backbone':
         return (f'mgdet_{"" if network == "model5" else "nano_"}backbone_staged.py', )
     return (f'mgdet_{network}_{"keep" if scenario == "keep" else "staged"}.py', )
@@ -61,21 +67,34 @@ def base_of(scenario: Scenario, network: Network) -> tuple[str, ...]:
 
 def config_text(project: Project) -> str:
     """The whole file."""
-    blocks = [_bases(project), _data(project), _sets(project), _model(project), _length(project)]
+    blocks = [_bases(project), _data(project), _sets(project), _model(project)]
+    blocks += [] if project.recipe.measures else [_length(project)]
+    blocks += [assigned(key, value) for key, value in project.recipe.more.items()]
     return '\n'.join(line for block in blocks for line in block) + '\n'
 
 
 def _comment(text: str, indent: str = '') -> list[str]:
-    return wrap(text, _WIDTH, initial_indent=f'{indent}# ', subsequent_indent=f'{indent}# ', break_long_words=False,
+    return wrap(text, WIDTH, initial_indent=f'{indent}# ', subsequent_indent=f'{indent}# ', break_long_words=False,
                 break_on_hyphens=False)
 
 
 def _bases(project: Project) -> list[str]:
     names = [f"'mgdet_plugin::{name}'" for name in base_of(project.scenario, project.network)]
-    lines = [*_comment(project.title), *_comment(_WHY[project.scenario])]
+    lines = [*_comment(project.title), *_comment(_why(project))]
     if len(names) == 1:
         return [*lines, f'_base_ = {names[0]}', '']
     return [*lines, '_base_ = [', *(f'    {name},' for name in names), ']', '']
+
+
+def _why(project: Project) -> str:
+    """What the run is, in a sentence or two."""
+    if project.recipe.measures:
+        return _MEASURES
+    if project.recipe.stages:
+        return _SETTLED
+    small = project.network == 'nano'
+    other = _SCRATCH_MODELS['model5' if small else 'nano']
+    return _WHY[project.scenario].format('small' if small else 'full', 'full one' if small else 'small one', other)
 
 
 def _data(project: Project) -> list[str]:
@@ -89,7 +108,7 @@ def _wrapped(start: str, parts: Sequence[str], end: str) -> list[str]:
     """Parts behind one another on as many lines as they need."""
     lines, line = [], start
     for part in parts:
-        if len(line) + len(part.rstrip()) > _WIDTH - 1:
+        if len(line) + len(part.rstrip()) > WIDTH - 1:
             lines.append(line.rstrip())
             line = '    '
         line += part
@@ -110,33 +129,47 @@ def _sets(project: Project) -> list[str]:
         views = ', '.join(f'({side}, {side})' for side in (size.value, size.value + 32, size.value - 32))
         lines += ['tta_pipeline = _base_.tta_pipeline',
                   f"tta_pipeline[1].transforms[0] = [dict(type='Letterbox', scale=each) for each in ({views})]"]
+    lines += [line for step in project.recipe.steps
+              for line in lines_of(step, 'train_pipeline.insert(-2, ', ')  # before boxes are filtered', '')]
     lines += ['_set = dict(', "    type='CocoDataset',", '    data_root=data_root,',
               '    data_prefix=dict(img=images),',
-              f'    metainfo=dict({"_delete_=True, " if digits else ""}classes=classes))',
-              *_comment(f'{batch.value} images a step: {batch.why}.'),
-              f'train_dataloader = dict(batch_size={batch.value}, dataset=dict(',
-              "    ann_file='train.json', pipeline=train_pipeline,",
-              '    filter_cfg=dict(filter_empty_gt=True, min_size=1),  # pictures without objects are not trained on',
-              '    **_set))']
-    for name in ('val', 'test'):
-        source = name if name in project.splits else 'val'
-        lines.append(f"{name}_dataloader = dict(dataset=dict(ann_file='{source}.json', pipeline=test_pipeline, **_set))"
-                     + ('' if name == source else '  # there is no test set'))
-        lines.append(f"{name}_evaluator = dict(ann_file=data_root + '{source}.json')")
+              f'    metainfo=dict({"_delete_=True, " if digits else ""}classes=classes))']
+    if not project.recipe.measures:
+        lines += [*_comment(f'{batch.value} images a step: {batch.why}.'),
+                  f'train_dataloader = dict(batch_size={batch.value}, dataset=dict(',
+                  "    ann_file='train.json', pipeline=train_pipeline,",
+                  '    filter_cfg=dict(filter_empty_gt=True, min_size=1),  # not those without objects',
+                  '    **_set))']
+    lines += _measured(project)
     if digits:
         lines.append('val_cfg = dict(others=None)  # the base follows the digits as a further set')
     return lines
 
 
+def _measured(project: Project) -> list[str]:
+    """The dataloaders and evaluators of val and test."""
+    recipe, lines = project.recipe, []
+    for name in ('val', 'test'):
+        source = name if name in project.splits else 'test' if recipe.measures else 'val'
+        batch = '' if recipe.test_batch is None else f'batch_size={recipe.test_batch}, '
+        images = '' if recipe.images is None else f'indices={recipe.images}, '
+        lacks = '' if recipe.measures or name == source else '  # there is no test set'
+        lines.append(f"{name}_dataloader = dict({batch}dataset=dict(ann_file='{source}.json', {images}"
+                     f'pipeline=test_pipeline, **_set)){lacks}')
+        metric = ''.join(f', {key}={literal(value)}' for key, value in recipe.metric.items())
+        lines.append(f"{name}_evaluator = dict(ann_file=data_root + '{source}.json'{metric})")
+    return lines
+
+
 def _model(project: Project) -> list[str]:
-    head = [f'num_classes={len(project.classes)}']
+    """The model, and what it starts from and is held to."""
+    head: dict[str, Any] = dict(num_classes=len(project.classes))
     if project.bridges:
-        head.append(f'bridge_channels={project.bridges}')
-    parts = [f'bbox_head=dict({", ".join(head)})']
+        head['bridge_channels'] = project.bridges
+    model: dict[str, Any] = dict(bbox_head=head)
     if project.scenario == 'backbone':
-        parts.insert(0, f'backbone=dict(init_cfg=dict(checkpoint={project.weights!r}))')
-    lines = ['', f'model = dict({", ".join(parts)})'] if len(parts) == 1 else [
-        '', 'model = dict(', f'    {parts[0]},', f'    {parts[1]})']
+        model = dict(backbone=dict(init_cfg=dict(checkpoint=project.weights)), **model)
+    lines = ['', *assigned('model', merged(model, project.recipe.model))]
     if project.scenario in ('full', 'keep'):
         lines.append(f'load_from = {project.weights!r}')
     if project.old is not None:
@@ -162,8 +195,12 @@ def _length(project: Project) -> list[str]:
     epochs, interval = project.choices.epochs, project.choices.interval
     if project.scenario == 'nothing':
         return _scratch_length(epochs[0], interval)
-    stages = _FREE_STAGE if len(epochs) == 1 else _STAGES[project.scenario]
     lines = ['stages = [']
+    for fields, why in project.recipe.stages:
+        lines += [*_comment(why, '    '), *lines_of(fields, '', ',', '    ')]
+    if project.recipe.stages:
+        return [*lines, ']', f'train_cfg = dict(val_interval={interval.value})  # {interval.why}']
+    stages = _FREE_STAGE if len(epochs) == 1 else _STAGES[project.scenario]
     for stage, each in zip(stages, epochs, strict=True):
         lines += [*_comment(each.why, '    '), f'    dict({stage.format(each.value)}),']
     return [*lines, ']', f'train_cfg = dict(val_interval={interval.value})  # {interval.why}']

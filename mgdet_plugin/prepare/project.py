@@ -4,22 +4,26 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import check_destination, write_together
 from mgdet_plugin.common.name_lists import text_names
 from mgdet_plugin.common.resources import command
+from mgdet_plugin.datasets.formats.dataset_report import some
 from mgdet_plugin.datasets.old_images import pictures_below
 from mgdet_plugin.datasets.sources.annotated import Hints, Picture, split_of
 from mgdet_plugin.datasets.sources.find import read_annotated
+from mgdet_plugin.datasets.sources.lines import read_sets
 from mgdet_plugin.prepare.choices import Scenario, choose
 from mgdet_plugin.prepare.coco_writing import pictures_root, write_coco
 from mgdet_plugin.prepare.config_text import HERE, Project, config_text
+from mgdet_plugin.prepare.recipe import Recipe
 from mgdet_plugin.prepare.sound_set import SoundSet, boxes_said, class_counts, counted, sound_set
-from mgdet_plugin.prepare.splits import Split, split_pictures
+from mgdet_plugin.prepare.splits import Split, all_measured, split_pictures
 from mgdet_plugin.prepare.start_from import Weights, look_into, made_fit
 
 
@@ -36,6 +40,8 @@ class Wish:
         classes: File of class names, None where the annotations have them.
         images: Folder of the pictures, None for where they are found.
         source_classes: Names of the classes of the weights, as ``import_keras`` takes them.
+        sets: Split -> its file of annotation lines, in place of what is found in the data.
+        title: What the config is made from. Default: the name of the data.
     """
 
     data: Path
@@ -46,14 +52,17 @@ class Wish:
     classes: Path | None = None
     images: Path | None = None
     source_classes: str | None = None
+    sets: Mapping[str, Path] = field(default_factory=dict)
+    title: str | None = None
 
 
-def make_project(wish: Wish, say: Callable[[str], object]) -> Path:
+def make_project(wish: Wish, say: Callable[[str], object], recipe: Recipe = Recipe()) -> Path:
     """Read, split and convert the data, import the weights, and write the config.
 
     Args:
         wish: What is asked for.
         say: Takes each line for a person.
+        recipe: What is settled before.
 
     Returns:
         The config.
@@ -65,16 +74,17 @@ def make_project(wish: Wish, say: Callable[[str], object]) -> Path:
     weights = None if wish.weights is None else look_into(wish.weights)
     _check_old(wish, weights)
     hints = Hints(None if wish.classes is None else text_names(wish.classes, f'--classes {wish.classes}'), wish.images)
-    annotated = read_annotated(wish.data, wish.form, hints)
+    annotated = (read_sets(wish.sets, hints.classes or (), wish.images) if wish.sets else
+                 read_annotated(wish.data, wish.form, hints))
     found = sound_set(annotated)
     say(f'found: {annotated.format} in {wish.data}')
     _say_found(found, say)
-    split = split_pictures(found.pictures)
+    split = all_measured(found.pictures) if recipe.measures else split_pictures(found.pictures)
     _say_split(split, annotated.classes, say)
     made = folder.with_name(f'.{folder.name}.{os.getpid()}')
     try:
         made.mkdir()
-        text = _written(wish, out, made, folder, found, split, weights, say)
+        text = _written(wish, recipe, out, made, folder, found, split, weights, say)
         made.rename(folder)
     except OSError as error:
         raise UserError(f'cannot write {folder}: {error.strerror}; nothing was written') from error
@@ -123,8 +133,8 @@ def _check_old(wish: Wish, weights: Weights | None) -> None:
                         'trained on')
 
 
-def _written(wish: Wish, out: Path, made: Path, folder: Path, found: SoundSet, split: Split, weights: Weights | None,
-             say: Callable[[str], object]) -> str:
+def _written(wish: Wish, recipe: Recipe, out: Path, made: Path, folder: Path, found: SoundSet, split: Split,
+             weights: Weights | None, say: Callable[[str], object]) -> str:
     """Write what belongs to the config into a folder that will be renamed; the config's text."""
     classes = found.annotated.classes
     root = pictures_root(split.pictures)
@@ -132,22 +142,34 @@ def _written(wish: Wish, out: Path, made: Path, folder: Path, found: SoundSet, s
     say(f'written and read back, every box is there: {folder}/' + ', '.join(f'{name}.json' for name in split.names))
     start: Path | None = None
     if weights is None:
-        say('weights: none, so the small model is trained from nothing; with model5.h5, darknet53.h5 or a checkpoint '
+        size = 'full' if recipe.network == 'model5' else 'small'
+        say(f'weights: none, so the {size} model is trained from nothing; with model5.h5, darknet53.h5 or a checkpoint '
             'give --weights')
     else:
         fit, lines = made_fit(weights, classes, made, wish.source_classes)
+        if recipe.measures:
+            _refuse_new_rows(weights, fit)
         say('weights: ' + '\n  '.join(lines))
         start = folder / fit.name if fit else weights.path
     scenario = scenario_of(weights, wish.old)
-    network = weights.network if weights else 'nano'
+    network = weights.network if weights else recipe.network or 'nano'
+    pictures = split.of('test' if recipe.measures else 'train')
     project = Project(
-        title=f'{wish.data.resolve().name}: made by `mgdet init` from {found.annotated.format}.',
+        title=f'{wish.title or wish.data.resolve().name}: made by `mgdet init` from {found.annotated.format}.',
         scenario=scenario, network=network, classes=classes, data=_seen_from(out, folder) + '/',
         images=_seen_from(out, root) + '/', splits={name: _words(split.of(name)) for name in split.names},
         weights=None if start is None else _seen_from(out, start),
         bridges=_other_bridges(weights), old=None if wish.old is None else _seen_from(out, wish.old) + '/',
-        choices=choose(split.of('train'), scenario, network))
+        choices=recipe.settle(choose(pictures, scenario, network)), recipe=recipe)
     return config_text(project)
+
+
+def _refuse_new_rows(weights: Weights, fit: Path | None) -> None:
+    """Refuse to measure what was never trained."""
+    new = load_checkpoint(fit)[1].get('meta', {}).get('new_classes') if fit else None
+    if new:
+        raise UserError(f'{weights.path} does not know {some(new)}, so nothing can be measured of that; name the '
+                        'classes of the weights, in their order, by --source-classes')
 
 
 def scenario_of(weights: Weights | None, old: Path | None) -> Scenario:
@@ -191,6 +213,8 @@ def _say_found(found: SoundSet, say: Callable[[str], object]) -> None:
 
 def _say_split(split: Split, classes: tuple[str, ...], say: Callable[[str], object]) -> None:
     say(f'{split.line}: ' + '; '.join(f'{name} {_words(split.of(name))}' for name in split.names))
+    if not split.of('train'):
+        return
     in_train = class_counts(split.of('train'))
     if not any(not box.ignore for each in split.of('train') for box in each.boxes):
         raise UserError('the train set has no box to learn from; give a train set with boxes')
@@ -200,6 +224,6 @@ def _say_split(split: Split, classes: tuple[str, ...], say: Callable[[str], obje
 
 
 def next_lines(config: Path) -> list[str]:
-    """What to do with a config that was made."""
+    """What to do with a config that trains."""
     best = Path('work_dirs') / config.stem / 'best.pth'
     return [f'next: {command("train", config)}', f'then: {command("test", config, best)}']

@@ -32,6 +32,11 @@ class Split:
         return [name for name in SPLITS if self.of(name)]
 
 
+def all_measured(pictures: Sequence[Picture]) -> Split:
+    """All pictures as the test set, whatever they were."""
+    return Split(tuple(replace(each, split='test') for each in pictures), 'measured on alone')
+
+
 def split_pictures(pictures: Sequence[Picture]) -> Split:
     """Keep the splits that are given; where there is no val, cut it (and test, where nothing is split) from the rest.
 

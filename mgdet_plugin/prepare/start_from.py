@@ -17,6 +17,7 @@ from mgdet_plugin.weights.mapping.layout import resolve_layers
 
 WIDTHS: dict[int, Network] = {32: 'model5', 8: 'nano'}
 """Channels of the first convolution -> the network of our configs."""
+ANCHORS = 3  # a scale
 NECK, NECK_WIDTH = 'neck.blocks.0.conv1', 8  # the neck's first convolution has eight times as many
 
 
@@ -30,6 +31,7 @@ class Weights:
         network: which of ours.
         bridges: channels of every bridge, coarse scale first; none of a backbone.
         classes: names of its classes where it stores them.
+        outputs: channels of every prediction map; none of a backbone.
     """
 
     path: Path
@@ -37,6 +39,12 @@ class Weights:
     network: Network
     bridges: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
+    outputs: tuple[int, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes it has with three anchors a scale, as all of ours; 0 of a backbone."""
+        return self.outputs[0] - 5 - ANCHORS if self.outputs else 0
 
     @property
     def is_checkpoint(self) -> bool:
@@ -55,11 +63,13 @@ def look_into(path: Path) -> Weights:
         width = checkpoint.state[kernel_key(block_prefixes(checkpoint.part)[0])].shape[0]
         neck = checkpoint.state[kernel_key(NECK)].shape[0] if checkpoint.part == 'model' else None
         part, bridges, names = checkpoint.part, checkpoint.bridge_channels, tuple(checkpoint.class_names)
+        outputs = checkpoint.outputs
     else:
         with open_weights(path) as weights:
             layout = resolve_layers(weights)
             width = layout.convs[0].arrays['kernel'].shape[3]
             part, bridges, names = layout.part, layout.bridge_channels, ()
+            outputs = layout.outputs
             neck = (layout.convs[block_prefixes(part).index(NECK)].arrays['kernel'].shape[3] if part == 'model'
                     else None)
     if width not in WIDTHS:
@@ -70,7 +80,7 @@ def look_into(path: Path) -> Weights:
         raise UserError(f'{path} is of a model with another neck ({neck} channels, imported weights have '
                         f'{NECK_WIDTH * width}), as models trained from nothing have: inherit the config that trained '
                         'it, and set load_from and the data')
-    return Weights(path, part, WIDTHS[width], bridges, names)
+    return Weights(path, part, WIDTHS[width], bridges, names, outputs)
 
 
 def import_config(network: Network) -> Path:

@@ -11,7 +11,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.models import MultiGridLoss
 from mgdet_plugin.models.maths.overlaps import overlap
 from mgdet_plugin.models.multigrid_bbox_coder import invert_xy
-from mgdet_plugin.models.multigrid_loss import off_target
+from mgdet_plugin.models.multigrid_loss import counted_weights, off_target
 from tests.conftest import ANCHORS, SIZES_320, objects
 
 REFERENCE_NAMES = dict(ignore_thresh='ignore_thr', use_overlap_weighted_localization='overlap_weighted_coord',
@@ -334,3 +334,17 @@ def test_a_moving_average_made_before_the_classes_are_counted_can_be_updated():
     module[2].running_mean += 1
     average.update_parameters(module)
     assert torch.equal(average.module[2].running_mean, torch.ones(7))
+
+
+def test_counted_weights_by_their_rules():
+    counts = torch.tensor([4.0, 16.0, 0.0, 64.0])
+    for method, wanted in (('balanced', [84 / 16, 84 / 64, 1, 84 / 256]),
+                           ('inverse', [48 / 21, 12 / 21, 1, 3 / 21]), ('sqrt_inverse', [12 / 7, 6 / 7, 1, 3 / 7])):
+        torch.testing.assert_close(counted_weights(counts, method), torch.tensor(wanted))
+    held = counted_weights(torch.tensor([1.0, 1e6] + [1e6] * 30), 'inverse')  # one rare class of 32
+    assert held.max() == 10 and held.min() == pytest.approx(0.1)
+    for method in ('balanced', 'inverse', 'sqrt_inverse'):
+        assert torch.equal(counted_weights(torch.zeros(3), method), torch.ones(3))
+        assert MultiGridLoss(class_weights=method).set_class_counts([3, 3]).tolist() == [1, 1]
+    with pytest.raises(UserError, match=r"one of .*'sqrt_inverse'.* or None, got 'often'"):
+        MultiGridLoss(class_weights='often')

@@ -74,7 +74,7 @@ def test_frozen_is_bit_equal_and_all_else_changes(name, level, nano):
     model = nano if name == 'mgdet' else build(name)
     model.init_weights()
     if name == 'mgdet':
-        model.bbox_head.loss_module.balanced = False
+        model.bbox_head.loss_module.counted = None
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=0.1)
     frozen = freeze(model, stage(level))
     before = digests(model)

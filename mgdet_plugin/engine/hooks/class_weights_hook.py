@@ -14,7 +14,7 @@ from mgdet_plugin.plan.freezing import unwrap
 
 @HOOKS.register_module()
 class ClassWeightsHook(Hook):
-    """Give every ``MultiGridLoss`` with ``class_weights='balanced'`` the class counts of the training set.
+    """Give every ``MultiGridLoss`` whose ``class_weights`` are to be counted the class counts of the training set.
 
     A pure function of the dataset, so nothing is stored in checkpoints.
     """
@@ -23,7 +23,7 @@ class ClassWeightsHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Count the objects of each class and set the weights."""
         losses = [module for module in unwrap(runner.model).modules()
-                  if isinstance(module, MultiGridLoss) and module.balanced]
+                  if isinstance(module, MultiGridLoss) and module.counted]
         if not losses:
             return
         dataset = runner.train_dataloader.dataset
@@ -36,5 +36,5 @@ class ClassWeightsHook(Hook):
                 counts.update(leaf.get_cat_ids(place))
         num_classes = len(dataset.metainfo['classes'])
         weights, *_ = [loss.set_class_counts([counts[label] for label in range(num_classes)]) for loss in losses]
-        runner.logger.info(f'balanced class weights of {sum(counts.values()):,} objects: {weights.min():.2f} to '
-                           f'{weights.max():.2f}')
+        runner.logger.info(f'{losses[0].counted} class weights of {sum(counts.values()):,} objects: '
+                           f'{weights.min():.2f} to {weights.max():.2f}')

@@ -17,7 +17,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.compat.mmcv_ops import settle
 from mgdet_plugin.models.maths.overlaps import centre_distance_penalty, check_overlap_kind, overlap
 
-METHODS = ('standard', 'diou', 'soft', 'cluster')
+METHODS = ('standard', 'diou', 'soft', 'cluster', 'wbf')
 CLUSTER_MODES = ('plain', 'score_penalty', 'weighted')
 SOFT_DECAYS = ('linear', 'gaussian')
 CLUSTER_SIGMA = 0.2
@@ -116,11 +116,52 @@ def soft_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, s
     return Suppressed(index, boxes[index], torch.stack(final) if final else left[:0])
 
 
+def weighted_boxes_fusion(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float, kind: str = 'iou',
+                          models: int = 1) -> Suppressed:
+    """Weighted boxes fusion (Solovyev et al., "Weighted boxes fusion", 2021, arXiv 1910.13302, section 3).
+
+    Boxes are taken by falling score. Each joins the fused box that it overlaps most, if by more than the threshold, or
+    begins one of its own; a fused box is the mean of its boxes weighted by their scores, which the next one is held
+    against. So a chain of boxes moves the mean along, unlike in ``cluster_nms``, where the best box stays the measure.
+
+    Args:
+        boxes: (K, 4), by falling score.
+        scores: (K,).
+        labels: (K,) boxes of other labels are never fused; None: all may be.
+        threshold: The paper's 0.55.
+        kind: Of the overlap, 'iou' or 'iol'.
+        models: N of the paper, what could have found an object: a fused score is the mean of its T boxes' times
+            ``min(T, N) / N`` (equation 5). 1 leaves the mean.
+
+    Returns:
+        By falling score; the index is that of the best box of each.
+    """
+    fused, sums = torch.zeros_like(boxes), torch.zeros_like(boxes)
+    weight, count = torch.zeros_like(scores), torch.zeros_like(scores)
+    first = torch.zeros_like(scores, dtype=torch.long)  # the best box of each fused one
+    found = 0
+    for place in range(len(boxes)):
+        measure = overlap(fused[:found], boxes[place], kind)
+        if labels is not None:
+            measure = measure.masked_fill(labels[first[:found]] != labels[place], -1.0)
+        best = int(measure.argmax()) if found else 0
+        if not found or measure[best] <= threshold:
+            best, found = found, found + 1
+            first[best] = place
+        weight[best] += scores[place]
+        count[best] += 1
+        sums[best] += scores[place] * boxes[place]
+        fused[best] = sums[best] / weight[best].clamp(min=1e-12)
+    final = weight[:found] / count[:found] * count[:found].clamp(max=models) / models
+    order = final.argsort(descending=True, stable=True)
+    return Suppressed(first[:found][order], fused[:found][order], final[order])
+
+
 class NMSOptions(NamedTuple):
     """Options of :func:`suppress`, the ``nms`` entry of a head's ``test_cfg``.
 
     Attributes:
-        type: 'diou', 'standard', 'soft' or 'cluster'.
+        type: 'diou', 'standard', 'soft', 'cluster' or 'wbf' (weighted boxes fusion).
         iou_threshold: A pair above it is a duplicate.
         overlap: 'iou' or 'iol'.
         class_agnostic: Boxes of different classes suppress each other.
@@ -128,7 +169,8 @@ class NMSOptions(NamedTuple):
         sigma: Of the Gaussian decay.
         mode: Of 'cluster': 'plain', 'score_penalty' or 'weighted'.
         votes: Of 'weighted': an object's score is the mean of this many of its best cells, 0 for each that is missing
-            (in a corner of the image there are only four). So scores fall, and ``score_thr`` is held against them.
+            (in a corner of the image there are only four). So scores fall, and ``score_thr`` is held against them. Of
+            'wbf': the paper's number of models, with a cell in place of a model.
     """
     type: str = 'diou'
     iou_threshold: float = 0.45
@@ -154,9 +196,10 @@ class NMSOptions(NamedTuple):
                             f'{self.iou_threshold} and {self.sigma}')
         if isinstance(self.votes, bool) or not isinstance(self.votes, int) or self.votes < 1:
             raise UserError(f'test_cfg.nms.votes must be a whole number from 1, got {self.votes!r}')
-        if self.votes > 1 and (self.type, self.mode, self.class_agnostic) != ('cluster', 'weighted', False):
-            raise UserError(f"test_cfg.nms.votes={self.votes} needs type='cluster', mode='weighted' and "
-                            f"class_agnostic=False, got '{self.type}', '{self.mode}' and {self.class_agnostic}; "
+        merges = self.type == 'wbf' or (self.type, self.mode) == ('cluster', 'weighted')
+        if self.votes > 1 and (self.class_agnostic or not merges):
+            raise UserError(f"test_cfg.nms.votes={self.votes} needs type='cluster' with mode='weighted', or 'wbf', "
+                            f"and class_agnostic=False, got '{self.type}', '{self.mode}' and {self.class_agnostic}; "
                             'votes=1 leaves the scores as they are')
         check_overlap_kind(self.overlap)
         return self
@@ -169,13 +212,14 @@ def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, options: NMSOptions,
     """
     order = scores.argsort(descending=True, stable=True)
     boxes, scores = boxes[order], scores[order]
-    measure = pair_measure(boxes, None if options.class_agnostic else labels[order], options.overlap,
-                           options.type == 'diou')
-    if options.type == 'soft':
+    per_class = None if options.class_agnostic else labels[order]
+    measure = pair_measure(boxes, per_class, options.overlap, options.type == 'diou')
+    if options.type == 'wbf':
+        left = weighted_boxes_fusion(boxes, scores, per_class, options.iou_threshold, options.overlap, options.votes)
+    elif options.type == 'soft':
         left = soft_nms(boxes, scores, measure, options.iou_threshold, score_thr, options.decay, options.sigma)
     else:
         mode = options.mode if options.type == 'cluster' else 'plain'
         left = cluster_nms(boxes, scores, measure, options.iou_threshold, mode, options.votes)
-        above = left.scores > score_thr
-        left = Suppressed(left.indices[above], left.boxes[above], left.scores[above])
-    return Suppressed(order[left.indices], left.boxes, left.scores)
+    above = left.scores > score_thr
+    return Suppressed(order[left.indices[above]], left.boxes[above], left.scores[above])

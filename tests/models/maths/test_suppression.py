@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.models.maths.suppression import NMSOptions, cluster_nms, greedy_keep, pair_measure, soft_nms, suppress
+from mgdet_plugin.models.maths.suppression import (
+    NMSOptions,
+    cluster_nms,
+    greedy_keep,
+    pair_measure,
+    soft_nms,
+    suppress,
+    weighted_boxes_fusion,
+)
 
 # A chain: 0 overlaps 1 and 1 overlaps 2 by 60/140 = 0.43 of IoU, 0 and 2 by 20/180 = 0.11.
 CHAIN = torch.tensor([[0.0, 0, 10, 10], [4.0, 0, 14, 10], [8.0, 0, 18, 10]])
@@ -119,6 +127,65 @@ def test_votes_sort_again():
 
 def test_votes_of_nothing():
     left = cluster_nms(CHAIN[:0], SCORES[:0], torch.zeros(0, 0), 0.5, 'weighted', 3)
+    assert len(left.indices) == len(left.boxes) == len(left.scores) == 0
+
+
+def fused_one_by_one(boxes, scores, labels, threshold, models):
+    """The six steps of the paper's section 3, in plain numbers."""
+    def area(box):
+        return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+    def iou(one, other):
+        inner = area([max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])])
+        return inner / (area(one) + area(other) - inner)
+
+    clusters, fused = [], []
+    for score, box, label in sorted(zip(scores, boxes, labels), key=lambda each: -each[0]):
+        overlaps = [iou(mean, box) if of == label else -1.0 for _, mean, of in fused]
+        place = overlaps.index(max(overlaps)) if overlaps and max(overlaps) > threshold else len(fused)
+        if place == len(fused):
+            clusters.append([])
+            fused.append(None)
+        clusters[place].append((score, box))
+        weight = sum(each for each, _ in clusters[place])
+        fused[place] = (weight / len(clusters[place]),
+                        [sum(each * one[side] for each, one in clusters[place]) / weight for side in range(4)], label)
+    found = [(mean * min(len(cluster), models) / models, box) for cluster, (mean, box, _) in zip(clusters, fused)]
+    return sorted(found, key=lambda each: -each[0])
+
+
+@pytest.mark.parametrize('models', [1, 3])
+@pytest.mark.parametrize('classes', [1, 3])
+def test_weighted_boxes_fusion_equals_the_paper_taken_step_by_step(models, classes):
+    merged = 0
+    for seed in range(12):
+        boxes = random_boxes(40, seed).double()
+        generator = torch.Generator().manual_seed(seed)
+        scores = torch.rand(40, generator=generator).double()
+        labels = torch.randint(classes, (40, ), generator=generator)
+        options = NMSOptions('wbf', 0.4, class_agnostic=False, votes=models)
+        left = suppress(boxes, scores, labels, options)
+        wanted = fused_one_by_one(boxes.tolist(), scores.tolist(), labels.tolist(), 0.4, models)
+        torch.testing.assert_close(left.scores.tolist(), [score for score, _ in wanted])
+        torch.testing.assert_close(left.boxes.tolist(), [box for _, box in wanted])
+        merged += len(boxes) - len(wanted)
+    assert merged > 50
+
+
+def test_fusion_moves_along_a_chain():
+    # After box 1 the mean of the first two reaches from 1.88 to 11.88; box 2 overlaps it by 38.8/161.2 = 0.24.
+    apart = weighted_boxes_fusion(CHAIN, SCORES, None, 0.3)
+    torch.testing.assert_close(apart.boxes[0], (0.9 * CHAIN[0] + 0.8 * CHAIN[1]) / 1.7)
+    assert apart.indices.tolist() == [0, 2]
+    one = weighted_boxes_fusion(CHAIN, SCORES, None, 0.2, models=5)  # box 2 alone would not reach box 0
+    torch.testing.assert_close(one.boxes, (SCORES @ CHAIN / SCORES.sum())[None])
+    torch.testing.assert_close(one.scores, torch.tensor([2.4 / 5]))
+    assert suppress(CHAIN, SCORES, LABELS, NMSOptions('wbf', 0.3, class_agnostic=False)).indices.tolist() == [0, 1, 2]
+    assert suppress(CHAIN, SCORES, LABELS, NMSOptions('wbf', 0.3)).indices.tolist() == [0, 2]
+
+
+def test_fusion_of_nothing():
+    left = suppress(CHAIN[:0], SCORES[:0], LABELS[:0], NMSOptions('wbf'))
     assert len(left.indices) == len(left.boxes) == len(left.scores) == 0
 
 

@@ -1,0 +1,1 @@
+"""From the TensorFlow project's YAML files to a config, every key accounted for."""
