@@ -19,7 +19,7 @@ from mmengine.config import Config
 
 from benchmarks.benchmark import LearningOptions
 from benchmarks.spread import markdown_table, spread_text
-from benchmarks.trials import ONE_PROCESS, ROOT, Finished, Trial, config_of, find_finished, run_trials
+from benchmarks.trials import ONE_PROCESS, ROOT, Finished, Trial, config_of, find_finished, last_weights, run_trials
 from benchmarks.untraining_ways import KEPT_LR, copied
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
@@ -175,16 +175,11 @@ def ways(new: NewSet, bccd: Path, learnt: Finished, folder: Path,
 
 def start_weights(new: NewSet, learnt: Finished, folder: Path) -> Path:
     """The learnt weights with rows for the new classes; made anew where the learnt ones are newer."""
-    source, out, names = last_weights(learnt), folder / f'cells_{new.name}.pth', folder / f'{new.name}.txt'
+    source, out, names = last_weights(learnt.folder), folder / f'cells_{new.name}.pth', folder / f'{new.name}.txt'
     if not out.is_file() or out.stat().st_mtime < source.stat().st_mtime:
         names.write_text('\n'.join(new.classes))
         import_keras(source, out, config=CELLS, add_classes=names)
     return out
-
-
-def last_weights(run: Finished) -> Path:
-    """The last checkpoint of a run."""
-    return Path((run.folder / 'last_checkpoint').read_text().strip())
 
 
 def relabelled(part: Part, classes: Sequence[str], path: Path) -> Part:
@@ -226,7 +221,7 @@ def measure(new: NewSet, runs: Mapping[str, Sequence[Finished]]) -> list[dict[st
     rows: list[dict[str, Any]] = [dict(set=new.name, way='loaded weights', seed=None, **start)]
     for way, each in runs.items():
         rows += [dict(set=new.name, way=way, seed=run.trial.seed, seconds=run.seconds,
-                      **scores(last_weights(run))) for run in each]
+                      **scores(last_weights(run.folder))) for run in each]
     free = [row['new'] for row in rows if row['way'] == f'{new.name}_none']
     for row in rows[1:]:
         row['kept'] = row['old'] / start['old'] if start['old'] else None

@@ -162,6 +162,11 @@ def validations(folder: Path) -> list[tuple[int, dict[str, float]]]:
             if any(key.endswith('bbox_mAP') for key in line)]
 
 
+def last_weights(folder: Path) -> Path:
+    """The last checkpoint of a run."""
+    return Path((folder / 'last_checkpoint').read_text().strip())
+
+
 def write_report(folder: Path, name: str, plain: Mapping[str, Any], text: str, figure: Figure) -> list[Path]:
     """Write ``name.json``, ``name.md`` and ``name.png``, all of them or none.
 

@@ -19,7 +19,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from benchmarks.benchmark import LearningOptions
-from benchmarks.trials import ONE_PROCESS, ROOT, Finished, Trial, find_finished, run_trials, write_report
+from benchmarks.trials import ONE_PROCESS, ROOT, Finished, Trial, find_finished, last_weights, run_trials, write_report
 from benchmarks.untraining_plot import comparison_figure
 from benchmarks.untraining_report import BlendPoint, Comparison, Row, Scores, comparison_json, comparison_text, flat
 from benchmarks.untraining_ways import BLENDS, STAGED, SWEEP, Way, old_images, ways
@@ -188,8 +188,9 @@ def _row(way: str, run: Finished, tests: BothDomains) -> Row:
 
 def best_weights(folder: Path) -> str:
     """Path of a run's best checkpoint; of its last one where no validation detected anything, so that none is best."""
-    best, last = folder / 'best.pth', folder / 'last_checkpoint'
-    return str(best) if best.is_file() or not last.is_file() else last.read_text().strip()
+    best = folder / 'best.pth'
+    lost = not best.is_file() and (folder / 'last_checkpoint').is_file()
+    return str(last_weights(folder) if lost else best)
 
 
 def worst_ratio(record: Run, found: Sequence[Mapping[str, float]], prefix: str) -> float | None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -52,6 +53,12 @@ def check_destination(path: Path, *sources: Path) -> None:
         raise UserError(f'cannot write {path}: no permission to write in {path.parent}')
     if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
         raise UserError(f'cannot write {path}: it is the file to read from; give another path')
+
+
+def content_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, 'rb') as stream:
+        return hashlib.file_digest(stream, 'sha256').hexdigest()
 
 
 def make_folder(folder: Path) -> Path:

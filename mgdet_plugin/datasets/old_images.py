@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.dataset import BaseDataset, Compose
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import content_hash
 from mgdet_plugin.datasets.formats.annotation_check import iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded, decoded, picture_size
 from mgdet_plugin.datasets.staged.staged_mix import StagedMix
@@ -159,19 +159,14 @@ def same_pictures(pictures: Sequence[str], others: Iterable[str]) -> list[int]:
     places = set(map(os.path.realpath, listed))
     copied = {index: _bytes_of(path) for index, path in enumerate(pictures) if os.path.realpath(path) not in places}
     sizes = set(copied.values()) - {None}
-    known = {_digest(path) for path in listed if _bytes_of(path) in sizes}
+    known = {content_hash(path) for path in listed if _bytes_of(path) in sizes}
     return [index for index, path in enumerate(pictures)
-            if index not in copied or (copied[index] is not None and known and _digest(path) in known)]
+            if index not in copied or (copied[index] is not None and known and content_hash(path) in known)]
 
 
 def _bytes_of(path: str) -> int | None:
     """Size of a file; None for what is none, such as a pipe or an address."""
     return os.path.getsize(path) if os.path.isfile(path) else None
-
-
-def _digest(path: str) -> bytes:
-    with open(path, 'rb') as stream:
-        return hashlib.file_digest(stream, 'blake2b').digest()
 
 
 def pictures_below(folder: str) -> Iterator[str]:

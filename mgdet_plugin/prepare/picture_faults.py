@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from statistics import median
 
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
+from mgdet_plugin.common.files import content_hash
 from mgdet_plugin.datasets.formats.pictures import ON_ITS_SIDE, declared_sizes_unbounded, decoded, orientation_of
 from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS
 from mgdet_plugin.prepare.findings import ERROR, NOTE, WARNING, Example, Finding, found
@@ -78,7 +78,7 @@ def _look(path: str, loader: LoadImageFromFile) -> PictureLook:
     except DECODER_ERRORS as error:
         # Pillow does not read every format that a loader reads: that it fails is no fault by itself
         cut = str(error) if any(word in str(error) for word in _CUT) else ''
-        return PictureLook(size, cut=cut, content=sha256(Path(path).read_bytes()).hexdigest())
+        return PictureLook(size, cut=cut, content=content_hash(path))
 
 
 def picture_findings(records: Sequence[PictureRecord], looks: dict[str, PictureLook]) -> Iterator[Finding]:

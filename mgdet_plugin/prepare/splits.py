@@ -1,13 +1,12 @@
 """Which pictures train and which measure: as given, else by the hash of each picture's content."""
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import content_hash
 from mgdet_plugin.datasets.sources.annotated import SPLITS, Picture
 
 _MANY = 1000  # pictures from which a tenth is enough to measure on
@@ -92,9 +91,3 @@ def cut_by_hash(hashes: set[str], cut: Sequence[str], share: float) -> dict[str,
         donor = max(places, key=lambda each: len(places[each]))
         places['train'].append(places[donor].pop())
     return {key: name for name, keys in places.items() for key in keys}
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open('rb') as stream:
-        return hashlib.file_digest(stream, 'sha256').hexdigest()

@@ -1,7 +1,6 @@
 """Export a checkpoint to a file that Keras loads into the original architecture."""
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import byte_progress, check_destination, write_together
+from mgdet_plugin.common.files import byte_progress, check_destination, content_hash, write_together
 from mgdet_plugin.weights.checkpoint import (
     Checkpoint,
     kernel_key,
@@ -139,8 +138,7 @@ def network_shapes(checkpoint: Checkpoint, part: Part) -> NetworkShapes:
 def export_report(checkpoint: Checkpoint, out: Path, suffix: str, part: Part, dtype: DType,
                 rounding: tuple[float, int]) -> Report:
     """The account of an export, plain types only."""
-    with out.open('rb') as stream:
-        digest = hashlib.file_digest(stream, 'sha256').hexdigest()
+    digest = content_hash(out)
     layers = model_layers(part)
     tensors = [dict(source=key, layer=layer.name, weight=weight, shape=list(checkpoint.state[key].shape))
                for layer in layers for weight, key in layer.tensors.items()]
