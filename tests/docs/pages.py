@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / 'README.md', *(ROOT / 'docs').glob('*.md'), ROOT / 'tools/README.md', ROOT / 'weights/README.md'])
+PAGES = sorted([*(ROOT / 'docs').glob('*.md'), *(ROOT / folder / 'README.md' for folder in ('', 'tools', 'weights'))])
 
 
 def text_of(page: Path) -> str:

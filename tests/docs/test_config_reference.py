@@ -185,7 +185,7 @@ def test_what_our_configs_set_otherwise_has_a_column(heading):
             default = row['default'] if row['default'] == 'needed' else literal(row['default'])
             said = of_configs(heading, column, name) if name not in parts and default != 'needed' else NEEDED
             told = literal(row[column]) if row[column] else default
-            assert said is NEEDED and not row[column] or told == said, f'{heading}.{name}, {column}: {said!r}'
+            assert (said is NEEDED and not row[column]) or told == said, f'{heading}.{name}, {column}: {said!r}'
 
 
 def test_the_hooks_stand_where_the_page_says():
