@@ -1,6 +1,6 @@
 """Make mmdet and mmengine whole on current torch, without importing any of them.
 
-Eight gaps are closed, all lazily, through the import system:
+Nine gaps are closed, all lazily, through the import system:
 
 * mmcv-lite has no compiled extension ``mmcv._ext``, and ``import mmdet.models`` ends there. A finder at the *end* of
   ``sys.meta_path`` answers for that one name with the operations of :mod:`mgdet_plugin.compat.mmcv_ops`. Being last,
@@ -16,11 +16,13 @@ Eight gaps are closed, all lazily, through the import system:
 * A part of a config that cannot be built is a traceback, too: :mod:`mgdet_plugin.compat.building` makes it one line.
 * A run begins with a thousand lines: :mod:`mgdet_plugin.compat.console` leaves them to the log file.
 * mmdet's inferencer detects on an array as BGR and draws it as RGB.
+* pycocotools compares its thresholds with those of a config, a list, which is equal to no number.
 """
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -46,6 +48,7 @@ PATCHES = {
     'mmengine.model.wrappers.distributed': 'compat.launch.patch_model_wrapper',
     'mmengine.infer.infer': 'compat.patch_inferencer',
     'mmdet.apis.det_inferencer': 'compat.patch_drawing',
+    'mmdet.evaluation.metrics.coco_metric': 'compat.patch_thresholds',
 }
 """Module to patch after its import -> module of this package with the function that does it."""
 
@@ -142,6 +145,19 @@ def patch_drawing(module: ModuleType) -> None:
         return visualize(self, inputs, *args, **kwargs)
 
     module.DetInferencer.visualize = visualize_rgb
+
+
+def patch_thresholds(module: ModuleType) -> None:
+    """Let ``CocoMetric`` measure with the ``iou_thrs`` of a config: pycocotools needs an array of them."""
+    import numpy as np
+    build = module.CocoMetric.__init__
+
+    @wraps(build)
+    def build_with_array(self: Any, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        self.iou_thrs = np.atleast_1d(self.iou_thrs)
+
+    module.CocoMetric.__init__ = build_with_array
 
 
 def install() -> None:
