@@ -78,8 +78,8 @@ def _note_part(name: str, leaves: Sequence[Mapping[str, Any]], reports: Sequence
     """Say where a dataset shows a part of the file, by ``indices``, whose other images count as missed."""
     for leaf, report in zip(leaves, reports, strict=True):
         if leaf.get('indices') is not None and not report.note:
-            report.more.append(f'{name} measures on all {report.images:,} images of ann_file, and indices of the dataset '
-                               f'leaves some out, which count as missed; take ann_file out and {_OWN_TRUTH}')
+            report.more.append(f'{name} measures on all {report.images:,} images of ann_file, and indices of the '
+                               f'dataset leaves some out, which count as missed; take ann_file out and {_OWN_TRUTH}')
 
 
 def _check_coco_truth(name: str, path: Path, reports: Sequence[DatasetReport]) -> None:
