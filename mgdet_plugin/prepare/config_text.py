@@ -130,7 +130,8 @@ def _sets(project: Project) -> list[str]:
         lines += ['tta_pipeline = _base_.tta_pipeline',
                   f"tta_pipeline[1].transforms[0] = [dict(type='Letterbox', scale=each) for each in ({views})]"]
     if project.recipe.images is not None:
-        lines.append("test_pipeline[-1].meta_keys += ('instances', )  # the truth of the pictures measured, not of the file")
+        lines += ['# The truth is that of the pictures measured, not of the whole file.',
+                  "test_pipeline[-1].meta_keys += ('instances', )"]
     lines += [line for step in project.recipe.steps
               for line in lines_of(step, 'train_pipeline.insert(-2, ', ')  # before boxes are filtered', '')]
     lines += ['_set = dict(', "    type='CocoDataset',", '    data_root=data_root,',
