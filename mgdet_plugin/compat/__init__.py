@@ -1,6 +1,6 @@
 """Make mmdet and mmengine whole on current torch, without importing any of them.
 
-Seven gaps are closed, all lazily, through the import system:
+Nine gaps are closed, all lazily, through the import system:
 
 * mmcv-lite has no compiled extension ``mmcv._ext``, and ``import mmdet.models`` ends there. A finder at the *end* of
   ``sys.meta_path`` answers for that one name with the operations of :mod:`mgdet_plugin.compat.mmcv_ops`. Being last,
@@ -15,15 +15,19 @@ Seven gaps are closed, all lazily, through the import system:
   OpenMMLab's packages alone. :mod:`mgdet_plugin.compat.config_errors` patches its ``Config``.
 * A part of a config that cannot be built is a traceback, too: :mod:`mgdet_plugin.compat.building` makes it one line.
 * A run begins with a thousand lines: :mod:`mgdet_plugin.compat.console` leaves them to the log file.
+* mmdet's inferencer detects on an array as BGR and draws it as RGB.
+* pycocotools compares its thresholds with those of a config, a list, which is equal to no number.
 """
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 EXTENSION = 'mmcv._ext'
 
@@ -43,6 +47,8 @@ PATCHES = {
     'mmengine.dist.utils': 'compat.launch.patch_dist_utils',
     'mmengine.model.wrappers.distributed': 'compat.launch.patch_model_wrapper',
     'mmengine.infer.infer': 'compat.patch_inferencer',
+    'mmdet.apis.det_inferencer': 'compat.patch_drawing',
+    'mmdet.evaluation.metrics.coco_metric': 'compat.patch_thresholds',
 }
 """Module to patch after its import -> module of this package with the function that does it."""
 
@@ -122,6 +128,36 @@ def patch_inferencer(module: ModuleType) -> None:
         return (module.Config.fromfile(own), None) if own.is_file() else find(self, model)
 
     module.BaseInferencer._load_model_from_metafile = find_with_ours
+
+
+def patch_drawing(module: ModuleType) -> None:
+    """Let mmdet's inferencer draw an array in the colours it detects in, with configs that import this package.
+
+    To the network an array is BGR, as a file is; the visualizer takes RGB, and only a file is turned for it. With any
+    other config mmdet does what it does.
+    """
+    import numpy as np
+    visualize = module.DetInferencer.visualize
+
+    def visualize_rgb(self: Any, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        if 'mgdet_plugin' in str(self.cfg.get('custom_imports')):
+            inputs = [each[..., ::-1] if isinstance(each, np.ndarray) and each.ndim == 3 else each for each in inputs]
+        return visualize(self, inputs, *args, **kwargs)
+
+    module.DetInferencer.visualize = visualize_rgb
+
+
+def patch_thresholds(module: ModuleType) -> None:
+    """Let ``CocoMetric`` measure with the ``iou_thrs`` of a config: pycocotools needs an array of them."""
+    import numpy as np
+    build = module.CocoMetric.__init__
+
+    @wraps(build)
+    def build_with_array(self: Any, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        self.iou_thrs = np.atleast_1d(self.iou_thrs)
+
+    module.CocoMetric.__init__ = build_with_array
 
 
 def install() -> None:

@@ -129,6 +129,9 @@ def _sets(project: Project) -> list[str]:
         views = ', '.join(f'({side}, {side})' for side in (size.value, size.value + 32, size.value - 32))
         lines += ['tta_pipeline = _base_.tta_pipeline',
                   f"tta_pipeline[1].transforms[0] = [dict(type='Letterbox', scale=each) for each in ({views})]"]
+    if project.recipe.images is not None:
+        lines += ['# The truth is that of the pictures measured, not of the whole file.',
+                  "test_pipeline[-1].meta_keys += ('instances', )"]
     lines += [line for step in project.recipe.steps
               for line in lines_of(step, 'train_pipeline.insert(-2, ', ')  # before boxes are filtered', '')]
     lines += ['_set = dict(', "    type='CocoDataset',", '    data_root=data_root,',
@@ -157,7 +160,8 @@ def _measured(project: Project) -> list[str]:
         lines.append(f"{name}_dataloader = dict({batch}dataset=dict(ann_file='{source}.json', {images}"
                      f'pipeline=test_pipeline, **_set)){lacks}')
         metric = ''.join(f', {key}={literal(value)}' for key, value in recipe.metric.items())
-        lines.append(f"{name}_evaluator = dict(ann_file=data_root + '{source}.json'{metric})")
+        truth = f"data_root + '{source}.json'" if recipe.images is None else None
+        lines.append(f'{name}_evaluator = dict(ann_file={truth}{metric})')
     return lines
 
 

@@ -162,3 +162,11 @@ def test_mmdet_detector_trains_and_tests(inferencer):
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
     assert any(gradient.abs().sum() > 0 for gradient in gradients)
     assert len(model.test_step(data)[0].pred_instances) > 0
+
+
+def test_a_configs_list_of_thresholds_reaches_pycocotools_as_an_array():
+    """pycocotools looks a threshold up by ``==``, and no number equals a list."""
+    from mmdet.evaluation import CocoMetric
+    assert CocoMetric(iou_thrs=[0.5, 0.75]).iou_thrs.tolist() == [0.5, 0.75]
+    assert CocoMetric(iou_thrs=0.5).iou_thrs.tolist() == [0.5]
+    np.testing.assert_array_equal(CocoMetric().iou_thrs, np.linspace(0.5, 0.95, 10))

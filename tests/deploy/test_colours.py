@@ -69,6 +69,16 @@ def by_inferencer(folder, out):
         str(folder / 'images/0.png'), out_dir=str(out), pred_score_thr=NEVER)
 
 
+def by_inferencer_from_an_array(folder, out, imports=('mgdet_plugin.models', )):
+    infer = DetInferencer(str(folder / 'cfg.py'), str(folder / 'w.pth'), 'cpu', show_progress=False)
+    infer.cfg.custom_imports = dict(imports=imports)
+    image = imread(str(folder / 'images/0.png'))
+    before = image.copy()
+    drawn, = infer(image, out_dir=str(out), return_vis=True, pred_score_thr=NEVER)['visualization']
+    assert np.array_equal(image, before)  # it is the caller's
+    Image.fromarray(drawn).save(out / 'returned.png')
+
+
 def by_hook(folder, out):
     """What ``--show-dir`` switches on, and the same hook in validation."""
     visualizer = VISUALIZERS.build(dict(type='DetLocalVisualizer', name='red', save_dir=str(out),
@@ -94,11 +104,12 @@ def by_analyze_results(folder, out):
                                                     '--topk', '1'])
 
 
-@pytest.mark.parametrize('door', [by_draw, by_inferencer, by_hook, by_browse_dataset, by_analyze_results])
+@pytest.mark.parametrize('door', [by_draw, by_inferencer, by_inferencer_from_an_array, by_hook,
+                                   by_browse_dataset, by_analyze_results])
 def test_red_is_red(door, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     door(folder, tmp_path)
-    pictures = list(tmp_path.rglob('*.png'))
+    pictures = [path for ending in ('png', 'jpg') for path in tmp_path.rglob(f'*.{ending}')]
     assert pictures
     for path in pictures:
         pixels = np.asarray(Image.open(path).convert('RGB')).astype(int)
@@ -116,6 +127,12 @@ def test_the_network_sees_rgb_by_path_and_by_array(folder):
     first, second = (infer(source)['predictions'][0] for source in (path, imread(path)))
     assert first['bboxes'] and first == second
     assert torch.equal(*seen) and seen[0][0, :, 32, 32].tolist() == [1, 0, 0]
+
+
+def test_an_array_is_drawn_as_mmdet_does_with_a_config_that_does_not_import_this_package(folder, tmp_path):
+    by_inferencer_from_an_array(folder, tmp_path, imports=('mmdet.models', ))
+    middle = np.asarray(Image.open(tmp_path / 'returned.png'))[35, 45]
+    assert middle.tolist() == [0, 0, 255]
 
 
 def test_an_inferencer_takes_the_name_of_a_config():

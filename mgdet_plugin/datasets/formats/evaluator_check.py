@@ -51,6 +51,7 @@ def check_evaluators(name: str, evaluators: Any, leaves: Sequence[Mapping[str, A
                          hint='set it to the file that the dataset shows')
             if issubclass(cls, CocoMetric):
                 _check_coco_truth(name, Path(evaluator['ann_file']), reports)
+                _note_part(name, leaves, reports)
 
 
 def _require_own_ids(name: str, reports: Sequence[DatasetReport]) -> None:
@@ -71,6 +72,14 @@ def _require_in_pipelines(name: str, why: str, leaves: Sequence[Mapping[str, Any
         if not any(meta_key is None or meta_key in step.get('meta_keys', ()) for step in steps):
             raise UserError(f'{name}: {why}, and its pipeline '
                             f"{'packs none' if meta_key else f'has no {step_type}'}; {remedy}")
+
+
+def _note_part(name: str, leaves: Sequence[Mapping[str, Any]], reports: Sequence[DatasetReport]) -> None:
+    """Say where a dataset shows a part of the file, by ``indices``, whose other images count as missed."""
+    for leaf, report in zip(leaves, reports, strict=True):
+        if leaf.get('indices') is not None and not report.note:
+            report.more.append(f'{name} measures on all {report.images:,} images of ann_file, and indices of the '
+                               f'dataset leaves some out, which count as missed; take ann_file out and {_OWN_TRUTH}')
 
 
 def _check_coco_truth(name: str, path: Path, reports: Sequence[DatasetReport]) -> None:

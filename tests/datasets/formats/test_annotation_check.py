@@ -172,6 +172,16 @@ def test_evaluator_must_read_the_datasets_file(make_coco: MakeSet, tmp_path: Pat
         check_datasets(cfg)
 
 
+def test_a_metric_that_measures_on_more_than_is_shown_is_said(make_coco: MakeSet) -> None:
+    cfg = make_coco()
+    cfg.val_dataloader.dataset.indices = 1
+    said = [line for report in check_datasets(cfg) for line in report.lines()]
+    assert sum('val_evaluator measures on all 2 images' in line for line in said) == 1
+    cfg.val_evaluator.pop('ann_file')
+    cfg.val_dataloader.dataset.pipeline.append(dict(type='PackDetInputs', meta_keys=('img_id', 'instances')))
+    assert not any('measures on all' in line for report in check_datasets(cfg) for line in report.lines())
+
+
 def test_metric_without_a_file_needs_the_datasets_truth(make_coco: MakeSet) -> None:
     cfg = make_coco()
     cfg.val_evaluator.pop('ann_file')

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import DATASETS, METRICS, MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 
 from mgdet_plugin.cli.prepare.init import init_command
 from mgdet_plugin.common.checkpoints import load_checkpoint
@@ -96,6 +97,19 @@ def test_the_example_without_weights_trains_the_full_model_from_nothing(project)
     assert cfg.model.bbox_head.loss.iou_loss.type == 'DIoULoss'  # the recipe's
 
 
+def map_of_the_truth(dataset, evaluator):
+    """AP of a detector that finds what is there on each picture of a dataset."""
+    metric = METRICS.build(evaluator)
+    metric.dataset_meta = dataset.metainfo
+    for each in dataset:
+        sample = each['data_samples']
+        found = InstanceData(bboxes=torch.tensor([one['bbox'] for one in sample.instances]).float(),
+                             labels=torch.tensor([one['bbox_label'] for one in sample.instances]),
+                             scores=torch.ones(len(sample.instances)))
+        metric.process({}, [dict(sample.to_dict(), pred_instances=found.to_dict())])
+    return metric.evaluate(len(dataset))['coco/bbox_mAP']
+
+
 def test_an_evaluation_measures_what_the_weights_know(project):
     changes = dict(classes_path='configs/digits.txt', nms_method='soft', confidence_threshold=0.01, max_images=3,
                    iou_thresholds=[0.5])
@@ -105,7 +119,9 @@ def test_an_evaluation_measures_what_the_weights_know(project):
     assert cfg.model.test_cfg.score_thr == 0.01 and cfg.model.test_cfg.nms.type == 'soft'
     assert MODELS.build(cfg.model).bbox_head.num_classes == 10
     assert cfg.test_evaluator.iou_thrs == [0.5] and cfg.test_dataloader.batch_size == 4
-    assert len(DATASETS.build(cfg.test_dataloader.dataset)) == 3 and cfg.img_scale == (608, 608)
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    assert len(dataset) == 3 and cfg.img_scale == (608, 608)
+    assert map_of_the_truth(dataset, cfg.test_evaluator) == 1  # of these three alone
     state, content = load_checkpoint(cfg.load_from)
     assert not content['meta'].get('new_classes') and all(torch.isfinite(each).all() for each in state.values())
 
