@@ -75,8 +75,8 @@ class OldPictures:
         """
         if self._teacher is None:
             raise UserError('which of the old images are trained on (keep.images_used) is chosen by the weights the '
-                            f'run starts from, and {self.cfg.get("load_from")} is not there; import them, or set '
-                            'keep.images_used=None')
+                            f'run starts from, and load_from ({self.cfg.get("load_from")}) is not there; import them, '
+                            'or set keep.images_used=None')
         return self._teacher
 
     def choose(self, keeping: Keeping, old: OldImages | ConcatDataset | None, followed: bool) -> Memory:
@@ -129,19 +129,21 @@ class OldPictures:
 
     def spread(self, dataset: OldImages, indices: Sequence[int], count: int) -> list[int]:
         """So many of the pictures, as different as they can be in what the teacher sees."""
+        teacher = self.teacher
+
         def choose() -> list[int]:
             self.say(f'keep: the start weights look at {len(indices):,} old images to choose {count:,}')
-            seen = torch.stack([self._described(inputs, samples)
+            seen = torch.stack([self._described(teacher, inputs, samples)
                                 for _, inputs, samples in self.batches(dataset, indices)])
             return [indices[place] for place in spread(seen, count)]
 
         return list(on_first_rank(choose))
 
-    def _described(self, inputs: Tensor, samples: list[Any]) -> Tensor:
+    def _described(self, teacher: Teacher, inputs: Tensor, samples: list[Any]) -> Tensor:
         """What the teacher sees in a picture, as a vector: how much of each class."""
         if self.form == 'features':
-            return torch.cat([level.mean((0, 2, 3)) for level in self.teacher.features(inputs)]).cpu()
-        return describe(self.teacher.detect(inputs, samples)[0], len(self.names))
+            return torch.cat([level.mean((0, 2, 3)) for level in teacher.features(inputs)]).cpu()
+        return describe(teacher.detect(inputs, samples)[0], len(self.names))
 
     def refuse_blind(self, dataset: OldImages, indices: Sequence[int], keeping: Keeping) -> None:
         """Refuse pictures in which the teacher sees nothing: they hold the model to nothing."""
