@@ -198,5 +198,5 @@ def test_a_split_by_a_word_of_a_path(path, split):
 
 
 def test_the_command_offers_every_format():
-    from mgdet_plugin.cli.prepare.init import _FORMATS
-    assert tuple(FORMATS) == _FORMATS
+    from mgdet_plugin.cli.parser import FORMATS as offered
+    assert tuple(FORMATS) == offered
