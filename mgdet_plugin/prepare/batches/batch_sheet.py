@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from mmengine.structures import InstanceData
 from PIL import Image
 
+from mgdet_plugin.datasets.formats.dataset_report import number_of
 from mgdet_plugin.deploy.sheet import (
     Box,
     Colour,
@@ -84,8 +85,7 @@ def _caption(seen: SeenSample) -> str:
     how = ', '.join(seen.sample.augmented)
     if seen.sample.old:
         return f'OLD IMAGE, kept without labels{", " if how else ""}{how}'
-    count = len(seen.objects.boxes)
-    return f'{how or "not mixed"}, {count} object{"s" if count != 1 else ""}, {Path(seen.sample.path).name}'
+    return f'{how or "not mixed"}, {number_of(len(seen.objects.boxes), "object")}, {Path(seen.sample.path).name}'
 
 
 def _truth(objects: AssignedObjects, colours: Sequence[Colour], names: Sequence[str]) -> list[Box]:

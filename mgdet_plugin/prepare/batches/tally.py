@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mgdet_plugin.datasets.formats.dataset_report import number_of
 from mgdet_plugin.prepare.batches.assigned_objects import AssignedObjects
 from mgdet_plugin.prepare.batches.stage_batches import StageSample
 
@@ -57,10 +58,11 @@ class Tally:
         shares = ', '.join(f'{self.mixed[name]} {name} ({self.mixed[name] / max(1, self.new):.1%}, planned {share:.0%})'
                            for name, share in planned.items()) or 'none of a mixing step'
         old = ', '.join(f'{self.old_mixed[name]} {name}' for name in planned if self.old_mixed[name])
-        parts = [f'{self.new:,} new images, {shares}']
+        parts = [f'{number_of(self.new, "new image")}, {shares}']
         if self.old:
-            parts.append(f'{self.old:,} old images{" (" if old else ""}{old}{")" if old else ""}')
-        parts.append(f'{self.objects:,} objects' + (f' in {self.cells:,} cells' if self.cells else ''))
+            parts.append(f'{number_of(self.old, "old image")}{" (" if old else ""}{old}{")" if old else ""}')
+        cells = f' in {number_of(self.cells, "cell")}' if self.cells else ''
+        parts.append(number_of(self.objects, 'object') + cells)
         if self.without_cell:
             parts.append(f'{self.without_cell:,} of them left no cell')
         if self.off:

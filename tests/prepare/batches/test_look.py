@@ -47,7 +47,7 @@ def test_detections_are_drawn_beside(config, tmp_path, capsys):
         assert look_command([str(config), '--samples', '1', '--out', str(tmp_path / 'a.png'), *more]) == 0
         sizes.append(Image.open(tmp_path / 'a.png').size)
     assert sizes[1][0] == 2 * sizes[0][0] + 4
-    assert "seed 7 (the checkpoint's): 1 new images, 0 mosaic" in capsys.readouterr().out
+    assert "seed 7 (the checkpoint's): 1 new image, 0 mosaic" in capsys.readouterr().out
 
 
 def test_other_detectors_are_shown_their_truth(config, tmp_path, capsys):
