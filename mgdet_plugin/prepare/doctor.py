@@ -24,6 +24,7 @@ from mgdet_plugin.prepare.picture_records import TRAIN, PictureSet
 from mgdet_plugin.prepare.weights_classes import weights_findings
 
 LIKE = 'mgdet_model5_stage1'  # whose input size and anchors data without a config are held against
+_NAMES = 'NAMES.txt (the classes of the data, one a line)'
 PAGE, RECORD = 'doctor.html', 'doctor.json'
 
 
@@ -60,7 +61,8 @@ def examine(source: str | Path, like: str = LIKE, form: str | None = None, hints
     chosen = paths if pictures is None else paths[::-(-len(paths) // pictures)] if pictures else []
     looks = look_at(chosen, loader_of(cfg), say)
     findings = [*_refusals(data), *picture_findings(data.records, looks), *box_findings(data), *class_findings(data),
-                *empty_pictures(data), *weights_findings(cfg, data.classes)]
+                *empty_pictures(data),
+                *weights_findings(cfg, data.classes, _NAMES if alone else None)]
     examined = partial(Examination, str(source), data, looked=len(looks))
     try:
         into = NetworkInput.of_config(cfg)

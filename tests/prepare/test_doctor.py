@@ -9,6 +9,7 @@ from threading import Event
 from typing import Any
 
 import pytest
+import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from PIL import Image
@@ -267,3 +268,12 @@ def test_bad_options_are_refused(tmp_path: Path, options: dict[str, Any], line: 
 
 def test_size_limits_are_options(clean: FaultySet) -> None:
     assert {'tiny', 'no_anchor'} <= kinds(examined(clean, tiny=40.0, least_fit=1.0, pictures=0))
+
+
+def test_data_alone_are_told_to_name_their_classes(clean: FaultySet, tmp_path: Path) -> None:
+    """The config that they are held against has other classes."""
+    torch.save(dict(meta=dict(dataset_meta=dict(classes=('square', 'disc'))), state_dict=dict(a=torch.zeros(1))),
+               tmp_path / 'w.pth')
+    [finding] = [each for each in examined(clean, weights=str(tmp_path / 'w.pth'), pictures=0).findings
+                 if each.kind == 'weights_classes']
+    assert 'disc (row 1, here 0), square (row 0, here 1)' in finding.what and '--classes NAMES.txt' in finding.advice
