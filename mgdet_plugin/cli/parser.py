@@ -7,6 +7,8 @@ from typing import Any, NoReturn
 
 from mgdet_plugin.common.errors import UserError
 
+FORMATS = ('coco', 'voc', 'yolo', 'lines', 'csv')  # of annotations, as datasets.sources.find reads them
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like all others.

@@ -48,7 +48,7 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
     loaded = load_checkpoint(path, mmap=True)[1] if path.endswith('.pth') and os.path.isfile(path) else {}
     findings = check_rules(plan, cfg, model, stages_before(loaded))
     groups, rates = _rates(cfg, plan, model, processes)
-    probs = stage_probs(plan, config_steps((cfg.get('train_dataloader') or {}).get('dataset')))
+    probs = planned_augmentation(cfg, plan)
     first = plan.first_epochs()
     stages = [
         dict(_stage(stage, model), until=_until(plan.until(index)),
@@ -57,7 +57,7 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
              old_images=plan.keep.beside(stage.batch_size or cfg.train_dataloader.batch_size) if plan.keep else 0,
              keep_weight=plan.keep_weight(index),
              groups=_groups(groups, rates, index, frozen_of(stage, model), model),
-             augmentation={**_own_probs(cfg), **probs[index]})
+             augmentation=probs[index])
         for index, stage in enumerate(plan.stages)
     ]
     report = dict(config=config_name(cfg), start=plan.start, load_from=cfg.get('load_from'), epochs=plan.epochs,
@@ -234,6 +234,12 @@ def _groups(groups: Sequence[Mapping[str, Any]], rates: PlannedRates, index: int
     return [dict(name=group['name'], parameters=sum(each.numel() for each in group['params']), trains=counts,
                  first=rate * stage.factor(0.0), peak=rate * stage.peak_boost, last=rate * stage.factor(stage.epochs))
             for group, rate, counts in zip(groups, rates.peaks(index, trains), trains)]
+
+
+def planned_augmentation(cfg: Config, plan: Plan) -> list[dict[str, float]]:
+    """Name of a step of the training pipeline -> probability that it is applied, for each stage."""
+    steps = config_steps((cfg.get('train_dataloader') or {}).get('dataset'))
+    return [{**_own_probs(cfg), **probs} for probs in stage_probs(plan, steps)]
 
 
 def _own_probs(cfg: Config) -> dict[str, float]:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError, is_whole, require
 from mgdet_plugin.common.files import make_folder, write_together
-from mgdet_plugin.common.resources import config_path
 from mgdet_plugin.common.weights_path import check_weights_path
 from mgdet_plugin.models.maths.overlaps import check_overlap_kind
 from mgdet_plugin.prepare.anchor_search import (
@@ -119,7 +118,7 @@ def choose_anchors(config: str | Path, metric: str = 'iol', generations: int = G
     require(is_whole(seed, 0), 'the seed must be a whole number', seed)
     if measure:
         check_weights_path(measure, str(config))
-    cfg = config_of(config_path(config), options=options)
+    cfg = config_of(config, options)
     old = NetworkInput.of_config(cfg)
     data = gather(cfg)
     sizes = place(data.of(TRAIN), old).sizes

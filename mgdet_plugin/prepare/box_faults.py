@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from mgdet_plugin.datasets.formats.box_sense import ends_inside
-from mgdet_plugin.datasets.formats.dataset_report import some
+from mgdet_plugin.datasets.formats.dataset_report import number_of, some
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import degenerate_reason
 from mgdet_plugin.models.maths.overlaps import overlap
-from mgdet_plugin.prepare.findings import NOTE, WARNING, Example, Finding, found
+from mgdet_plugin.prepare.findings import NOTE, WARNING, Example, Finding, found, some_of
 from mgdet_plugin.prepare.picture_records import TRAIN, Corners, PictureBox, PictureRecord, PictureSet
 
 SAME = 0.95  # overlap (IoU) from which two boxes are the same
@@ -30,20 +30,20 @@ def box_findings(data: PictureSet) -> Iterator[Finding]:
             places[kind].append(_example(record, text, box))
     twice, two_classes = _doubles(data.records)
     kinds = (
-        ('degenerate', WARNING, places['degenerate'], 'have no size: they are skipped',
+        ('degenerate', WARNING, places['degenerate'], 'have no size: skipped',
          'draw them again or take them out'),
-        ('outside', WARNING, places['outside'], 'lie outside of their picture: they are skipped',
+        ('outside', WARNING, places['outside'], 'lie outside of the picture: skipped',
          'see whether they belong to another picture, or another size of it'),
-        ('beyond', WARNING, places['beyond'], 'reach beyond their picture',
+        ('beyond', WARNING, places['beyond'], 'reach beyond the picture',
          'clip them, or correct them: sizes and centres are learnt as they are written'),
         ('duplicate_box', WARNING, twice, f'are there twice (one class, IoU of {SAME:g} or more)',
          'keep one: two objects in the same cells compete for them'),
         ('two_classes', WARNING, two_classes, f'are of two classes (IoU of {SAME:g} or more)',
          'keep the right one: a cell can learn one class'),
-        ('huge', NOTE, places['huge'], f'fill {HUGE:.0%} of their picture or more',
+        ('huge', NOTE, places['huge'], f'fill {HUGE:.0%} of the picture or more',
          'see whether they are labels of a whole picture; objects that fill it are right'))
     for kind, severity, examples, what, advice in kinds:
-        yield from found(kind, severity, examples, f'{len(boxes):,} boxes', what, advice)
+        yield from found(kind, severity, examples, number_of(len(boxes), 'box'), what, advice)
 
 
 def fault(corners: Corners, size: tuple[float, float] | None) -> tuple[str, str]:
@@ -84,15 +84,16 @@ def class_findings(data: PictureSet) -> Iterator[Finding]:
               'nothing, if the weights know them and they are to stay; else take them out of metainfo.classes')]
     if TRAIN in there_in:
         learnt = there_in[TRAIN]
-        kinds.append(('untrained_class', WARNING, somewhere - learnt, 'are measured and have no box in train',
+        kinds.append(('untrained_class', WARNING, somewhere - learnt, 'have no box in train and some in another set',
                       'find examples, or draw the split again by class: nothing is learnt of them'))
         kinds += [('unmeasured_class', NOTE, learnt - there, f'have boxes in train and none in {split}',
                    'draw the split again by class: nothing is measured of them')
                   for split, there in there_in.items() if split != TRAIN]
     for kind, severity, names, what, advice in kinds:
         if names:
-            yield Finding(kind, severity, len(names), f'{len(names)} of {len(data.classes)} classes {what}: '
-                          + some([name for name in data.classes if name in names]), advice)
+            said = some_of(len(names), number_of(len(data.classes), 'class'), what)
+            listed = some([name for name in data.classes if name in names])
+            yield Finding(kind, severity, len(names), f'{said}: {listed}', advice)
     yield from _rare(data)
 
 
@@ -101,8 +102,9 @@ def _rare(data: PictureSet) -> Iterator[Finding]:
     counts = class_counts(data, TRAIN)
     few = [f'{name} {count}' for name, count in sorted(counts.items(), key=lambda each: each[1]) if 0 < count < FEW]
     if few:
-        yield Finding('few_boxes', NOTE, len(few), f'{len(few)} classes have less than {FEW} boxes in train: '
-                      + some(few), 'find more examples; of so few little is learnt')
+        said = f'{number_of(len(few), "class")} with less than {FEW} boxes in train'
+        yield Finding('few_boxes', NOTE, len(few), f'{said}: {some(few)}',
+                      'find more examples; of so few little is learnt')
     there = +counts
     if there:
         (most, high), (least, low) = there.most_common()[0], there.most_common()[-1]
@@ -121,7 +123,7 @@ def class_counts(data: PictureSet, split: str) -> Counter[str]:
 def empty_pictures(data: PictureSet) -> Iterator[Finding]:
     """Pictures that no box is on."""
     empty = [Example(each.path, each.split) for each in data.records if not each.boxes]
-    yield from found('empty_picture', NOTE, empty, f'{len(data.records):,} pictures', 'have no box',
+    yield from found('empty_picture', NOTE, empty, number_of(len(data.records), 'picture'), 'have no box',
                      'see that there is nothing on them: they teach background')
 
 

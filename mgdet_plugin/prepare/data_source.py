@@ -1,10 +1,6 @@
-"""What is to be examined, as plain records: the datasets of a config, a COCO file, or a folder with one a split.
-
-Data without a config stand in the place of another config's datasets, so all goes the way that training takes.
-"""
+"""What is to be examined, as plain records: the datasets of a config, or data in any format that ``init`` reads."""
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,49 +14,92 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.resources import config_path
+from mgdet_plugin.common.resources import SUFFIXES, config_path
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.annotation_check import SPLITS, dataset_names, unread_dataset
 from mgdet_plugin.datasets.formats.box_sense import BoxSense
 from mgdet_plugin.datasets.formats.coco_files import load_coco
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport, some
-from mgdet_plugin.prepare.picture_records import PictureBox, PictureRecord, PictureSet
+from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded, picture_size
+from mgdet_plugin.datasets.sources.annotated import Hints, Picture
+from mgdet_plugin.datasets.sources.find import FORMATS, list_files, read_annotated
+from mgdet_plugin.prepare.picture_records import TRAIN, PictureBox, PictureRecord, PictureSet
+from mgdet_plugin.prepare.sound_set import sound_set
 
-LIKE = 'mgdet_model5_stage1'  # whose input size and anchors data without a config are held against
-_SPLIT_NAMES = dict(valid='val', validation='val', eval='val')
 _UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError)  # of mmdet's own readers
 _LOADER = '_dataloader'
-_PATTERNS = ('*.json', 'annotations/*.json', '*/*.json')  # of COCO files in a folder
 
 
-def config_of(source: str | Path, like: str = LIKE, images: str | Path | None = None,
-              options: Mapping[str, Any] | None = None) -> Config:
-    """The config whose datasets are to be examined.
+def config_of(source: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """A config, whose datasets are to be examined or data are to be held against.
 
     Args:
-        source: A config; or a COCO file, the training set; or a folder with one COCO file a split.
-        like: For data without a config, the config whose model and input size they are held against.
-        images: For data without a config, the folder of the pictures. Default: looked for beside the files.
+        source: Its path, or its name.
         options: Dotted keys of the config to set.
 
     Raises:
-        UserError: It is not there, or none of these.
+        UserError: It is not there.
     """
-    path = Path(source)
-    files = _coco_files(path)
-    if not files and path.is_dir():
-        raise UserError(f'{path} has no COCO file (*.json, annotations/*.json or */*.json with images, annotations and '
-                        'categories); give a config, or write the boxes as COCO')
-    cfg = Config.fromfile(config_path(like if files else source))
+    cfg = Config.fromfile(config_path(source))
     cfg.merge_from_dict(dict(options or {}))
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    if files:
-        _put_in(cfg, {split: _coco_dataset(file, images) for split, file in files.items()})
     return cfg
 
 
+def is_data(source: str | Path) -> bool:
+    """Whether a path is that of pictures with annotations in a format that ``init`` reads, and not that of a config."""
+    path = Path(source)
+    if not path.is_file():
+        return path.is_dir()
+    return path.suffix not in SUFFIXES or any(module.find(list_files(path)) for module in FORMATS.values())
+
+
+def data_of(source: str | Path, cfg: Config, form: str | None = None, hints: Hints | None = None) -> PictureSet:
+    """Data in any format that ``init`` reads, with all of their boxes; the config becomes one of their classes.
+
+    What is in no split counts as trained on, where no split is for that.
+
+    Args:
+        source: A folder, or an annotation file.
+        cfg: The config they are held against; it is changed.
+        form: The format. Default: the one that is found.
+        hints: What cannot be found: class names, the folder of the pictures.
+
+    Raises:
+        UserError: No format or several, no picture, or annotations that cannot be read.
+    """
+    annotated = read_annotated(Path(source), form, hints)
+    places = {name: place for place, name in enumerate(annotated.classes)}
+    given = {each.split for each in annotated.pictures}
+    rest = 'no split' if TRAIN in given else TRAIN
+    with declared_sizes_unbounded():
+        records = [PictureRecord(str(each.path), each.size or _size_of(each), tuple(
+            PictureBox((float(x), float(y), float(x + width), float(y + height)), places[box.name], box.ignore)
+            for box in each.boxes for x, y, width, height in [box.bbox]), each.split or rest)
+            for each in annotated.pictures]
+    order = [*SPLITS, 'no split']
+    records.sort(key=lambda each: order.index(each.split))
+    refused = {}
+    try:
+        sound_set(annotated)
+    except UserError as error:
+        refused['all'] = str(error)
+    notes = [] if given - {None} else ['no split is given: all of it is looked at as train']
+    cfg.load_from = None
+    if cfg.model.get('bbox_head'):
+        cfg.model.bbox_head.num_classes = len(places)
+    return PictureSet(annotated.classes, tuple(records), refused, form=annotated.format,
+                      missing=annotated.missing, notes=(*notes, *annotated.notes))
+
+
+def _size_of(picture: Picture) -> tuple[int, int] | None:
+    """(w, h) by the picture's header, upright; None where it has none."""
+    size = picture_size(str(picture.path))
+    return size if all(size) else None
+
+
 def gather(cfg: Config) -> PictureSet:
-    """The pictures of a config's datasets: the one place where data come in.
+    """The pictures of a config's datasets.
 
     Val and test are one split where they are the same files.
 
@@ -171,49 +210,3 @@ def _coco_records(split: str, dataset: CocoDataset, classes: tuple[str, ...],
     for image in content['images']:
         yield PictureRecord(str(folder / image['file_name']), (image['width'], image['height']),
                             tuple(boxes[image['id']]), split)
-
-
-def _coco_files(path: Path) -> dict[str, Path]:
-    """Split -> COCO file: the file itself, or those of a folder."""
-    if path.is_file():
-        return {'train': path} if path.suffix == '.json' and _is_coco(path) else {}
-    found: dict[str, Path] = {}
-    for file in (each for pattern in _PATTERNS for each in sorted(path.glob(pattern))):
-        name = file.stem if not file.stem.startswith('_') else file.parent.name  # annotation services name all alike
-        name = next((split for split in (*SPLITS, *_SPLIT_NAMES) if split in name), name)
-        if file not in found.values() and _is_coco(file):
-            found.setdefault(_SPLIT_NAMES.get(name, name), file)
-    return found if 'train' in found or len(found) != 1 else {'train': next(iter(found.values()))}
-
-
-def _is_coco(path: Path) -> bool:
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, OSError, RecursionError):
-        return False
-    return isinstance(content, dict) and {'images', 'annotations', 'categories'} <= content.keys()
-
-
-def _coco_dataset(file: Path, images: str | Path | None) -> dict[str, Any]:
-    """A dataset's config of a COCO file, its pictures in the folder where the first of them is."""
-    content = load_coco(file)
-    first = content['images'][0]['file_name'] if content['images'] else ''
-    around = [file.parent, file.parent.parent]
-    folders = [Path(images)] if images else [
-        *around, *(folder / name for folder in around for name in ('images', file.stem, f'images/{file.stem}'))]
-    folder = next((each for each in folders if (each / first).is_file()), folders[0])
-    return dict(type='CocoDataset', ann_file=str(file), data_prefix=dict(img=str(folder)),
-                metainfo=dict(classes=tuple(dict.fromkeys(each['name'] for each in content['categories']))))
-
-
-def _put_in(cfg: Config, datasets: Mapping[str, dict[str, Any]]) -> None:
-    """Put datasets in the place of a config's own; its model gets as many classes as the first has."""
-    pipeline = next(iter_dataset_cfgs(cfg.train_dataloader.dataset)).get('pipeline') or []
-    for key in [each for each in cfg if each.endswith((_LOADER, '_evaluator'))]:
-        cfg.pop(key)
-    for split, dataset in datasets.items():
-        cfg[split + _LOADER] = dict(dataset=dict(dataset, pipeline=pipeline))
-    head = cfg.model.get('bbox_head')
-    if head:
-        head.num_classes = len(next(iter(datasets.values()))['metainfo']['classes'])
-    cfg.load_from = None

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mgdet_plugin.datasets.formats.dataset_report import number_of
 from mgdet_plugin.prepare.box_faults import class_counts
 from mgdet_plugin.prepare.findings import Finding, as_json, exit_code, verdict_line
 from mgdet_plugin.prepare.input_fit import Fit, NetworkInput, PlacedBoxes
@@ -35,13 +36,14 @@ class Examination:
 
     def summary(self) -> Iterator[str]:
         """What was examined, a line each."""
-        splits = ', '.join(f'{split}: {len(records):,} pictures with {sum(len(each.sound) for each in records):,} boxes'
+        splits = ', '.join(f'{split}: {number_of(len(records), "picture")} with '
+                           f'{number_of(sum(len(each.sound) for each in records), "box")}'
                            for split, records in ((name, self.data.of(name)) for name in self.data.splits))
-        count = len(self.data.classes)
-        yield f'{self.source}: {splits}; {count} class{"es" if count != 1 else ""}'
+        form = f'{self.data.form}; ' if self.data.form else ''
+        yield f'{self.source}: {form}{splits}; {number_of(len(self.data.classes), "class")}'
         total = len({each.path for each in self.data.records})
         if self.looked < total:
-            yield f'{self.looked:,} of {total:,} pictures were looked at'
+            yield f'{self.looked:,} of {number_of(total, "picture")} looked at'
         if self.into and self.fit is not None and len(self.fit.best):
             per_level = len(self.into.anchors[0])
             shares = [float((self.fit.anchor // per_level == level).float().mean())

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from mgdet_plugin.datasets.formats.dataset_report import number_of
 from mgdet_plugin.prepare.picture_records import Corners
 
 ERROR, WARNING, NOTE = 'error', 'warning', 'note'
 SEVERITIES = (ERROR, WARNING, NOTE)  # worst first
 EXIT_CODES = {ERROR: 3, WARNING: 1, NOTE: 0}  # 2 is for bad usage, as everywhere
 IN_A_LINE = 3  # examples
+_OF_ONE = dict(are='is', have='has', lie='lies', reach='reaches', fill='fills', fit='fits', give='gives')
 IN_A_RECORD = 1_000  # examples of a finding
 
 
@@ -75,11 +77,17 @@ def found(kind: str, severity: str, examples: Sequence[Example], whole: str, wha
         severity: One of :data:`SEVERITIES`.
         examples: Each of what is counted.
         whole: What they are some of, with its number: '9 boxes'.
-        what: What is wrong with them, after 'N of WHOLE'.
+        what: What is wrong with them, after 'N of WHOLE', its verb first and in the plural.
         advice: What to do about it.
     """
     if examples:
-        yield Finding(kind, severity, len(examples), f'{len(examples):,} of {whole} {what}', advice, examples)
+        yield Finding(kind, severity, len(examples), some_of(len(examples), whole, what), advice, examples)
+
+
+def some_of(count: int, whole: str, what: str) -> str:
+    """'N of WHOLE WHAT', the verb that WHAT begins with in the number of N."""
+    verb, _, rest = what.partition(' ')
+    return f'{count:,} of {whole} {_OF_ONE.get(verb, verb) if count == 1 else verb} {rest}'
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
@@ -95,7 +103,7 @@ def exit_code(findings: Iterable[Finding]) -> int:
 def verdict_line(findings: Sequence[Finding]) -> str:
     """How many there are of each severity."""
     counts = [(sum(each.severity == severity for each in findings), severity) for severity in SEVERITIES]
-    said = [f'{count} {severity}{"s" if count != 1 else ""}' for count, severity in counts if count]
+    said = [number_of(count, severity) for count, severity in counts if count]
     return f'{"" if exit_code(findings) else "clean: "}{", ".join(said) or "nothing found"}'
 
 

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import iter_dataset_cfgs
+from mgdet_plugin.datasets.formats.dataset_report import number_of
 from mgdet_plugin.datasets.formats.pictures import picture_size
 from mgdet_plugin.models import MultiGridAssigner
 from mgdet_plugin.models.maths.letterbox import letterbox_boxes, letterbox_geometry
 from mgdet_plugin.models.maths.overlaps import centred_overlap
-from mgdet_plugin.prepare.findings import NOTE, WARNING, Example, Finding
+from mgdet_plugin.prepare.findings import NOTE, WARNING, Example, Finding, some_of
 from mgdet_plugin.prepare.picture_records import PictureBox, PictureRecord
 
 TINY = 4.0  # pixels of the input
@@ -187,16 +188,16 @@ def fit_findings(boxes: PlacedBoxes, into: NetworkInput, found: Fit, tiny: float
          f'are left no cell by the rule {into.conflict!r}, so nothing is learnt of them',
          f'{larger}, or see whether they are there twice'),
         ('shared_centre', found.shares_centre, found.held, 2 * MANY,
-         'have their centre in the cell where another object of the same level has its own',
+         'have the centre in a cell in which another object of the same level has its own',
          f'{larger}: one cell predicts one object'),
-        ('shared_cells', shares_others, found.held, 1.0, 'give some cells of their 3x3 block to a neighbour',
+        ('shared_cells', shares_others, found.held, 1.0, 'give some cells of the 3x3 block to a neighbour',
          'nothing: the cells they keep learn them; a larger input leaves them more'))
     for kind, mask, worst, many, what, advice in kinds:
         chosen = mask.nonzero().flatten()
         if len(chosen):
             chosen = chosen[worst[chosen].argsort(stable=True)]
             yield Finding(kind, WARNING if len(chosen) > many * total else NOTE, len(chosen),
-                          f'{len(chosen):,} of {total:,} training boxes {what}', advice,
+                          some_of(len(chosen), number_of(total, 'training box'), what), advice,
                           _examples(boxes, chosen.tolist(), texts, whole=kind.startswith('shared')))
     yield from _unused(into, found)
 
@@ -206,9 +207,10 @@ def _unused(into: NetworkInput, found: Fit) -> Iterator[Finding]:
     counts = torch.bincount(found.anchor, minlength=len(anchors)).tolist()
     unused = [f'{width:g}x{height:g}' for (width, height), count in zip(anchors, counts) if not count]
     if unused:
-        yield Finding('unused_anchor', NOTE, len(unused), f'{len(unused)} of {len(anchors)} anchors fit no box best: '
-                      f'{", ".join(unused)}', 'nothing where loaded weights are fine-tuned; before a training from '
-                      'nothing see mgdet anchors CFG')
+        said = some_of(len(unused), number_of(len(anchors), 'anchor'), 'fit no box best')
+        yield Finding('unused_anchor', NOTE, len(unused), f'{said}: {", ".join(unused)}',
+                      'nothing where loaded weights are fine-tuned; before a training from nothing see mgdet anchors '
+                      'CFG')
 
 
 def _examples(boxes: PlacedBoxes, chosen: Sequence[int], texts: Sequence[str], whole: bool) -> list[Example]:
@@ -217,6 +219,6 @@ def _examples(boxes: PlacedBoxes, chosen: Sequence[int], texts: Sequence[str], w
     for index in chosen:
         groups.setdefault(int(boxes.picture[index]) if whole else index, []).append(index)
     return [Example(boxes.owners[group[0]][0].path, boxes.owners[group[0]][0].split,
-                    texts[group[0]] if len(group) == 1 else f'{len(group)} boxes',
+                    texts[group[0]] if len(group) == 1 else number_of(len(group), 'box'),
                     tuple(boxes.owners[each][1].corners for each in group),
                     tuple(boxes.owners[each][1].label for each in group)) for group in groups.values()]

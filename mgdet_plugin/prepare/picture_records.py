@@ -1,6 +1,6 @@
 """What is examined: the pictures of a data set and their boxes as plain records, whatever format they come from.
 
-Everything after :func:`mgdet_plugin.prepare.data_source.gather` goes by these alone.
+Everything after :mod:`mgdet_plugin.prepare.data_source` goes by these alone.
 """
 from __future__ import annotations
 
@@ -56,12 +56,18 @@ class PictureSet:
         records: The pictures.
         refused: Split -> why training on it would be refused, one line.
         said: What training would say of its annotations and is not found box by box, a line each.
+        form: The format they were read as, in words; empty for those of a config.
+        missing: Names of pictures that are annotated and not there.
+        notes: How the annotations were read, a line each.
     """
 
     classes: tuple[str, ...]
     records: tuple[PictureRecord, ...]
     refused: dict[str, str] = field(default_factory=dict)
     said: tuple[str, ...] = ()
+    form: str = ''
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:

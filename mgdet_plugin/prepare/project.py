@@ -13,7 +13,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import check_destination, write_together
 from mgdet_plugin.common.name_lists import text_names
 from mgdet_plugin.common.resources import command
-from mgdet_plugin.datasets.formats.dataset_report import some
+from mgdet_plugin.datasets.formats.dataset_report import number_of, some
 from mgdet_plugin.datasets.old_images import pictures_below
 from mgdet_plugin.datasets.sources.annotated import Hints, Picture, split_of
 from mgdet_plugin.datasets.sources.find import read_annotated
@@ -22,7 +22,7 @@ from mgdet_plugin.prepare.choices import Scenario, choose
 from mgdet_plugin.prepare.coco_writing import pictures_root, write_coco
 from mgdet_plugin.prepare.config_text import HERE, Project, config_text
 from mgdet_plugin.prepare.recipe import Recipe
-from mgdet_plugin.prepare.sound_set import SoundSet, boxes_said, class_counts, counted, sound_set
+from mgdet_plugin.prepare.sound_set import SoundSet, class_counts, counted, sound_set
 from mgdet_plugin.prepare.splits import Split, all_measured, split_pictures
 from mgdet_plugin.prepare.start_from import Weights, look_into, made_fit
 
@@ -194,13 +194,14 @@ def _seen_from(config: Path, path: Path) -> str:
 
 
 def _words(pictures: list[Picture]) -> str:
-    return f'{len(pictures):,} pictures, {boxes_said(sum(len(each.boxes) for each in pictures))}'
+    boxes = sum(len(each.boxes) for each in pictures)
+    return f'{number_of(len(pictures), "picture")}, {number_of(boxes, "box")}'
 
 
 def _say_found(found: SoundSet, say: Callable[[str], object]) -> None:
     classes = found.annotated.classes
     counts = class_counts(found.pictures)
-    say(f'{_words(list(found.pictures))} of {len(classes)} class{"es" if len(classes) != 1 else ""}: {counted(counts)}')
+    say(f'{_words(list(found.pictures))} of {number_of(len(classes), "class")}: {counted(counts)}')
     without = [name for name in classes if not counts[name]]
     if without:
         say(f'note: {len(without)} classes have no box: {", ".join(without)}')

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets.formats.box_sense import BoxSense
-from mgdet_plugin.datasets.formats.dataset_report import some
+from mgdet_plugin.datasets.formats.dataset_report import number_of, some
 from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded, picture_size
 from mgdet_plugin.datasets.sources.annotated import Annotated, Picture
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import degenerate_reason
@@ -73,11 +73,6 @@ def sound_set(annotated: Annotated) -> SoundSet:
     return SoundSet(replace(annotated, pictures=tuple(sound), missing=()), (*annotated.notes, *dropped, *lines))
 
 
-def boxes_said(count: int) -> str:
-    """A number of boxes in words."""
-    return f'{count:,} box{"" if count == 1 else "es"}'
-
-
 def counted(names: Counter[str]) -> str:
     """Names with their counts, the most frequent first, for one line."""
     return some([f'{name} {count:,}' for name, count in names.most_common()], 20)
@@ -107,7 +102,7 @@ def _sound_boxes(pictures: Iterable[Picture], source: str) -> tuple[list[Picture
             first.setdefault(reason, f'{picture.path.name}, {list(box.bbox)}')
         sound.append(replace(picture, boxes=tuple(kept)))
     sense.refuse(source, 'the annotations')
-    lines = [f'left out ({reason}): {boxes_said(count.total())}: {counted(count)} (first: {first[reason]})'
+    lines = [f'left out ({reason}): {number_of(count.total(), "box")}: {counted(count)} (first: {first[reason]})'
              for reason, count in dropped.items()]
     if sum(each.total() for each in dropped.values()) > _MOST * sense.boxes:
         raise UserError(f'{source}: {"; ".join(lines)}; that is most of them, too many to be meant')

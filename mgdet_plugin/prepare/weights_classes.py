@@ -15,8 +15,14 @@ from mgdet_plugin.weights.mapping.class_names import listed, match_classes
 _AGAIN = 'import the weights again with --classes {}: rows of classes known by name are kept, others drawn anew'
 
 
-def weights_findings(cfg: Config, classes: tuple[str, ...]) -> Iterator[Finding]:
-    """Hold the names stored in ``cfg.load_from`` against the classes; nothing where it is not set or remote."""
+def weights_findings(cfg: Config, classes: tuple[str, ...], named_by: str | None = None) -> Iterator[Finding]:
+    """Hold the names stored in ``cfg.load_from`` against the classes; nothing where it is not set or remote.
+
+    Args:
+        cfg: The config.
+        classes: Those of the data, in the order of the labels.
+        named_by: What an import takes them from. Default: the config.
+    """
     path = str(cfg.get('load_from') or '')
     if not path or '://' in path:
         return
@@ -35,10 +41,11 @@ def weights_findings(cfg: Config, classes: tuple[str, ...]) -> Iterator[Finding]
         yield Finding('weights', NOTE, 1, f'{path} does not say what its classes are called',
                       'see that its class rows are those of your classes, in their order')
         return
-    yield from name_findings(path, tuple(map(str, names)), classes, config_name(cfg), tuple(map(str, new)))
+    yield from name_findings(path, tuple(map(str, names)), classes, named_by or config_name(cfg),
+                             tuple(map(str, new)))
 
 
-def name_findings(path: str, theirs: tuple[str, ...], ours: tuple[str, ...], config: str,
+def name_findings(path: str, theirs: tuple[str, ...], ours: tuple[str, ...], named_by: str,
                   new: tuple[str, ...] = ()) -> Iterator[Finding]:
     """Hold the classes of weights against those of data: a class row means a class by its place alone.
 
@@ -46,7 +53,7 @@ def name_findings(path: str, theirs: tuple[str, ...], ours: tuple[str, ...], con
         path: The weights.
         theirs: Their classes, in the order of the rows.
         ours: Those of the data, in the order of the labels.
-        config: For the command that imports anew.
+        named_by: What the command that imports anew takes ours from.
         new: Classes of theirs that they have not learnt.
     """
     if theirs != ours:
@@ -60,7 +67,7 @@ def name_findings(path: str, theirs: tuple[str, ...], ours: tuple[str, ...], con
         wrong = bool(moved) or len(ours) != len(theirs)
         if what:
             yield Finding('weights_classes', ERROR if wrong else WARNING, len(moved) + len(unknown) or 1,
-                          f'the classes are not those of the weights: {"; ".join(what)}', _AGAIN.format(config))
+                          f'the classes are not those of the weights: {"; ".join(what)}', _AGAIN.format(named_by))
     if new:
         yield Finding('unlearnt_class', NOTE, len(new), f'the weights have rows for {len(new)} classes and have not '
                       f'learnt them: {listed(new)}', 'nothing: that is what the training is for')

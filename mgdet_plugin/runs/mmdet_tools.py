@@ -29,6 +29,12 @@ INSTEAD = {
 }
 """What to use in place of a tool that failed, or why it cannot work."""
 
+SAID = {
+    'analysis_tools/browse_dataset': 'it runs the pipeline outside of a run, where no plan mixes images: look CFG '
+                                     'draws mosaics, mixups and old images as a stage trains on them',
+}
+"""What a person should know of what a tool shows."""
+
 
 def run_tool(name: str, arguments: Sequence[str]) -> None:
     """Run one of mmdet's tools in this process.
@@ -41,6 +47,8 @@ def run_tool(name: str, arguments: Sequence[str]) -> None:
         UserError: Whatever the tool raises, in a line; as it is where ``MGDET_TRACEBACK`` is set.
     """
     words = [_config_word(word) for word in arguments]
+    if name in SAID:
+        print(f"mmdet's {name}: {SAID[name]}", file=sys.stderr)
     sys.path.append(str(mmdet_script('train').parents[1]))  # some import others as tools.analysis_tools...
     try:
         with TemporaryDirectory() as folder:

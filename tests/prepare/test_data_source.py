@@ -4,15 +4,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mmengine.config import Config
 from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.prepare.data_source import config_of, gather
-from mgdet_plugin.prepare.picture_records import PictureBox
+from mgdet_plugin.common.name_lists import text_names
+from mgdet_plugin.datasets.sources.annotated import Box, Hints, Picture
+from mgdet_plugin.prepare.data_source import config_of, data_of, gather, is_data
+from mgdet_plugin.prepare.picture_records import PictureBox, PictureSet
 from tests.conftest import ROOT
+from tests.support.annotated_sets import (
+    CLASSES,
+    picture,
+    write_csv,
+    write_lines,
+    write_names,
+    write_voc,
+    write_yolo,
+)
 from tests.support.faulty_set import FaultySet, make_clean_set
 
 LIKE = 'mgdet_nano_stage1'
@@ -25,6 +37,11 @@ XML = ('<annotation><size><width>40</width><height>30</height><depth>3</depth></
 def clean(tmp_path: Path) -> FaultySet:
     """A small set of COCO files."""
     return make_clean_set(tmp_path / 'data', 2)
+
+
+def read(source: Path, **options: Any) -> PictureSet:
+    """Data, held against the small config."""
+    return data_of(source, config_of(LIKE), **options)
 
 
 def as_written(clean: FaultySet) -> Path:
@@ -63,17 +80,51 @@ def one_file(clean: FaultySet) -> Path:
 @pytest.mark.parametrize('lay_out', [as_written, in_annotations, by_a_service, one_file])
 def test_layouts_of_coco_files(clean: FaultySet, lay_out: Callable[[FaultySet], Path]) -> None:
     source = lay_out(clean)
-    data = gather(config_of(source, LIKE))
-    assert data.classes == ('disc', 'square') and not data.refused
+    data = read(source)
+    assert data.classes == ('disc', 'square') and not data.refused and data.form.startswith('COCO (')
     assert data.splits == (('train', ) if lay_out is one_file else ('train', 'val'))
     assert len(data.of('train')) == 2 and all(Path(each.path).is_file() for each in data.records)
     assert data.records[0].boxes == (PictureBox((8, 30, 22, 52), 0), PictureBox((60, 30, 74, 52), 1))
 
 
-def test_a_folder_without_a_coco_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize('form', ['voc', 'yolo', 'lines', 'csv'])
+def test_every_format_that_init_reads(tmp_path: Path, form: str) -> None:
+    """All boxes are there, one without a size, too; sizes are those of the files where the annotations tell none."""
+    pictures = [Picture(picture(tmp_path / 'set' / f'{name}.png', shade=shade), boxes, split)
+                for shade, (name, boxes, split) in enumerate((
+                    ('a', (Box('ant', (4, 6, 20, 10)), Box('sea cow', (30, 8, 0, 9))), None), ('b', (), None)))]
+    write = dict(voc=write_voc, yolo=write_yolo, lines=lambda folder, each: write_lines(folder / 'all.txt', each),
+                 csv=lambda folder, each: write_csv(folder / 'all.csv', each))
+    write[form](tmp_path / 'set', pictures)
+    names = write_names(tmp_path / 'names.txt')
+    data = read(tmp_path / 'set', hints=Hints(text_names(names, 'names')))
+    assert data.classes == CLASSES and data.splits == ('train', ) and not data.refused and not data.missing
+    assert data.notes[0] == 'no split is given: all of it is looked at as train'
+    assert [record.size for record in data.records] == [(64, 48), (64, 48)]
+    assert [box.corners for box in data.records[0].boxes] == [pytest.approx((4, 6, 24, 16)),
+                                                              pytest.approx((30, 8, 30, 17))]
+    assert [box.label for box in data.records[0].boxes] == [0, 2]
+    assert [len(record.sound) for record in data.records] == [1, 0]
+
+
+def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'notes.json').write_text('[1]')
-    with pytest.raises(UserError, match='has no COCO file'):
-        config_of(tmp_path, LIKE)
+    with pytest.raises(UserError, match='holds no annotations that are known'):
+        read(tmp_path)
+
+
+def test_data_and_configs_are_told_apart(clean: FaultySet, tmp_path: Path) -> None:
+    folder = clean.write()
+    (tmp_path / 'cfg.json').write_text('{"model": {"type": "x"}}')
+    (tmp_path / 'table.csv').write_text('no table')
+    assert [is_data(each) for each in (folder, folder / 'train.json', tmp_path / 'table.csv')] == [True] * 3
+    assert not any(map(is_data, (tmp_path / 'cfg.json', ROOT / 'configs/mgdet_nano_stage1.py', 'mgdet_nano_stage1')))
+
+
+def test_pictures_that_are_not_there_are_named(clean: FaultySet) -> None:
+    clean.path('train', 1).unlink()
+    data = read(clean.write())
+    assert data.missing == ('train/1.png', ) and len(data.records) == 3
 
 
 def test_boxes_that_mmdet_drops_are_there(clean: FaultySet) -> None:
@@ -83,14 +134,14 @@ def test_boxes_that_mmdet_drops_are_there(clean: FaultySet) -> None:
     clean.splits['train']['annotations'][-1]['iscrowd'] = 1
     clean.box([5, 5, 9, 9])
     clean.splits['train']['annotations'][-1]['ignore'] = 1
-    boxes = gather(config_of(clean.write(), LIKE)).records[0].boxes
+    boxes = read(clean.write()).records[0].boxes
     assert boxes[2:] == (PictureBox((5, 5, 5, 5), 0), PictureBox((5, 5, 14, 14), 0, True))
 
 
 def test_what_cannot_be_read_at_all_is_refused(clean: FaultySet) -> None:
     clean.splits['train']['annotations'][0]['category_id'] = 77
     with pytest.raises(UserError, match='names category_id 77'):
-        gather(config_of(clean.write(), LIKE))
+        read(clean.write())
 
 
 def test_a_voc_set_of_a_config(tmp_path: Path) -> None:
@@ -117,6 +168,15 @@ def test_a_voc_set_of_a_config(tmp_path: Path) -> None:
 
 def test_a_set_with_other_classes_is_told(clean: FaultySet) -> None:
     clean.splits['val']['categories'].append(dict(id=2, name='ghost'))
-    data = gather(config_of(clean.write(), LIKE))
+    cfg, folder = config_of(LIKE), clean.write()
+    for split in ('train', 'val'):
+        names = [each['name'] for each in clean.splits[split]['categories']]
+        cfg[f'{split}_dataloader'].dataset = dict(
+            type='CocoDataset', ann_file=str(folder / f'{split}.json'), data_prefix=dict(img=str(folder)),
+            metainfo=dict(classes=names), pipeline=[])
+    cfg.test_dataloader, cfg.model.bbox_head.num_classes = None, 2
+    for split in ('val', 'test'):
+        cfg[f'{split}_evaluator'] = None
+    data = gather(cfg)
     assert list(data.refused) == ['val'] and data.classes == ('disc', 'square', 'ghost')
     assert json.dumps(data.refused)

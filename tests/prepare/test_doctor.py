@@ -2,11 +2,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
+import torch
+from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from PIL import Image
 
@@ -14,7 +18,8 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.prepare import data_source, picture_faults
 from mgdet_plugin.prepare.doctor import PAGE, RECORD, examine, write_examination
 from mgdet_plugin.prepare.examination import Examination
-from mgdet_plugin.prepare.findings import ERROR, EXIT_CODES, NOTE, WARNING, exit_code
+from mgdet_plugin.prepare.findings import ERROR, EXIT_CODES, NOTE, WARNING, exit_code, some_of
+from mgdet_plugin.prepare.picture_faults import PictureLook
 from tests.support.faulty_set import SIDE, FaultySet, Plant, make_clean_set, noise
 
 LIKE = 'mgdet_nano_stage1'  # 192 pixels: twice the pictures' own
@@ -105,9 +110,10 @@ def absent(data: FaultySet) -> None:
         content['categories'].append(dict(id=2, name='ghost'))
 
 
-def other_order(data: FaultySet) -> None:
-    """Classes of val in another order than those of train."""
-    data.splits['val']['categories'].reverse()
+def as_shares(data: FaultySet) -> None:
+    """Boxes in shares of their picture in place of pixels."""
+    for each in (each for content in data.splits.values() for each in content['annotations']):
+        each['bbox'] = [side / SIDE for side in each['bbox']]
 
 
 def uneven(data: FaultySet) -> None:
@@ -157,13 +163,14 @@ FAULTS: tuple[tuple[str, str, Plant], ...] = (
     ('unmeasured_class', NOTE, without('val', 1)),
     ('uneven', NOTE, uneven),
     ('empty_picture', NOTE, lambda data: data.splits['train']['annotations'].__delitem__(slice(0, 2))),
-    ('refused', ERROR, other_order),
+    ('refused', ERROR, as_shares),
+    ('missing', ERROR, lambda data: data.path('train', 2).unlink()),
 )
 ALSO = dict(  # what comes with a fault by its nature
     duplicate_box={'shared_centre'}, two_classes={'shared_centre'}, huge={'no_anchor'}, tiny={'no_anchor'},
     no_anchor={'shared_cells'}, no_cell={'shared_centre', 'shared_cells', 'no_anchor'}, beyond={'no_anchor'},
     uneven={'shared_centre', 'shared_cells', 'no_cell', 'beyond'}, shared_centre={'shared_cells'},
-    far_size={'tiny', 'no_anchor'})
+    far_size={'tiny', 'no_anchor'}, refused={'degenerate', 'absent_class'}, shared={'refused'})
 
 
 @pytest.mark.parametrize(('kind', 'severity', 'plant'), FAULTS)
@@ -182,10 +189,41 @@ def test_a_planted_fault_is_found(clean: FaultySet, kind: str, severity: str, pl
 def test_what_a_loader_fills_up_is_told(clean: FaultySet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some versions of OpenCV read a picture without its end."""
     cut_short(clean)
-    monkeypatch.setattr(picture_faults, 'decoded', lambda path, loader: (SIDE, SIDE))
+    filled = dict(img=noise(), ori_shape=(SIDE, SIDE))
+    whole = picture_faults.loaded
+    monkeypatch.setattr(picture_faults, 'loaded', lambda path, loader: (
+        filled if path.endswith('cut.jpg') else whole(path, loader)))
     found = examined(clean)
     assert kinds(found) == {'cut_short'} and exit_code(found.findings) == EXIT_CODES[ERROR]
     assert 'truncated' in found.findings[0].examples[0].text
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.jpg', 'a.bmp'])
+def test_files_that_are_not_whole_are_told_from_whole_ones(tmp_path: Path, name: str) -> None:
+    """By what is in the file alone, of the formats that are looked through without decoding all of it, too."""
+    path = tmp_path / name
+    Image.fromarray(noise()).save(path)
+    assert picture_faults._in_file(str(path)) == ('', 1)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    assert picture_faults._in_file(str(path))[0]
+
+
+def test_a_decoder_that_hangs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its picture is a fault, and all others are looked at, be there more that hang than threads."""
+    free = Event()
+    monkeypatch.setattr(picture_faults, '_look', lambda path, loader: (
+        free.wait() and None if path.startswith('bad') else PictureLook((1, 1))))
+    paths = [f'{"bad" if each % 2 else "good"}{each}' for each in range(2 * (2 * min(8, os.cpu_count() or 1) + 1))]
+    looks = picture_faults.look_at(paths, LoadImageFromFile(), patience=0.1)
+    free.set()
+    assert list(looks) == paths
+    assert all(look.fault == ('not decoded in 0.1 seconds' if path.startswith('bad') else '')
+               for path, look in looks.items())
+
+
+def test_one_of_a_kind_is_said_in_the_singular() -> None:
+    assert some_of(1, '1 picture', 'are cut') == '1 of 1 picture is cut'
+    assert some_of(2, '4,888 boxes', 'have no size') == '2 of 4,888 boxes have no size'
 
 
 def test_page_and_record_hold_what_was_found(clean: FaultySet, tmp_path: Path) -> None:
@@ -216,7 +254,7 @@ def test_some_pictures_are_enough_if_asked_for(clean: FaultySet) -> None:
     assert examined(clean, pictures=0).looked == 0
     found = examined(clean, pictures=4)
     assert found.looked == 4 and 'unreadable' in kinds(found)
-    assert '4 of 16 pictures were looked at' in '\n'.join(found.lines())
+    assert '4 of 16 pictures looked at' in '\n'.join(found.lines())
 
 
 @pytest.mark.parametrize(('options', 'line'), [
@@ -230,3 +268,12 @@ def test_bad_options_are_refused(tmp_path: Path, options: dict[str, Any], line: 
 
 def test_size_limits_are_options(clean: FaultySet) -> None:
     assert {'tiny', 'no_anchor'} <= kinds(examined(clean, tiny=40.0, least_fit=1.0, pictures=0))
+
+
+def test_data_alone_are_told_to_name_their_classes(clean: FaultySet, tmp_path: Path) -> None:
+    """The config that they are held against has other classes."""
+    torch.save(dict(meta=dict(dataset_meta=dict(classes=('square', 'disc'))), state_dict=dict(a=torch.zeros(1))),
+               tmp_path / 'w.pth')
+    [finding] = [each for each in examined(clean, weights=str(tmp_path / 'w.pth'), pictures=0).findings
+                 if each.kind == 'weights_classes']
+    assert 'disc (row 1, here 0), square (row 0, here 1)' in finding.what and '--classes NAMES.txt' in finding.advice

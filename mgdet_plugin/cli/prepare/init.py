@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgdet_plugin.cli.parser import Parser
+from mgdet_plugin.cli.parser import FORMATS, Parser
 from mgdet_plugin.common.errors import UserError
-
-_FORMATS = ('coco', 'voc', 'yolo', 'lines', 'csv')
 
 
 def init_command(arguments: Sequence[str]) -> int:
@@ -25,7 +23,7 @@ def init_command(arguments: Sequence[str]) -> int:
                         'run keeps what they knew')
     parser.add_argument('--out', type=Path, metavar='MY.py', help="config to write (default: the data's name, here); "
                         'MY_data beside it holds annotations and weights')
-    parser.add_argument('--format', choices=_FORMATS, help='of the annotations (default: the one that is found)')
+    parser.add_argument('--format', choices=FORMATS, help='of the annotations (default: the one that is found)')
     parser.add_argument('--classes', type=Path, metavar='NAMES', help='file of class names, one a line, where '
                         'annotations number them')
     parser.add_argument('--images', type=Path, metavar='D', help='folder of the pictures, where they are not found')

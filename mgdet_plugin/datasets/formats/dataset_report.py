@@ -114,6 +114,11 @@ class DatasetReport:
         return (f'{self.skipped.total():,} of {self.boxes:,} boxes skipped: {text} (first: {self.first_skipped})')
 
 
+def number_of(count: int, what: str) -> str:
+    """A number of something in words: '1 picture', '2 boxes'."""
+    return f'{count:,} {what}{"" if count == 1 else "es" if what[-1] in "sx" else "s"}'
+
+
 def some(names: Sequence[object], limit: int = 10) -> str:
     """A list of names for one line, cut after ``limit``."""
     more = f' and {len(names) - limit} more' if len(names) > limit else ''

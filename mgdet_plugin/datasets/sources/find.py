@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets.formats.dataset_report import some
+from mgdet_plugin.datasets.formats.dataset_report import number_of, some
 from mgdet_plugin.datasets.old_images import SUFFIXES
 from mgdet_plugin.datasets.sources import coco, csv_table, lines, voc, yolo
 from mgdet_plugin.datasets.sources.annotated import Annotated, Files, Hints
@@ -44,8 +44,8 @@ def read_annotated(data: Path, form: str | None = None, hints: Hints | None = No
     annotated = FORMATS[name].read(files, there, hints)
     if not annotated.pictures:
         first = f' (first: {annotated.missing[0]})' if annotated.missing else ''
-        raise UserError(f'{annotated.format}: none of the {len(annotated.missing):,} pictures that {data} names is '
-                        f'there{first}; give their folder by --images')
+        raise UserError(f'{annotated.format}: none of {number_of(len(annotated.missing), "picture")} that {data} names '
+                        f'is there{first}; give their folder by --images')
     return annotated
 
 

@@ -27,8 +27,9 @@ class PicturePlaces:
         """The picture of a name, None where there is none.
 
         It is looked for from the folder of the file that names it, from the root and from the working folder; then
-        anywhere below the root by its file name (by that without ending, if asked), the one in a folder of the
-        same split, whose folders are most like those of the name and of the file that names it.
+        anywhere below the root by its file name (by that without ending, if asked), not in a folder of another
+        split than the name's own folders tell: the one in a folder of the same split, whose folders are most like
+        those of the name and of the file that names it.
 
         Raises:
             UserError: several are alike.
@@ -42,6 +43,9 @@ class PicturePlaces:
         found = self._named(wanted.stem if not by_stem else wanted.name)
         if not by_stem:
             found = [path for path in found if path.name == wanted.name]
+        own = split_of(wanted.parent)
+        if own is not None:  # what is called alike in another split is another picture
+            found = [path for path in found if split_of(Path(*_below(path, self.root))) in (own, None)]
         if len(found) < 2:
             return found[0] if found else None
         parts = {*wanted.parent.parts, *_below(told_by, self.root)}

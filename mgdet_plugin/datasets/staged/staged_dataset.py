@@ -110,7 +110,7 @@ class StagedDataset(Dataset):
         self.stage_probs = tuple(dict(probs) for probs in stage_probs)
         self.max_refetch = max_refetch
         steps: list[Step] = []
-        for leaf in (*_leaves(self.dataset), *([] if old is None else _leaves(old))):
+        for leaf in self.leaves:
             own = list(pipeline_steps(leaf.pipeline))
             scale = next((step.scale for step in own if isinstance(step, Letterbox)), None)
             for step in own:
@@ -120,6 +120,11 @@ class StagedDataset(Dataset):
         for stage, probs in enumerate(self.stage_probs):
             for name, prob in probs.items():
                 _check_gate(stage, name, prob, steps)
+
+    @property
+    def leaves(self) -> list[BaseDataset]:
+        """The datasets inside the wrappers, those of old images last."""
+        return [*_leaves(self.dataset), *([] if self.old is None else _leaves(self.old))]
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the inner dataset's; not the special methods that copying and pickling look for."""

@@ -159,7 +159,7 @@ def test_a_table_of_sizes_with_a_column_of_splits(place):
     ({'all.txt': 'a.png 1,1,5,5,3\n', 'classes.txt': 'ant\n'}, r"all\.txt, line 1: the class '3' is none of the 1"),
     ({'all.txt': 'a.png 1,1,5,5,0\na.png 1,1,5,x,0\n', 'classes.txt': 'ant\n'}, r'line 2: .* ends in no box'),
     ({'p.txt': 'a.png 1,1,5,5,0\n', 'q.txt': 'a.png 1,1,5,5,0\n'}, r'2 files of annotation lines \(p\.txt, q\.txt\)'),
-    ({'all.txt': 'b.png 1,1,5,5,0\n', 'classes.txt': 'ant\n'}, r'none of the 1 pictures .* \(first: b\.png\)'),
+    ({'all.txt': 'b.png 1,1,5,5,0\n', 'classes.txt': 'ant\n'}, r'none of 1 picture .* \(first: b\.png\)'),
     ({'all.txt': 'a.png 1,1,5,5,0\n', 'b.csv': 'file,class,x1,y1,x2,y2\n'},
      r'several kinds of annotations: lines \(all\.txt\); csv \(b\.csv\); choose one by --format'),
     ({'a.txt': '0 .5 .5 .1 .1\n0 9 9 1 1\n', 'classes.txt': 'ant\n'}, r'a\.txt, line 2: .* is no label'),
@@ -198,5 +198,16 @@ def test_a_split_by_a_word_of_a_path(path, split):
 
 
 def test_the_command_offers_every_format():
-    from mgdet_plugin.cli.prepare.init import _FORMATS
-    assert tuple(FORMATS) == _FORMATS
+    from mgdet_plugin.cli.parser import FORMATS as offered
+    assert tuple(FORMATS) == offered
+
+
+def test_a_picture_of_another_split_is_not_taken_for_one_that_is_missing(place):
+    """``train/a.png`` is not there, and ``val/a.png`` is another picture."""
+    write_coco(place, [shown(place / 'val' / 'a.png')], 'train.json')
+    text = (place / 'train.json').read_text()
+    (place / 'train.json').write_text(text.replace('"a.png"', '"train/a.png"'))
+    with pytest.raises(UserError, match=r'none of 1 picture .*first: train/a\.png'):
+        read_annotated(place)
+    (place / 'train.json').write_text(text)  # a name that tells no split may lie in any folder
+    assert by_split(read_annotated(place)) == dict(train=1)
