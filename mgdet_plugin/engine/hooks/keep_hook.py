@@ -23,6 +23,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
 from mgdet_plugin.common.guard_record import AGREEMENT, LABELS
 from mgdet_plugin.common.processes import on_first_rank
+from mgdet_plugin.compat.console import SAID
 from mgdet_plugin.datasets.old_images import OldImages, image_paths, pipeline_of
 from mgdet_plugin.datasets.staged.sample_index import kept_randomness
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
@@ -93,7 +94,7 @@ class KeepHook(Hook):
         with kept_randomness():
             self._look(runner, run, OldPictures(runner, teacher, form))
         run.loop.step_guard.around = self._holder.held
-        runner.logger.info(f'keep: {_in_words(self.summary)}')
+        runner.logger.info(f'keep: {_in_words(self.summary)}', extra=SAID)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Take the stage's weight."""
@@ -183,7 +184,8 @@ class OldPictures:
     def spread(self, dataset: OldImages, indices: Sequence[int], count: int) -> list[int]:
         """So many of the pictures, as different as they can be in what the teacher sees."""
         def choose() -> list[int]:
-            self.runner.logger.info(f'keep: the start weights look at {len(indices):,} old images to choose {count:,}')
+            self.runner.logger.info(f'keep: the start weights look at {len(indices):,} old images to choose {count:,}',
+                                    extra=SAID)
             seen = torch.stack([self._described(inputs, samples)
                                 for _, inputs, samples in self.batches(dataset, indices)])
             return [indices[place] for place in spread(seen, count)]
