@@ -12,7 +12,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import GuardRecord
 from mgdet_plugin.engine.preflight import prepare_train
 from tests.support.small_run import make_dataset
-from tests.support.staged_run import FULL, HEAD, differences, newest, run, staged_config, state_of
+from tests.support.staged_run import FULL, HEAD, NECK, differences, newest, run, staged_config, state_of
 
 EMA = dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.02)
 FLAT = dict(HEAD, schedule='constant', warmup_epochs=1)
@@ -119,3 +119,15 @@ def test_a_run_the_guard_stopped_does_not_go_on(ended: tuple[Path, Path], monkey
     monkeypatch.setattr(GuardRecord, 'read', lambda path: GuardRecord(ended='guard'))
     with pytest.raises(UserError, match=r'the guard has stopped the run in \S+ after 2 epochs; .*check_run'):
         prepared(ended)
+
+
+def test_a_stage_added_to_a_run_that_ended_early_is_still_to_come(
+        ended: tuple[Path, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config(tmp_path, data, [HEAD, NECK]).dump(tmp_path / 'config.py')
+    monkeypatch.setattr(GuardRecord, 'read', lambda path: GuardRecord(ended='early_stopping'))
+    words = ['--work-dir', str(ended[1]), '--resume']
+    assert prepare_train([str(ended[0]), *words]) is None
+    settled = prepare_train([str(tmp_path / 'config.py'), *words])
+    assert settled is not None and settled[-1] == f'--resume={ended[1]}/epoch_2.pth'
+    with pytest.raises(UserError, match='has done 2 of its 4 epochs; --resume goes on'):
+        prepared((tmp_path / 'config.py', ended[1]))
