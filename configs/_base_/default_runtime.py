@@ -12,6 +12,7 @@ default_hooks = dict(
     class_weights=dict(type='ClassWeightsHook'),
     staged_unfreeze=dict(type='StagedUnfreezeHook'),  # carries out the config's `stages`
     drift_guard=dict(type='DriftGuardHook'),  # holds the losses against those of the loaded weights
+    results=dict(type='ResultsHook'),  # results.csv, a row a validation
     random_state=dict(type='RandomStateHook'),  # in every checkpoint, so that a resumed run is the same run
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'))
@@ -21,7 +22,8 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'))
 
-vis_backends = [dict(type='LocalVisBackend')]
+# TensorBoard where it is installed: tensorboard --logdir WORK_DIR
+vis_backends = [dict(type='LocalVisBackend'), dict(type='OptionalTensorboardVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
 # Means over 50 iterations of training; mmengine's own pattern would average validation losses over 50 epochs, too.
 log_processor = dict(

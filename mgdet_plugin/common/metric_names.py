@@ -58,3 +58,30 @@ def expected(metric: type, options: Mapping[str, Any]) -> list[str]:
 def expected_of(metrics: Iterable[Any]) -> list[str]:
     """The same of an evaluator's built metrics, in their order."""
     return [name for each in metrics for name in expected(type(each), vars(each))]
+
+
+def figures_in_words(metrics: Mapping[str, Any]) -> str:
+    """A validation's figures for a person: mean AP, that at an overlap of 0.5 and loss, those of further sets behind.
+
+    Where there is none of them it is the other figures, by their names.
+    """
+    others = [name.removesuffix('/loss') for name in metrics if name.endswith('/loss') and name != 'val/loss']
+    domains: dict[str, dict[str, Any]] = {domain: {} for domain in ('', *others)}
+    for name, value in metrics.items():
+        domain = next((each for each in others if name.startswith(f'{each}/')), '')
+        domains[domain][name.removeprefix(f'{domain}/' if domain else 'val/')] = value
+    return '; '.join(filter(None, (_domain_in_words(*each) for each in domains.items())))
+
+
+def _domain_in_words(domain: str, figures: Mapping[str, Any]) -> str:
+    """The figures of one validation set, without the prefix of its name."""
+    names = mean_aps(figures)
+    words = []
+    for name in names:
+        kind = f'{kind_of(name)} ' if len(names) > 1 else ''
+        half = at_half(name, figures)
+        words.append(f'{kind}AP {figures[name]:.3f}' + (f' (AP50 {figures[half]:.3f})' if half else ''))
+    if 'loss' in figures:
+        words.append(f'loss {figures["loss"]:.4g}')
+    words = words or [f'{name} {value:.4g}' for name, value in figures.items() if isinstance(value, (int, float))]
+    return ' '.join(filter(None, (domain, ', '.join(words)))) if words else ''

@@ -1,13 +1,20 @@
-"""What mmengine logs, at a length a person reads: its log file has every line, the terminal the first of the long."""
+"""What the terminal shows of a run: what a person reads, while the log file has every line."""
 from __future__ import annotations
 
 import logging
 import re
+import shutil
 import sys
+import time
+from collections.abc import Callable
 from functools import wraps
 from types import ModuleType
 from typing import Any
 
+VERBOSE, SHORT, QUIET = 'verbose', 'short', 'quiet'
+"""All that is logged, long messages by their first line; what is marked for a person; the same without progress."""
+SAID: dict[str, bool] = dict(said=True)
+"""``extra`` of a record that is meant for a person: ``logger.info('...', extra=SAID)``."""
 LONG = 25  # lines; a table of figures has fewer
 OPENINGS = {'System environment:': 'the environment', 'Config:': 'the config',
             'Hooks will be executed in the following order:': 'the hooks and when they run'}
@@ -16,19 +23,66 @@ OF_MMENGINE = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alia
 """How warnings begin that mmengine's own code brings about, which a person can do nothing about."""
 NOTHING_FOUND = 'The testing results of the whole dataset is empty'
 """How the error of mmdet's metrics begins where a detector finds nothing."""
-_VALIDATED = re.compile(r'Epoch\(val\)\s+\[(\d+)]')  # how the line about a validation begins, with every metric
-_PROGRESS = re.compile(r'stage \d+/|keep: |Epoch\(val\)')  # how what a quiet run says begins, warnings aside
-_quiet = False
+_TABLE = re.compile(r'^\+[-+]+\+$', re.MULTILINE)  # a line of a table of figures, as VOCMetric logs one
+_CLEAR = '\r\x1b[2K'  # begin the terminal's line anew
+_EVERY = 0.2  # seconds between two states of a line in place
+_AT_LEAST_EVERY = 600.0  # seconds between two lines of a log
+_mode, _tables = VERBOSE, False
 
 
-def be_quiet() -> None:
-    """From now on let the terminal show a line a stage, a line a validation and warnings; the log file has all."""
-    global _quiet
-    _quiet = True
+def show(mode: str, tables: bool = False) -> None:
+    """From now on let the terminal show what a mode says, and tables of figures; the log file has all."""
+    global _mode, _tables
+    _mode, _tables = mode, tables
+
+
+def shows(*modes: str) -> bool:
+    """Whether the terminal is in one of some modes."""
+    return _mode in modes
+
+
+class ProgressLine:
+    """How far a run is: one line in place on a terminal; elsewhere a line at each tenth, and every ten minutes.
+
+    Args:
+        clock: Gives seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told, self._tenth = clock(), -1
+        self._open = False
+
+    def show(self, share: float, text: Callable[[], str]) -> None:
+        """Show what is asked for only when it is due: ``share`` of the run is done, from 0 to 1."""
+        now, in_place = self._clock(), sys.stdout.isatty()
+        tenth = int(10 * share + 1e-9)
+        if in_place:
+            due = now - self._told >= _EVERY
+        else:
+            self._tenth = tenth if self._tenth < 0 else self._tenth
+            due = tenth > self._tenth or now - self._told >= _AT_LEAST_EVERY
+        if not due:
+            return
+        self._told, self._tenth, line = now, tenth, text()
+        if in_place:
+            print(_CLEAR + line[:shutil.get_terminal_size().columns - 1], end='', flush=True)
+        else:
+            print(line, flush=True)
+        self._open = in_place
+
+    def clear(self) -> None:
+        """Give the line in place free for something else."""
+        if self._open:
+            self._open = False
+            print(_CLEAR, end='', flush=True)
+
+
+PROGRESS = ProgressLine()
 
 
 class ShortFormatter(logging.Formatter):
-    """Formats a long message as one line that names the file with all of it.
+    """Formats a long message as one line that names the file with all of it; what is for a person, without the time.
 
     Args:
         inner: Formats the others.
@@ -41,8 +95,10 @@ class ShortFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's text for the terminal; a warning or an error is never shortened."""
-        if _quiet and record.levelno < logging.WARNING:
-            return _short(record.getMessage())
+        PROGRESS.clear()
+        if _mode != VERBOSE:
+            level = f'{record.levelname.lower()}: ' if record.levelno >= logging.WARNING else ''
+            return level + record.getMessage()
         lines = [line for line in record.getMessage().splitlines() if line.strip(' -')]
         if record.levelno >= logging.WARNING or len(lines) < LONG:
             return self.inner.format(record)
@@ -58,17 +114,8 @@ def _shown(record: logging.LogRecord) -> bool:
         record.levelno, record.levelname = logging.WARNING, 'WARNING'
     message = record.getMessage()
     return not message.startswith(OF_MMENGINE) and (
-        not _quiet or record.levelno >= logging.WARNING or _PROGRESS.match(message) is not None)
-
-
-def _short(message: str) -> str:
-    """The line about a validation with its epoch, mean APs and total losses alone; any other as it is."""
-    found = _VALIDATED.match(message)
-    if found is None:
-        return message
-    figures = re.findall(r'(\S+(?:mAP|mAP_50|/loss)): (\S+)', message)
-    return ', '.join([f'epoch {found[1]} validated', *(' '.join(each) for each in figures
-                                                       if not each[0].startswith('drift'))])
+        _mode == VERBOSE or record.levelno >= logging.WARNING or getattr(record, 'said', False)
+        or (_tables and _TABLE.search(message) is not None))
 
 
 def _let_through(record: logging.LogRecord) -> None:
@@ -79,7 +126,10 @@ def _let_through(record: logging.LogRecord) -> None:
 
 
 def patch_logger(module: ModuleType) -> None:
-    """Let a logger that has a file, below the level of debugging, keep long messages there."""
+    """Let a logger that has a file, below the level of debugging, keep there what is not for the terminal.
+
+    What mmengine logs without a logger it prints.
+    """
     init = module.MMLogger.__init__
 
     @wraps(init)
@@ -91,13 +141,18 @@ def patch_logger(module: ModuleType) -> None:
             console.setFormatter(ShortFormatter(console.formatter, self.log_file))
             console.addFilter(_shown)
 
+    def say(text: object) -> None:
+        if _mode == VERBOSE or (_tables and _TABLE.search(str(text)) is not None):
+            print(text)
+
     module.MMLogger.__init__ = init_short
+    module.print = say  # type: ignore[attr-defined]
 
 
 def patch_coco(module: ModuleType) -> None:
-    """Let pycocotools read files without saying so, and evaluate so where all is quiet."""
+    """Let pycocotools read files without saying so, and evaluate so where the terminal does not show all."""
     def say(*words: object) -> None:
-        if not _quiet and module.__name__ == 'pycocotools.cocoeval':
+        if _mode == VERBOSE and module.__name__ == 'pycocotools.cocoeval':
             print(*words)
 
     module.print = say  # type: ignore[attr-defined]

@@ -18,15 +18,17 @@ from mmengine.runner import Runner
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import config_path, mmdet_script
+from mgdet_plugin.compat.console import VERBOSE, show, shows
 from mgdet_plugin.compat.launch import end_launched_process
 from mgdet_plugin.datasets import Inspector, check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.annotation_check import config_name
 from mgdet_plugin.datasets.old_images import image_paths, pipeline_of
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.config_check import checked
+from mgdet_plugin.engine.hooks.console_hook import ConsoleHook
 from mgdet_plugin.engine.keep_check import check_keep
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
-from mgdet_plugin.engine.resume_choice import is_finished, resolve_resume
+from mgdet_plugin.engine.resume_choice import extended_end, is_finished, resolve_resume
 from mgdet_plugin.engine.truth_check import check_truth
 from mgdet_plugin.plan.keeping import Keeping, is_followed
 from mgdet_plugin.plan.plan import Plan, start_of
@@ -47,9 +49,22 @@ def run_mmdet_script(name: str, arguments: Sequence[str]) -> None:
     path = str(mmdet_script(name))
     if name == 'test':
         Runner.dump_config = _beside_the_log(Runner.dump_config)
+    if not shows(VERBOSE):
+        Runner.register_hooks = _with_console(Runner.register_hooks)
     sys.argv = [path, *arguments]
     runpy.run_path(path, run_name='__main__')
     end_launched_process()
+
+
+def _with_console(register: Callable[..., None]) -> Callable[..., None]:
+    """A runner's method that also registers what tells a person of the run; no config of a run has to name it."""
+
+    @wraps(register)
+    def register_hooks(runner: Runner, *args: Any, **kwargs: Any) -> None:
+        register(runner, *args, **kwargs)
+        runner.register_hook(ConsoleHook())
+
+    return register_hooks
 
 
 def _beside_the_log(dump: Callable[[Runner], None]) -> Callable[[Runner], None]:
@@ -102,6 +117,8 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
         raise UserError(f'--launcher {args.launcher} is for processes that a launcher started, and {variable} is not '
                         f'set in the environment; start them by tools/dist_{name}.sh CFG GPUS or slurm_train.sh, or '
                         'leave --launcher out')
+    if cfg.get('log_level') == 'DEBUG':
+        show(VERBOSE)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     return args, cfg
@@ -113,11 +130,12 @@ def is_first_rank(launcher: str = 'none') -> bool:
     return rank is None or os.environ.get(rank, '0') == '0'
 
 
-def prepare_train(arguments: Sequence[str]) -> list[str] | None:
+def prepare_train(arguments: Sequence[str], more_epochs: int | None = None) -> list[str] | None:
     """Check what training needs: datasets and weights, or the checkpoint to resume from.
 
     Args:
         arguments: The command line without the program's name.
+        more_epochs: By how many the last stage of the ended run in the work folder is to go on.
 
     Returns:
         The command line for mmdet's script, which names the checkpoint to resume from if there is one; None where the
@@ -133,11 +151,12 @@ def prepare_train(arguments: Sequence[str]) -> list[str] | None:
         cfg.merge_from_dict(dict.fromkeys(_VALIDATION))
     with checked(cfg):
         start = start_of(cfg)  # cannot be told once load_from names a checkpoint to resume from
-        settled, said = resolve_resume(list(arguments), args.resume, cfg)
-        if cfg.get('resume') and is_finished(cfg):
+        settled, said = resolve_resume(list(arguments), args.resume if more_epochs is None else 'auto', cfg)
+        if more_epochs is not None:
+            settled += _extension(args, cfg, more_epochs, settled)
+        elif cfg.get('resume') and is_finished(cfg):
             said.append(f'{cfg.work_dir} is already finished, {cfg.load_from} is its end: nothing to do. To train on '
-                        'give the last stage more epochs, or start a run from its best.pth (load_from) in another '
-                        '--work-dir')
+                        'give --more-epochs N, or start a run from its best.pth (load_from) in another --work-dir')
             _say(said, args.launcher)
             return None
         if unwatched:
@@ -145,6 +164,26 @@ def prepare_train(arguments: Sequence[str]) -> list[str] | None:
                         'only spikes, divergence and NaN of the training losses are guarded')
         _say(chain(said, _prepare(cfg, ('train', ) if unwatched else ('train', 'val'), start)), args.launcher)
         return settled
+
+
+def _extension(args: SimpleNamespace, cfg: Config, more: int, settled: Sequence[str]) -> list[str]:
+    """What makes mmdet's script go on with a run after its end."""
+    asked = f'--more-epochs {more}'
+    given = sorted({'load_from', 'resume', 'train_cfg.max_epochs'} & set(args.cfg_options or ()))
+    given = [f'--resume {args.resume}'] if args.resume else given
+    if given:
+        raise UserError(f"{asked} goes on from the last checkpoint of the run's end, and {given[0]} says otherwise; "
+                        'give one of the two')
+    if not cfg.get('stages'):
+        raise UserError(f'{asked} makes the last stage of a plan longer, and {config_name(cfg)} has no stages; raise '
+                        'train_cfg.max_epochs and give --resume')
+    cap = cfg.train_cfg.get('max_epochs')
+    if cap is not None:
+        raise UserError(f'{asked}: train_cfg.max_epochs={cap} ends the run before its plan does; raise it or leave it '
+                        'out, and give --resume')
+    if not any(word.startswith('--resume=') for word in settled):
+        raise UserError(f'{asked}: there is no checkpoint in {cfg.work_dir} to go on from; without it the run begins')
+    return ['--cfg-options', f'train_cfg.end_epoch={extended_end(cfg, more)}']
 
 
 def prepare_test(arguments: Sequence[str]) -> None:

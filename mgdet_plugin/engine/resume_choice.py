@@ -14,9 +14,10 @@ from torch import Tensor
 from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import FILE, GuardRecord
+from mgdet_plugin.common.resources import command
 from mgdet_plugin.engine.checkpoint_check import check_same_tensors
 from mgdet_plugin.plan.plan import Plan
-from mgdet_plugin.plan.progress import RECORD
+from mgdet_plugin.plan.progress import RECORD, Progress
 
 PATTERNS = ('epoch_*.pth', 'iter_*.pth')
 
@@ -154,11 +155,39 @@ def is_finished(cfg: Config) -> bool:
     folder, path = Path(cfg.work_dir), Path(cfg.load_from)
     if not cfg.get('stages') or path.resolve().parent != folder.resolve() or not (folder / FILE).is_file():
         return False
-    epoch = load_checkpoint(path, mmap=True)[1]['meta']['epoch']
-    planned = Plan.from_cfg(cfg).epochs
-    length = min(planned, (cfg.get('train_cfg') or {}).get('max_epochs') or planned)
+    epoch, length, in_last = _position(cfg)
     ended = GuardRecord.read(folder / FILE).ended
-    return ended == 'early_stopping' or (ended == 'plan' and epoch >= length)
+    return (ended == 'early_stopping' and in_last) or (ended == 'plan' and epoch >= length)
+
+
+def _position(cfg: Config) -> tuple[int, int, bool]:
+    """Epochs that the checkpoint ``cfg.load_from`` has behind it, those of its whole run as far as is known, and
+    whether it is in the last stage: a person may have added one since.
+    """
+    content = load_checkpoint(Path(cfg.load_from), mmap=True)[1]
+    plan, record, epoch = Plan.from_cfg(cfg), content.get(RECORD), content['meta']['epoch']
+    progress = Progress.from_plain(record, plan) if isinstance(record, Mapping) else Progress.at(plan, epoch, 0)
+    planned = progress.last_epoch(plan, epoch)
+    length = min(planned, (cfg.get('train_cfg') or {}).get('max_epochs') or planned)
+    return epoch, length, progress.stage + 1 == len(plan.stages)
+
+
+def extended_end(cfg: Config, more: int) -> int:
+    """Epochs of the run that ended with the checkpoint ``cfg.load_from``, when so many more are done.
+
+    Raises:
+        UserError: The run has not ended, or the guard has ended it.
+    """
+    epoch, planned, in_last = _position(cfg)
+    record = Path(cfg.work_dir) / FILE
+    ended = GuardRecord.read(record).ended if record.is_file() else None
+    if ended == 'guard':
+        raise UserError(f'--more-epochs {more}: the guard has stopped the run in {cfg.work_dir} after {epoch} epochs; '
+                        f'{command("check_run", cfg.work_dir)} says why')
+    if epoch < planned and not (ended == 'early_stopping' and in_last):
+        raise UserError(f'--more-epochs {more} goes on after the end of a run, and the one in {cfg.work_dir} has done '
+                        f'{epoch} of its {planned} epochs; --resume goes on with it')
+    return epoch + more
 
 
 def without_resume(arguments: list[str]) -> list[str]:

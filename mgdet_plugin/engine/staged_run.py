@@ -9,11 +9,13 @@ from mmengine.dist import broadcast_object_list
 from mmengine.runner import Runner
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.compat.console import SAID
 from mgdet_plugin.engine.optim.moving_average import ema_hooks
 from mgdet_plugin.engine.optim.staged_lr_scheduler import StagedLR
 from mgdet_plugin.plan.freezing import Frozen, frozen_of, trained_parts, unwrap
 from mgdet_plugin.plan.plan import Plan, Stage
 from mgdet_plugin.plan.progress import Progress
+from mgdet_plugin.plan.report import span_in_words
 from mgdet_plugin.plan.rules import check_rules, rate_limit, refuse_broken
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ class StagedRun:
             progress.stood = min(progress.held, runner.epoch - progress.first_epoch)
         for scheduler in self.schedulers():
             scheduler.enter(progress.stage, progress.first_iter + progress.stood * steps, steps, runner.iter,
-                            progress.damping)
+                            progress.rate_factor)
         progress.steps = steps
         wrapper = runner.optim_wrapper  # mmengine lets a group of accumulated iterations reach over an edge
         wrapper._inner_count, wrapper._max_counts = skip, steps
@@ -136,7 +138,7 @@ class StagedRun:
 
     def take_validation(self, metrics: Mapping[str, float]) -> bool:
         """Decide about the stage's end in the first process, for all; returns whether it is the stage's best so far."""
-        progress = self.progress
+        progress, before = self.progress, self.progress.fallen
         improved = progress.after_validation(self.plan, self.runner.epoch, metrics, self.rolled_back)
         decided: list[Any] = [progress, improved]
         broadcast_object_list(decided, 0)
@@ -144,7 +146,13 @@ class StagedRun:
         until = self.plan.until(progress.stage)
         if progress.ended and until is not None:
             self.runner.logger.info(f"stage '{self.stage.name}' ends by {until.metric}: {progress.misses} validations "
-                                    f'without improvement on {progress.best} of epoch {progress.best_epoch}')
+                                    f'without improvement on {progress.best} of epoch {progress.best_epoch}',
+                                    extra=SAID)
+        plateau = self.stage.plateau
+        if plateau is not None and progress.fallen < before:
+            self.runner.logger.info(f"stage '{self.stage.name}': {plateau.metric} has not improved on "
+                                    f'{progress.level} for {plateau.patience} validations: rates are '
+                                    f"{progress.rate_factor:.3g} times the plan's from here on", extra=SAID)
         self.set_length()
         return bool(decided[1])
 
@@ -164,6 +172,23 @@ class StagedRun:
                     best_epoch=progress.best_epoch, epochs=epoch - progress.first_epoch,
                     trained_parts=trained_parts(self.runner.model, frozen))
 
+    def extend(self, end: int) -> None:
+        """Let the run, whose last stage may be over, go on until ``end`` epochs of it are done, unless it does already.
+
+        The schedule of the stage goes on, too: a cosine that has come to its end stays there.
+        """
+        progress, plan, epoch, stage = self.progress, self.plan, self.runner.epoch, self.stage
+        if progress.stage + 1 < len(plan.stages) or end <= progress.last_epoch(plan, epoch):
+            return
+        progress.extend(plan, end)
+        self.set_length()
+        done = epoch - progress.first_epoch - progress.stood
+        first, last = (stage.lr * progress.rate_factor * stage.factor(each) for each in (done, done + end - epoch))
+        how = {'cosine': 'where its cosine ended' if first == last else f'to {last:g} along its cosine',
+               'constant': 'constant', 'plateau': 'lower where its plateau says so'}[stage.schedule]
+        self.runner.logger.info(f"stage '{stage.name}' goes on, {span_in_words(epoch + 1, end)}, at a rate of "
+                                f'{first:g}, {how}', extra=SAID)
+
     def hold(self, most: int | None = None) -> str | None:
         """Make the current stage an epoch longer; its schedule stands still for that epoch.
 
@@ -181,7 +206,7 @@ class StagedRun:
         """Lower all rates for the rest of the run by a factor; returns the factor on the plan's rates from now on."""
         self.progress.damping *= factor
         for scheduler in self.schedulers():
-            scheduler.damping = self.progress.damping
+            scheduler.damping = self.progress.rate_factor
         return self.progress.damping
 
     def schedulers(self) -> Sequence[StagedLR]:

@@ -8,16 +8,22 @@ from typing import Any
 from mmengine.dist import all_gather_object, all_reduce, is_distributed
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
+from torch import nn
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.processes import on_first_rank
+from mgdet_plugin.compat.console import SAID
 from mgdet_plugin.engine.optim.moving_average import ema_hooks
 from mgdet_plugin.engine.staged_run import StagedRun
 from mgdet_plugin.plan.freezing import Frozen, digests, frozen_of, statistics_layers, unwrap
+from mgdet_plugin.plan.plan import Stage
 from mgdet_plugin.plan.progress import RECORD, Progress
+from mgdet_plugin.plan.report import schedule_in_words, span_in_words, until_in_words
 
 STAGE_BEST = 'stage{}_best.pth'  # in a run's folder, counted from 1
+LEVELS = {2: 'the last layers of the head', 1: 'all but the backbone', 0: 'everything'}
+"""Freeze level -> what trains."""
 
 
 def prove(runner: Runner, name: str, frozen: Frozen, start: Mapping[str, str]) -> None:
@@ -52,20 +58,45 @@ def prove(runner: Runner, name: str, frozen: Frozen, start: Mapping[str, str]) -
 def log_stage(runner: Runner, run: StagedRun, frozen: Frozen) -> None:
     """Say in one line what a stage does, and warn of what the detector froze although the plan did not."""
     stage, model = run.stage, unwrap(runner.model)
-    trained = sum(each.numel() for name, each in model.named_parameters() if name not in frozen.parameters)
-    probs = {name: prob for name, prob in stage.step_probs().items() if prob or stage.clean or name in stage.probs}
-    held = f'freeze level {stage.freeze_level}' if stage.freeze_level is not None else (
-        f'train {list(stage.train)}' if stage.train is not None else f'freeze {list(stage.freeze or ())}')
-    runner.logger.info(
-        f"stage {run.progress.stage + 1}/{len(run.plan.stages)} '{stage.name}' from epoch "
-        f'{run.progress.first_epoch + 1} for {stage.epochs}: {held}, '
-        f'training {trained:,} of {sum(each.numel() for each in model.parameters()):,} parameters, '
-        f'{len(frozen.norms)} normalisation layers held, rate {stage.lr:g}, '
-        f'augmentation {probs or "as in the pipeline"}')
+    first, last = run.progress.first_epoch + 1, min(run.progress.end(run.plan), runner.max_epochs)
+    begins = f', from {runner.epoch + 1} on' if runner.epoch >= first else ''
+    runner.logger.info(f"stage {run.progress.stage + 1} of {len(run.plan.stages)} '{stage.name}', "
+                       f'{span_in_words(first, last)}{begins}: {_training(model, stage, frozen)}; '
+                       f'rate {schedule_in_words(stage)}; {_augmentation(stage)}{_holding(run)}{_ending(run)}',
+                       extra=SAID)
     own = sorted(frozen.parameters - frozen_of(stage, model).parameters)
     if own:
         runner.logger.warning(f'{len(own)} parameters stay frozen by the model itself (frozen_stages or the like), '
                               f'though the plan trains them: {", ".join(own[:3])}, ...')
+
+
+def _training(model: nn.Module, stage: Stage, frozen: Frozen) -> str:
+    """What trains in a stage, and how much of the model that is."""
+    sizes = {name: each.numel() for name, each in model.named_parameters()}
+    trained = sum(size for name, size in sizes.items() if name not in frozen.parameters)
+    what = ', '.join(stage.train) if stage.train is not None else LEVELS[stage.freeze_level] if (
+        stage.freeze_level is not None) else f'all but {", ".join(stage.freeze or ()) or "nothing"}'
+    return f'trains {what}, {trained:,} of {sum(sizes.values()):,} weights'
+
+
+def _augmentation(stage: Stage) -> str:
+    """The probabilities a stage sets."""
+    probs = stage.step_probs()
+    said = [f'{name} {prob:g}' if prob else f'no {name}' for name, prob in probs.items()]
+    return ', '.join(said)
+
+
+def _holding(run: StagedRun) -> str:
+    """What of the old images a stage holds, in the end of a line."""
+    keep, weight = run.plan.keep, run.plan.keep_weight(run.progress.stage)
+    return f'; {keep.share:.0%} of each batch is old images, held with weight {weight:g}' if (
+        keep is not None and keep.holds_images and weight) else ''
+
+
+def _ending(run: StagedRun) -> str:
+    """When a stage ends before its last epoch, in the end of a line."""
+    until = run.plan.until(run.progress.stage)
+    return f'; ends early by {until_in_words(until)}' if until is not None else ''
 
 
 def save_as(runner: Runner, name: str) -> None:
@@ -95,7 +126,7 @@ def restore_best(runner: Runner, progress: Progress) -> None:
     if optimizer is not None:
         runner.optim_wrapper.load_state_dict(optimizer)
     runner.logger.info(f'restored the best of the stage: epoch {progress.best_epoch}, {progress.best} '
-                       f'({os.path.basename(path)})')
+                       f'({os.path.basename(path)})', extra=SAID)
 
 
 def save_last(runner: Runner, again: bool = False) -> None:

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Subset
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import GuardRecord, is_zero
-from mgdet_plugin.common.metric_names import expected_of, mean_aps
-from mgdet_plugin.compat.console import NOTHING_FOUND
+from mgdet_plugin.common.metric_names import expected_of, figures_in_words, mean_aps
+from mgdet_plugin.compat.console import NOTHING_FOUND, SAID
 from mgdet_plugin.engine.hooks.random_state_hook import random_state, set_random_state
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.loops.validation import measure
@@ -100,6 +100,8 @@ def guarded_terms(record: GuardRecord, terms: str | Sequence[str] | None) -> lis
 
 def _say(runner: Runner, record: GuardRecord, seconds: float) -> None:
     """Log the baselines and give them to the visualizer as epoch 0."""
+    if record.pretrained:
+        runner.logger.info(f'before training: {figures_in_words(record.pretrained)}', extra=SAID)
     for name, values in ((LOADED, record.pretrained), (RANDOM, record.random)):
         if values:
             figures = [f'{key} {value:.4g}' for key, value in values.items() if 'loss' in key
@@ -146,7 +148,7 @@ def told(runner: Runner, loop: LossValLoop, what: str) -> Iterator[None]:
         if now - said >= _SAY_EVERY:
             said = now
             runner.logger.info(f'guard: measuring {what}: {done} of {total:.0f} images, about '
-                               f'{max(0.0, (now - begun) * (total - done) / done):.0f} s left')
+                               f'{max(0.0, (now - begun) * (total - done) / done):.0f} s left', extra=SAID)
 
     def ours(record: logging.LogRecord) -> bool:
         text = record.getMessage()

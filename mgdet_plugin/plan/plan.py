@@ -16,10 +16,10 @@ from mmengine.config import Config
 from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
 from mgdet_plugin.common.guard_record import STARTS
 from mgdet_plugin.plan.keeping import Keeping, check_weight
-from mgdet_plugin.plan.until import Until
+from mgdet_plugin.plan.until import Plateau, Until
 
 FREEZE_LEVELS = (0, 1, 2)
-SCHEDULES = ('cosine', 'constant')
+SCHEDULES = ('cosine', 'constant', 'plateau')
 RECIPE_WARMUP_EPOCHS = 3.0
 RECIPE_WARMUP_SHARE = 0.6  # of a short stage
 RECIPE_ETA_MIN = 1e-7
@@ -39,7 +39,9 @@ class Stage:
         freeze: Names or patterns of what is frozen ('backbone', 'backbone.conv_res_block[1-3]', '*.bn').
         train: Names or patterns of what trains; everything else is frozen.
         lr_mult: Name or pattern -> factor on the rate of what it matches; the longest match counts.
-        schedule: After warmup and boost: 'cosine' to ``eta_min_ratio``, or 'constant'.
+        schedule: After warmup and boost: 'cosine' to ``eta_min_ratio``, 'constant', or 'plateau', which falls with what
+            is measured.
+        plateau: When and by how much it falls, of the schedule 'plateau'.
         warmup_epochs: Linear warmup. Default: the recipe's 3, at most three fifths of the stage.
         warmup_ratio: Factor the warmup starts from.
         eta_min_ratio: Where the cosine ends, as a factor on each group's rate. Default: 1e-7 / lr.
@@ -66,6 +68,7 @@ class Stage:
     train: tuple[str, ...] | None = None
     lr_mult: Mapping[str, float] = field(default_factory=dict)
     schedule: str = 'cosine'
+    plateau: Plateau | None = None
     warmup_epochs: float | None = None
     warmup_ratio: float = 0.01
     eta_min_ratio: float | None = None
@@ -101,6 +104,8 @@ class Stage:
             values[key] = dict(values.get(key) or {})
         if values.get('until') is not None:
             values['until'] = Until.build(f"stage '{fields['name']}': until", values['until'])
+        if values.get('plateau') is not None or values.get('schedule') == 'plateau':
+            values['plateau'] = Plateau.build(f"stage '{fields['name']}': plateau", values.get('plateau') or {})
         return cls(**values)
 
     def __post_init__(self) -> None:
@@ -128,6 +133,12 @@ class Stage:
     def _check_rates(self, where: str) -> None:
         """Check what the rate is made of."""
         require(self.schedule in SCHEDULES, f'{where}: schedule must be one of {SCHEDULES}', self.schedule)
+        if (self.plateau is not None) != (self.schedule == 'plateau'):
+            raise UserError(f"{where}: plateau is of schedule='plateau', got schedule={self.schedule!r}; set that, or "
+                            'take plateau out')
+        if self.plateau is not None and self.plateau.min_lr >= self.lr:
+            raise UserError(f'{where}: plateau.min_lr {self.plateau.min_lr:g} is not below lr {self.lr:g}, so the rate '
+                            'could not fall; lower it')
         for key, value in self.lr_mult.items():
             if not is_number(value) or not 0 < value < math.inf:
                 raise UserError(f"{where}: lr_mult['{key}'] must be a positive number, got {value!r}; to hold a part "
@@ -169,7 +180,8 @@ class Stage:
     def factor(self, done: float) -> float:
         """Factor on the stage's rate after ``done`` of its epochs, fractions for iterations.
 
-        Linear from ``warmup_ratio``, then ``boost``, then 1 or the cosine, whose last value stays.
+        Linear from ``warmup_ratio``, then ``boost``, then 1 or the cosine, whose last value stays. What a plateau has
+        lowered is a factor beside it, see :class:`mgdet_plugin.plan.progress.Progress`.
         """
         begin = self.warmup + self.boost_epochs
         peak = self.boost if self.boost_epochs > 0 else 1.0
@@ -177,7 +189,7 @@ class Stage:
             return (self.warmup_ratio + (1 - self.warmup_ratio) * done / self.warmup) * peak
         if done < begin:
             return self.boost
-        if self.schedule == 'constant':
+        if self.schedule != 'cosine':
             return 1.0
         share = min(1.0, (done - begin) / (self.epochs - begin)) if self.epochs > begin else 1.0
         return self.eta_ratio + (1 - self.eta_ratio) * 0.5 * (1 + math.cos(math.pi * share))

@@ -9,6 +9,7 @@ from typing import Any
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.records import known_fields
 from mgdet_plugin.plan.plan import Plan, Stage
+from mgdet_plugin.plan.until import Waiting
 
 RECORD = 'mgdet'  # in a checkpoint
 
@@ -32,6 +33,11 @@ class Progress:
         held: Epochs by which the guard has made the stage longer.
         stood: Epochs of the stage in which its schedule has stood still for that.
         damping: Factor by which the guard has lowered all rates.
+        fallen: Factor by which the stage's plateau has lowered its rates.
+        level: Best value of the plateau's metric so far.
+        waited: Validations since then, or since its last fall.
+        cooldown: Of a fall, what is left.
+        more: Epochs by which a person has made the last stage longer; below 0 where it had ended early.
         run: A name that all checkpoints of one run share, resumed or not.
         start: The plan's start, where the config leaves it to what is loaded: on resume that cannot be told.
     """
@@ -49,6 +55,11 @@ class Progress:
     held: int = 0
     stood: int = 0
     damping: float = 1.0
+    fallen: float = 1.0
+    level: float | None = None
+    waited: int = 0
+    cooldown: int = 0
+    more: int = 0
     run: str = ''
     start: str = ''
 
@@ -107,14 +118,22 @@ class Progress:
         """The current stage."""
         return plan.stages[self.stage]
 
+    @property
+    def rate_factor(self) -> float:
+        """Factor on the plan's rates."""
+        return self.damping * self.fallen
+
+    def end(self, plan: Plan) -> int:
+        """Epochs of the run done when the stage has lasted its longest."""
+        return self.first_epoch + self.current(plan).epochs + self.held + self.more
+
     def is_over(self, plan: Plan, epoch: int) -> bool:
         """Whether the stage is over once ``epoch`` epochs of the run are done."""
-        return self.ended or epoch - self.first_epoch >= self.current(plan).epochs + self.held
+        return self.ended or epoch >= self.end(plan)
 
     def last_epoch(self, plan: Plan, epoch: int) -> int:
         """Epochs of the whole run, as far as is known after ``epoch`` of them."""
-        end = epoch if self.ended else self.first_epoch + self.current(plan).epochs + self.held
-        return end + sum(stage.epochs for stage in plan.stages[self.stage + 1:])
+        return (epoch if self.ended else self.end(plan)) + sum(stage.epochs for stage in plan.stages[self.stage + 1:])
 
     def after_validation(self, plan: Plan, epoch: int, metrics: Mapping[str, float], void: bool = False) -> bool:
         """Take a validation after so many epochs of the run into account.
@@ -129,14 +148,11 @@ class Progress:
             UserError: If the validation gives other figures of the same kind, but not the one the stage goes by.
         """
         self.validated = epoch
+        self._fall(plan, epoch, metrics, void)
         until = plan.until(self.stage)
         if until is None:
             return False
-        kind = until.metric.rpartition('/')[0]
-        if until.metric not in metrics and any(name.rpartition('/')[0] == kind for name in metrics):
-            raise UserError(f"stage '{self.current(plan).name}' goes by {until.metric}, which the validation does not "
-                            f'give; it gives {", ".join(sorted(metrics)) or "nothing"}')
-        value = math.nan if void else float(metrics.get(until.metric, math.nan))
+        value = self._figure(plan, until, metrics, void)
         improved = until.improves(value, self.best)
         if improved:
             self.best, self.best_epoch, self.misses = value, epoch, 0
@@ -145,12 +161,50 @@ class Progress:
         self.ended = self.misses >= until.patience and epoch - self.first_epoch >= until.min_epochs
         return improved
 
+    def _figure(self, plan: Plan, waiting: Waiting, metrics: Mapping[str, float], void: bool) -> float:
+        """The figure that is waited for, NaN where it could not be measured."""
+        kind = waiting.metric.rpartition('/')[0]
+        if waiting.metric not in metrics and any(name.rpartition('/')[0] == kind for name in metrics):
+            raise UserError(f"stage '{self.current(plan).name}' goes by {waiting.metric}, which the validation does "
+                            f'not give; it gives {", ".join(sorted(metrics)) or "nothing"}')
+        return math.nan if void else float(metrics.get(waiting.metric, math.nan))
+
+    def _fall(self, plan: Plan, epoch: int, metrics: Mapping[str, float], void: bool) -> None:
+        """Lower the rates where the stage's plateau says so, counting as Keras does; not before warmup and boost end.
+
+        Keras takes one off the cooldown before it looks whether that is over.
+        """
+        stage = self.current(plan)
+        plateau = stage.plateau
+        if plateau is None:
+            return
+        if self.cooldown:
+            self.cooldown, self.waited = self.cooldown - 1, 0
+        value = self._figure(plan, plateau, metrics, void)
+        if plateau.improves(value, self.level):
+            self.level, self.waited = value, 0
+        elif not self.cooldown and epoch - self.first_epoch >= stage.warmup + stage.boost_epochs:
+            self.waited += 1
+            if self.waited >= plateau.patience:
+                self.fallen = plateau.fallen(self.fallen, stage.lr)
+                self.cooldown, self.waited = plateau.cooldown, 0
+
+    def extend(self, plan: Plan, end: int) -> None:
+        """Let the last stage go on until ``end`` epochs of the run are done.
+
+        Where its metric has ended it, the patience begins anew; the best stays.
+        """
+        if self.ended:
+            self.ended, self.misses = False, 0
+        self.more += end - self.end(plan)
+
     def advance(self, epoch: int, iteration: int, entry: dict[str, Any]) -> None:
         """Enter the next stage at an epoch and iteration; of the last one ``entry`` is remembered, no more."""
         self.history.append(entry)
         self.stage, self.first_epoch, self.first_iter = self.stage + 1, epoch, iteration
         self.best, self.best_epoch, self.misses, self.ended, self.digests = None, 0, 0, False, {}
-        self.held = self.stood = 0
+        self.held = self.stood = self.more = 0
+        self.fallen, self.level, self.waited, self.cooldown = 1.0, None, 0, 0
 
 
 def stages_before(content: Mapping[str, Any], own: bool = True) -> list[Mapping[str, Any]]:

@@ -51,7 +51,7 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
     probs = planned_augmentation(cfg, plan)
     first = plan.first_epochs()
     stages = [
-        dict(_stage(stage, model), until=_until(plan.until(index)),
+        dict(_stage(stage, model), until=until_in_words(plan.until(index)),
              first_epoch=first[index] + 1, last_epoch=first[index] + stage.epochs,
              batch_size=stage.batch_size or cfg.train_dataloader.batch_size,
              old_images=plan.keep.beside(stage.batch_size or cfg.train_dataloader.batch_size) if plan.keep else 0,
@@ -185,18 +185,20 @@ def _stage(stage: Stage, model: nn.Module) -> dict[str, Any]:
     what = (f'freeze level {stage.freeze_level}' if stage.freeze_level is not None else
             f'only {", ".join(stage.train)} trains' if stage.train is not None else
             f'frozen: {", ".join(stage.freeze or ()) or "nothing"}')
-    return dict(name=stage.name, epochs=stage.epochs, frozen=what, parts=parts, schedule=_schedule(stage),
+    return dict(name=stage.name, epochs=stage.epochs, frozen=what, parts=parts, schedule=schedule_in_words(stage),
                 restore_best=stage.restore_best, restart_ema=stage.restart_ema, lr=stage.lr,
                 lr_mult=dict(stage.lr_mult), trained_parameters=sum(part['trained'] for part in parts.values()),
                 frozen_parameters=sum(part['frozen'] for part in parts.values()))
 
 
-def _until(until: Until | None) -> str:
+def until_in_words(until: Until | None) -> str:
+    """When a stage ends before its last epoch, empty where it does not."""
     return (f'{until.metric}, {until.patience} validations without improvement, after at least '
             f'{_epochs(until.min_epochs)}' if until else '')
 
 
-def _schedule(stage: Stage) -> str:
+def schedule_in_words(stage: Stage) -> str:
+    """How the rate of a stage goes."""
     steps = [f'{stage.lr:g}']
     if stage.warmup:
         steps.append(f'{_epochs(stage.warmup)} of warmup from {stage.warmup_ratio:g} of it')
@@ -204,7 +206,16 @@ def _schedule(stage: Stage) -> str:
         steps.append(f'{_epochs(stage.boost_epochs)} at {stage.boost:g} times it')
     if stage.schedule == 'cosine':
         steps.append(f'cosine to {stage.eta_ratio:.3g} of it')
+    if stage.plateau is not None:
+        least = f', not below {stage.plateau.min_lr:g}' if stage.plateau.min_lr else ''
+        steps.append(f'times {stage.plateau.factor:g} wherever {stage.plateau.metric} has not improved for '
+                     f'{stage.plateau.patience} validations{least}')
     return ', '.join(steps)
+
+
+def span_in_words(first: int, last: int) -> str:
+    """The epochs from one to another, both counted from 1."""
+    return f'epochs {first} to {last}' if last > first else f'epoch {first}'
 
 
 def _epochs(count: float) -> str:

@@ -21,7 +21,7 @@ from mgdet_plugin.plan.rates import fixed_multipliers, stage_multiplier
 
 MAX_FULL_RATE = 1e-4
 ERRORS = ('skipped-level', 'rate', 'loss-scales', 'grid-normalizer', 'mixing-while-frozen')
-WARNINGS = ('many-knobs', 'starts-thawed', 'cut-short')
+WARNINGS = ('many-knobs', 'starts-thawed', 'cut-short', 'plateau-unreached')
 _ROUNDING = 1 + 1e-9
 
 # The guide's own edges: (rate, mosaic, mixup) before and after.
@@ -69,7 +69,8 @@ def check_rules(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Map
     """
     wrapper, loop = cfg.get('optim_wrapper') or {}, cfg.get('train_cfg') or {}
     asked = repr([plan.start, _loss_of(cfg), wrapper.get('constructor'), wrapper.get('paramwise_cfg'),
-                  loop.get('max_epochs'), [name for name, _ in model.named_parameters()], list(history)])
+                  loop.get('max_epochs'), loop.get('val_interval'), [name for name, _ in model.named_parameters()],
+                  list(history)])
     if asked in plan.answers:
         return plan.answers[asked]
     unknown = plan.allow - {*ERRORS, *WARNINGS}
@@ -78,7 +79,8 @@ def check_rules(plan: Plan, cfg: Config, model: nn.Module, history: Sequence[Map
     frozen = [frozen_of(stage, model) for stage in plan.stages]
     parts = [trained_parts(model, each) for each in frozen]
     findings = [*_levels(plan, parts, history), *_rates(plan, cfg, model, frozen), *_loss(plan, cfg),
-                *_mixing(plan, model, parts), *_knobs(plan), *_length(plan, cfg)]
+                *_mixing(plan, model, parts), *_knobs(plan), *_length(plan, cfg),
+                *_plateaus(plan, cfg)]
     return plan.answers.setdefault(asked, [each for each in findings if each.rule not in plan.allow])
 
 
@@ -190,3 +192,20 @@ def _length(plan: Plan, cfg: Config) -> Iterator[Finding]:
         last = [stage for first, stage in zip(plan.first_epochs(), plan.stages) if first < cap][-1]
         yield Finding('cut-short', f"train_cfg.max_epochs={cap} ends the plan of {plan.epochs} epochs in stage "
                       f"'{last.name}'; leave max_epochs out to run all of it")
+
+
+def _plateaus(plan: Plan, cfg: Config) -> Iterator[Finding]:
+    """Stages that end before their rate could fall once."""
+    interval = (cfg.get('train_cfg') or {}).get('val_interval', 1)
+    for index, stage in enumerate(plan.stages):
+        plateau, until = stage.plateau, plan.until(index)
+        if plateau is None:
+            continue
+        text = (f"stage '{stage.name}': the rate falls when {plateau.metric} has not improved for {plateau.patience} "
+                'validations, and the stage ')
+        if until is not None and until.metric == plateau.metric and until.patience <= plateau.patience:
+            yield Finding('plateau-unreached', f'{text}ends when it has not for {until.patience}: give plateau less '
+                          'patience, or until or plan.early_stopping more')
+        elif stage.epochs // interval <= plateau.patience:
+            yield Finding('plateau-unreached', f'{text}has {stage.epochs // interval}: give plateau less patience, or '
+                          'validate more often (train_cfg.val_interval)')

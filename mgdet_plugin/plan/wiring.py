@@ -31,9 +31,11 @@ def check_wiring(cfg: Config, plan: Plan) -> None:
     interval = loop.get('val_interval', 1)
     steps = config_steps((cfg.get('train_dataloader') or {}).get('dataset'))
     for stage in plan.stages:
-        if stage.until is not None and (interval > stage.epochs or not cfg.get('val_cfg')):
-            raise UserError(f"stage '{stage.name}' ends by {stage.until.metric}, and its {stage.epochs} epochs see no "
-                            f'validation (train_cfg.val_interval={interval}); validate more often or take until out')
+        for field, what, waiting in (('until', 'ends', stage.until), ('plateau', 'lowers its rate', stage.plateau)):
+            if waiting is not None and (interval > stage.epochs or not cfg.get('val_cfg')):
+                raise UserError(f"stage '{stage.name}' {what} by {waiting.metric}, and its {stage.epochs} epochs see "
+                                f'no validation (train_cfg.val_interval={interval}); validate more often or take '
+                                f'{field} out')
         missing = [name for name, prob in stage.step_probs().items() if name not in steps and (
             prob > 0 or name in stage.probs)]
         if missing and steps:
@@ -57,7 +59,8 @@ def check_figures(cfg: Config, plan: Plan) -> None:
                 raise UserError(f'default_hooks.checkpoint keeps the checkpoint of the {kind} {name} (rule={each!r}); '
                                 f'set rule={right!r}')
     given = [('default_hooks.checkpoint.save_best', name) for name in names if name and name != AUTO]
-    given += [(f"until.metric of stage '{stage.name}'", stage.until.metric) for stage in plan.stages if stage.until]
+    given += [(f"{field}.metric of stage '{stage.name}'", waiting.metric) for stage in plan.stages
+              for field, waiting in (('until', stage.until), ('plateau', stage.plateau)) if waiting]
     given += [('plan.early_stopping.metric', plan.early_stopping.metric)] if plan.early_stopping else []
     kinds, known = _given_figures(cfg)
     for where, name in given:

@@ -53,19 +53,28 @@ def test_only_the_predict_convs_changed(job):
     assert changed == {f'bbox_head.predict_convs.{level}.{kind}' for level in range(3) for kind in ('weight', 'bias')}
 
 
-def test_the_log_says_what_happens(job):
-    _, _, steps = job
+def test_the_terminal_says_what_happens_and_the_log_has_all(job):
+    folder, _, steps = job
     printed = steps['train'].stdout + steps['train'].stderr
-    assert re.search(r"stage 1/1 'head' from epoch 1 for 5: freeze level 2, training [\d,]+ of [\d,]+ param", printed)
+    assert re.search(r"stage 1 of 1 'head', epoch 1: trains the last layers of the head, [\d,]+ of [\d,]+ weights; "
+                     'rate 0.0001, ', printed)
     assert re.search(r'train: 1 of 17 boxes skipped', printed)
-    assert 'balanced class weights of 16 objects' in printed
-    losses = re.findall(r' loss\w*: (\S+)', printed)
+    assert re.search(r'\nepoch 1 of 1: (AP \S+ \(AP50 \S+\), )?loss \S+', printed)
+    assert re.search(r'\nend: 1 epochs done, \d+ s\n', printed) and '\nnext: python tools/check_run.py run; ' in printed
+    assert len(printed.splitlines()) < 20 and 'Epoch(train)' not in printed and 'Traceback' not in printed
+    log, = folder.glob('run/*/*.log')
+    assert f'full log: {log.relative_to(folder)}\n' in printed
+    written = log.read_text()
+    assert 'balanced class weights of 16 objects' in written
+    losses = re.findall(r' loss\w*: (\S+)', written)
     assert len(losses) >= 10 and all(np.isfinite(float(value)) for value in losses)
 
 
 def test_evaluation_is_mmdets(job):
     folder, _, steps = job
-    assert 'coco/bbox_mAP_50' in steps['test'].stdout + steps['test'].stderr
+    said = steps['test'].stdout
+    assert re.search(r'^\d+ images in \d+ s\n  \S', said, re.MULTILINE) and 'mmengine - INFO' not in said
+    assert re.search(r'^  coco/bbox_mAP_50 +[\d.]+$', said, re.MULTILINE) or 'nothing was detected' in said
     assert (folder / 'found.pkl').is_file()
 
 
@@ -85,7 +94,7 @@ def test_resume_goes_on_from_the_checkpoint(job):
     step = run_tool('train', config, '--work-dir', folder / 'run', '--resume', '--cfg-options',
                     'train_cfg.max_epochs=2', cwd=folder)
     assert step.returncode == 0, step.stderr[-3000:]
-    assert 'resumed epoch: 1' in step.stdout + step.stderr
+    assert 'going on from run/epoch_1.pth, 1 epochs done' in step.stdout
     first, second = (torch.load(folder / 'run' / f'epoch_{epoch}.pth') for epoch in (1, 2))
     assert second['meta']['epoch'] == 2
     changed = {key.rsplit('.', 2)[0] for key in first['state_dict']

@@ -1,6 +1,8 @@
 """What the terminal shows of a log that has a file."""
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,16 @@ from mmengine.logging import MMLogger
 from pycocotools import coco, cocoeval
 
 from mgdet_plugin.compat import console
+from mgdet_plugin.compat.console import QUIET, SAID, SHORT, VERBOSE
+
+TABLE = '\n+-------+-----+\n| class | gts |\n+-------+-----+\n'
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the terminal as it was."""
+    monkeypatch.setattr(console, '_mode', VERBOSE)
+    monkeypatch.setattr(console, '_tables', False)
 
 
 @pytest.mark.parametrize('level, lines', [('INFO', 4), ('DEBUG', 44)])
@@ -27,30 +39,86 @@ def test_long_messages_are_in_the_file_alone(tmp_path: Path, capsys: pytest.Capt
     assert path.read_text().count('x = 1') == 39
 
 
-def test_a_quiet_run_says_a_line_a_stage_and_a_validation_and_the_file_has_all(
-        tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, '_quiet', False)
-    console.be_quiet()
+@pytest.mark.parametrize('mode', [SHORT, QUIET])
+def test_the_terminal_says_what_is_for_a_person_and_the_file_has_all(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str) -> None:
+    console.show(mode)
     path = tmp_path / 'run.log'
-    logger = MMLogger(name='quiet', log_file=str(path))
-    said = ["stage 1/2 'head' from epoch 1 for 5", 'Epoch(train)  [1][50/50]  loss: 3.0', 'Saving checkpoint',
-            "stage 'head' proven by hash: 3 frozen tensors",
-            'Epoch(val) [5][7/7]    coco/bbox_mAP: 0.4010  coco/bbox_mAP_50: 0.8060  coco/bbox_mAP_s: 0.2000  '
-            'val/loss: 71.5  val/loss_obj: 9.1  old/coco/bbox_mAP: 0.6000  drift/loss: 0.9975  time: 0.3675']
-    for line in said:
+    logger = MMLogger(name=mode, log_file=str(path))
+    hidden = ['Config:\n' + 'x = 1\n' * 39, 'Epoch(train)  [1][50/50]  loss: 3.0', 'Saving checkpoint', TABLE]
+    for line in hidden:
         logger.info(line)
-    logger.warning('look')
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[:2] == [said[0], 'epoch 5 validated, coco/bbox_mAP 0.4010, coco/bbox_mAP_50 0.8060, val/loss 71.5, '
-                         'old/coco/bbox_mAP 0.6000']
-    assert shown[2].endswith('WARNING - look') and len(shown) == 3
-    assert all(line in path.read_text() for line in said)
+    logger.info("stage 1 of 2 'head'", extra=SAID)
+    logger.warning('look\nat it')
+    logger.error('The testing results of the whole dataset is empty.')
+    assert capsys.readouterr().out.splitlines() == [
+        "stage 1 of 2 'head'", 'warning: look', 'at it',
+        'warning: nothing was detected above test_cfg.score_thr, so there is no AP']
+    written = path.read_text()
+    assert all(line in written for line in [*hidden, "mmengine - INFO - stage 1 of 2 'head'", 'WARNING - look'])
 
 
-@pytest.mark.parametrize('quiet', [False, True])
-def test_tables_of_the_evaluation_are_printed_unless_a_run_is_quiet(
-        quiet: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, '_quiet', quiet)
+def test_a_test_also_shows_tables_of_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    console.show(SHORT, tables=True)
+    logger = MMLogger(name='tables', log_file=str(tmp_path / 'run.log'))
+    logger.info(TABLE)
+    logger.info('2 + 2 and a | b')
+    assert capsys.readouterr().out == TABLE + '\n'
+
+
+@pytest.mark.parametrize('mode', [VERBOSE, SHORT, QUIET])
+def test_the_evaluation_prints_its_tables_where_all_is_shown(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    console.show(mode)
     cocoeval.print('DONE')
     coco.print('loading annotations')
-    assert capsys.readouterr().out == ('' if quiet else 'DONE\n')
+    assert capsys.readouterr().out == ('DONE\n' if mode == VERBOSE else '')
+
+
+class Clock:
+    """Seconds that a test sets."""
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def shown(line: console.ProgressLine, clock: Clock, times: list[tuple[float, float]],
+          capsys: pytest.CaptureFixture[str]) -> str:
+    """What is printed at (seconds, share done)."""
+    for clock.now, share in times:
+        line.show(share, lambda share=share: f'at {share:g}')
+    return capsys.readouterr().out
+
+
+def test_a_log_has_a_line_at_each_tenth_and_every_ten_minutes(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    steps = [(second, second / 1000) for second in range(1, 1001)]
+    said = shown(console.ProgressLine(clock), clock, steps, capsys)
+    assert said.splitlines() == [f'at {tenth / 10:g}' for tenth in range(1, 11)]
+    slow = shown(console.ProgressLine(Clock()), Clock(), [(0, 0.0)], capsys)
+    assert slow == ''
+    clock = Clock()
+    line = console.ProgressLine(clock)
+    assert shown(line, clock, [(60 * minute, 0.05 + minute / 1e5) for minute in range(31)], capsys).count('\n') == 3
+
+
+def test_a_resumed_run_says_no_tenth_that_was_done_before(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    assert shown(console.ProgressLine(clock), clock, [(1, 0.55), (2, 0.59), (3, 0.61)], capsys) == 'at 0.61\n'
+
+
+def test_on_a_terminal_a_line_stays_in_its_place_and_gives_way(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    line = console.ProgressLine(clock)
+    monkeypatch.setattr(console, 'PROGRESS', line)
+    monkeypatch.setattr(console.shutil, 'get_terminal_size', lambda: os.terminal_size((7, 24)))
+    console.show(SHORT)
+    logger = MMLogger(name='terminal', log_file=str(tmp_path / 'run.log'))
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True, raising=False)
+    assert shown(line, clock, [(1, 0.01), (1.1, 0.02), (1.3, 0.12345)], capsys) == (
+        '\r\x1b[2Kat 0.0\r\x1b[2Kat 0.1')
+    logger.warning('look')
+    assert capsys.readouterr().out == '\r\x1b[2Kwarning: look\n'
+    line.clear()
+    assert capsys.readouterr().out == ''  # it is free already

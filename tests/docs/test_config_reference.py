@@ -30,7 +30,7 @@ NEEDED = object()
 CONFIG, RETENTION, GUARD, STAGES = (ROOT / f'docs/{name}.md' for name in ('config', 'retention', 'guard', 'stages'))
 PLAN = {'start': None, 'allow': (), 'early_stopping': plan.EARLY_STOPPING}
 # What is not a class of its own: heading -> fields with their defaults.
-OTHERS = {'A stage': plan.Stage, 'until': until.Until, 'plan': PLAN, 'test_cfg': TEST_CFG,
+OTHERS = {'A stage': plan.Stage, 'until': until.Until, 'plateau': until.Plateau, 'plan': PLAN, 'test_cfg': TEST_CFG,
           'nms': suppression.NMSOptions._field_defaults, 'StagedOptimWrapperConstructor': RateRules,
           'DriftGuardHook': {name: default for name, default in vars(GuardOptions()).items() if name not in KINDS}}
 INHERITED = {'StagedTrainLoop': EpochBasedTrainLoop, 'WholeCheckpointHook': CheckpointHook}
@@ -39,6 +39,7 @@ HANDED = {'StagedTrainLoop': ('runner', 'dataloader'), 'LossValLoop': ('runner',
           'StagedLR': ('optimizer', ), 'MultiGridAssigner': ('anchors', 'strides'),
           'MultiGridBBoxCoder': ('anchors', 'strides', 'xy_scale', 'use_softmax')}
 WHOLE = {'MultiGridDet': 'the arguments are those of its parent', 'KeepHook': 'keep',
+         'OptionalTensorboardVisBackend': 'the arguments are those of its parent',
          **dict.fromkeys(('StagedDataset', 'StagedBatchSampler', 'OldImages'), 'the train loop builds it')}
 ALLOWED = {('A stage', 'schedule'): plan.SCHEDULES, ('until', 'rule'): until.RULES, ('plan', 'start'): STARTS,
            ('MultiGridLoss', 'normalizers'): NORMALIZERS, ('MultiGridLoss', 'overlap'): OVERLAP_KINDS,

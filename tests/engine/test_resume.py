@@ -1,4 +1,5 @@
 """A run that was stopped anywhere and resumed equals the run that was not, bit for bit."""
+import csv
 import json
 
 import pytest
@@ -29,15 +30,17 @@ class Case:
         self.stopped = SnapshotHook(folder, moments)
         run(cfg, folder / 'whole', hooks=[self.stopped])
         self.whole = state_of(newest(folder / 'whole'))
+        self.results = (folder / 'whole' / 'results.csv').read_text()
 
     def resumed(self, *kill, **kwargs):
-        """Where the final states of a stopped and resumed run and of the whole one differ."""
+        """Where the final states and results of a stopped and resumed run and of the whole one differ."""
         work_dir = self.stopped.copy(*kill, self.folder / '-'.join(map(str, (
             'resumed', *kill, len(list(self.folder.iterdir()))))))
         before = newest(work_dir)['meta']['iter']
         resumed = run(self.cfg, work_dir, resume=True, **kwargs)
         assert before < resumed.iter or kill[0] != 'iter'
-        return differences(state_of(newest(work_dir)), self.whole)
+        return differences([state_of(newest(work_dir)), (work_dir / 'results.csv').read_text()],
+                           [self.whole, self.results])
 
 
 BY_EPOCH = [
@@ -47,6 +50,7 @@ BY_EPOCH = [
     ('val', 1), ('val', 2), ('val', 3), ('val', 4), ('val', 5),
 ]
 BY_METRIC = [('epoch', 1), ('val', 1), ('epoch', 2), ('val', 2), ('epoch', 3), ('val', 3), ('epoch', 4), ('val', 4)]
+BY_PLATEAU = [('iter', 7), ('epoch', 3), ('val', 3), ('epoch', 4)]
 ACCUMULATED = [('iter', 2), ('iter', 3), ('epoch', 2)]
 
 
@@ -69,6 +73,16 @@ def by_metric(tmp_path_factory, data):
     assert case.whole['epoch'] == 5  # 2 + 2 + 1
     assert [entry['epochs'] for entry in case.whole['mgdet']['history']] == [2, 2]
     return case
+
+
+@pytest.fixture(scope='module')
+def by_plateau(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp('by_plateau')
+    stage = dict(HEAD, epochs=6, schedule='plateau', warmup_epochs=0, plateau=dict(
+        metric='table/value', factor=0.5, patience=2))
+    cfg = staged_config(folder, data, [stage], custom_hooks=[EMA, BY_ITERATION])
+    cfg.val_evaluator = dict(type='TableMetric', values=(0.5, 0.4, 0.5, 0.2, 0.1, 0.3))
+    return Case(folder, cfg, BY_PLATEAU)
 
 
 @pytest.fixture(scope='module')
@@ -114,6 +128,15 @@ def test_workers_do_not_matter(by_epoch, data, tmp_path):
     run(by_epoch.cfg, tmp_path / 'workers', kill=('iter', 7), change=workers)
     run(by_epoch.cfg, tmp_path / 'workers', resume=True, change=workers)
     assert differences(state_of(newest(tmp_path / 'workers')), by_epoch.whole) == []
+
+
+@pytest.mark.parametrize('kill', BY_PLATEAU)
+def test_a_rate_that_fell_stays_where_it_was(by_plateau, kill):
+    """The metric is best at once; the rate falls after the third and the fifth validation, of six."""
+    assert by_plateau.whole['mgdet']['fallen'] == pytest.approx(0.25)
+    rates = [float(row['bbox_head_lr']) for row in csv.DictReader(by_plateau.results.splitlines())]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-4, 5e-5, 5e-5, 2.5e-5])
+    assert by_plateau.resumed(*kill) == []
 
 
 @pytest.mark.parametrize('kill', ACCUMULATED)

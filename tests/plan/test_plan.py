@@ -38,6 +38,16 @@ def test_the_stage_of_an_epoch_without_a_record():
     (dict(until=dict(metric='x')), 'until needs metric and patience'),
     (dict(until=dict(metric='x', patience=0)), 'at least 1'),
     (dict(until=dict(metric='x', patience=1, rule='up')), 'until.rule'),
+    (dict(until=dict(metric='x', patience=1, min_epochs=0)), 'until.min_epochs must be .* at least 1, got 0'),
+    (dict(plateau=dict(patience=3)), "plateau is of schedule='plateau', got schedule='cosine'"),
+    (dict(schedule='plateau', plateau=dict(factor=1)), 'plateau.factor must be above 0 and below 1, got 1'),
+    (dict(schedule='plateau', plateau=dict(factor='half')), "got 'half'"),
+    (dict(schedule='plateau', plateau=dict(patience=2.5)), 'plateau.patience must be a whole .* got 2.5'),
+    (dict(schedule='plateau', plateau=dict(min_lr=1e-4)), 'plateau.min_lr 0.0001 is not below lr 0.0001'),
+    (dict(schedule='plateau', plateau=dict(min_delta=-1)), 'plateau.min_delta must be .* got -1'),
+    (dict(schedule='plateau', plateau=dict(cooldown=-1)), 'plateau.cooldown must be .* got -1'),
+    (dict(schedule='plateau', plateau=3), r'plateau must be dict\(metric=..., patience=...\), got 3'),
+    (dict(schedule='plateau', plateau=dict(step=3)), "plateau needs metric and patience and takes .*'min_lr'"),
 ])
 def test_bad_stages(change, message):
     with pytest.raises(UserError, match=message):

@@ -84,3 +84,21 @@ def test_refuses():
         Progress.from_plain(dict(stage=1, entry=dict(name='neck')), PLAN)
     with pytest.raises(UserError, match='made in stage 4 and the plan has 3'):
         Progress.from_plain(dict(stage=3), PLAN)
+
+
+def test_the_last_stage_made_longer():
+    progress = Progress(stage=2, first_epoch=8)
+    progress.extend(PLAN, 15)
+    assert (progress.more, progress.end(PLAN), progress.last_epoch(PLAN, 12)) == (3, 15, 15)
+    assert not progress.is_over(PLAN, 14) and progress.is_over(PLAN, 15)
+    assert progress.iterations(PLAN, 15, 15, (5, 5, 5)) == 35  # from iteration 0, where this record says it began
+
+
+def test_a_stage_that_had_ended_early_waits_anew_and_keeps_its_best():
+    progress = Progress(stage=2, first_epoch=8)
+    validate(progress, [3.0, 2.0, 2.5], 'loss', 8)
+    assert progress.ended and progress.last_epoch(PLAN, 11) == 11
+    progress.extend(PLAN, 13)
+    assert (progress.ended, progress.best, progress.misses, progress.end(PLAN)) == (False, 2.0, 0, 13)
+    progress.extend(PLAN, 11)
+    assert progress.more == -1 and progress.is_over(PLAN, 11)

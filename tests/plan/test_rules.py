@@ -45,6 +45,8 @@ BREAKING = {
                             'mixup_prob 0.1'),
     'many-knobs': (dict(stages=[HEAD, dict(NECK, lr=4e-5), FULL]), "'head' to 'neck' rate and augmentation change"),
     'starts-thawed': (dict(stages=[dict(FULL, name='a'), dict(FULL, name='b')]), "'a' trains everything from the"),
+    'plateau-unreached': (dict(stages=[HEAD, NECK, dict(FULL, schedule='plateau', plateau=dict(patience=9))]),
+                          "'full': the rate falls when val/loss has not improved for 9 validations, and .* has 9:"),
     'cut-short': (dict(train_cfg=dict(max_epochs=7)), "max_epochs=7 ends the plan of 19 epochs in stage 'neck'"),
 }
 
@@ -140,3 +142,15 @@ def test_rules_are_asked_once(monkeypatch, nano):
     assert check_rules(resumed, copied, model) == check_rules(plan, cfg, model) and asked == [1]
     check_rules(plan.with_start('nothing'), cfg, model)
     assert asked == [1, 1]  # another question
+
+
+def test_a_plateau_waits_less_long_than_the_end(nano):
+    """The rate falls after 3 validations without improvement, the run ends after 10, or after 3, or by another one."""
+    def found(stopping, **options):
+        stages = [HEAD, NECK, dict(FULL, schedule='plateau', plateau=dict(patience=3))]
+        cfg = Config(dict(stages=stages, plan=dict(start='full', early_stopping=stopping), model={}, **options))
+        return [each.text for each in rules._plateaus(Plan.from_cfg(cfg), cfg)]
+
+    assert found(dict(metric='val/loss', patience=10)) == found(dict(metric='x/mAP', patience=3)) == found(None) == []
+    assert 'the stage ends when it has not for 3' in found(dict(metric='val/loss', patience=3))[0]
+    assert 'for 3 validations, and the stage has 3' in found(None, train_cfg=dict(val_interval=3))[0]

@@ -10,8 +10,10 @@ VOC, COCO = dict(type='VOCMetric'), dict(type='CocoMetric', ann_file='not read')
 STAGE = dict(name='head', epochs=4, lr=1e-4, freeze_level=1)
 
 
-def check(best='auto', evaluator=VOC, until=None, loop='LossValLoop', others=None, rule=None, stopping=None):
+def check(best='auto', evaluator=VOC, until=None, loop='LossValLoop', others=None, rule=None, stopping=None,
+          plateau=None):
     stage = dict(STAGE, until=dict(metric=until, patience=2)) if until else STAGE
+    stage = dict(stage, schedule='plateau', plateau=dict(metric=plateau)) if plateau else stage
     cfg = Config(dict(
         stages=[stage], plan=dict(start='full', **({'early_stopping': dict(metric=stopping)} if stopping else {})),
         val_cfg=dict(type=loop, **({'others': others} if others else {})), val_evaluator=evaluator,
@@ -35,6 +37,7 @@ def test_figures_that_come(given):
     (dict(best='pascal_voc/mAP', evaluator=dict(COCO, metric=['segm', 'bbox'])), "set 'coco/segm_mAP'"),
     (dict(best=['val/loss', 'mAP']), "save_best is 'mAP'"),
     (dict(until='coco/bbox_mAP'), "until.metric of stage 'head' is 'coco/bbox_mAP'"),
+    (dict(plateau='coco/bbox_mAP'), "plateau.metric of stage 'head' is 'coco/bbox_mAP'"),
     (dict(stopping='coco/bbox_mAP'), "plan.early_stopping.metric is 'coco/bbox_mAP'"),
     (dict(best='val/loss', loop='ValLoop'), r"losses are measured by val_cfg=dict\(type='LossValLoop'\)$"),
     (dict(best='pascal_voc/mAP', rule='less'), "lowest pascal_voc/mAP .* set rule='greater'")])

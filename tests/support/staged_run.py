@@ -150,6 +150,7 @@ def staged_config(folder: Path, data: Path, stages: Sequence[dict], **options: A
         cfg[f'{split}_dataloader'].dataset.serialize_data = False  # which collects garbage, a third of a run's time
     cfg.default_hooks.checkpoint.update(save_best='table/value', rule='greater', max_keep_ckpts=-1)
     cfg.default_hooks.pop('visualization', None)
+    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]  # TensorBoard takes a second to import
     cfg.log_level = 'WARNING'
     return cfg
 

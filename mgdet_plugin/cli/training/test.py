@@ -10,7 +10,7 @@ from mgdet_plugin.common.weights_path import check_weights_path
 
 
 def test_parser() -> Parser:
-    """The options of mmdet's test script, and ``--demo``."""
+    """The options of mmdet's test script, and ours."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('config', metavar='CFG', help='its path, or the name of a config of the package')
     parser.add_argument('checkpoint', metavar='CKPT', help='weights that an import or a training run wrote')
@@ -21,6 +21,7 @@ def test_parser() -> Parser:
     parser.add_argument('--wait-time', type=float, default=2, metavar='S', help='seconds to show each (default: 2)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument('--demo', action='store_true', help="the small model on embedded data in place of the config's")
+    parser.add_argument('--verbose', action='store_true', help='print all that the log file has')
     return parser
 
 
@@ -36,8 +37,14 @@ def test_command(arguments: Sequence[str]) -> int:
         check_weights_path(args.checkpoint, str(args.config))
     import mgdet_plugin.guard  # noqa: F401  configs of earlier versions do not name it in custom_imports
     from mgdet_plugin.cli.training.demo import use_demo
+    from mgdet_plugin.compat.console import PROGRESS, SHORT, VERBOSE, show
     from mgdet_plugin.engine.preflight import prepare_test, run_mmdet_script
+    show(VERBOSE if args.verbose else SHORT, tables=True)
+    args.verbose = False  # which mmdet's script does not know
     words = use_demo(parser.command_line(args), train=False)
     prepare_test(words)
-    run_mmdet_script('test', words)
+    try:
+        run_mmdet_script('test', words)
+    finally:
+        PROGRESS.clear()
     return 0

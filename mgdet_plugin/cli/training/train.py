@@ -4,11 +4,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mgdet_plugin.cli.parser import Parser, cfg_options
+from mgdet_plugin.common.errors import require
 from mgdet_plugin.common.resources import config_path
 
 
 def train_parser() -> Parser:
-    """The options of mmdet's train script, ``--demo`` and ``--quiet``."""
+    """The options of mmdet's train script, and ours."""
     parser = Parser(__name__, __doc__)
     parser.add_argument('config', metavar='CFG', help='its path, or the name of a config of the package')
     parser.add_launch_options()
@@ -18,8 +19,11 @@ def train_parser() -> Parser:
                         help='go on from a checkpoint (default: from the newest good one of the work folder)')
     parser.add_argument('--demo', action='store_true',
                         help="the small model on embedded data in place of the config's; makes the weights it needs")
-    parser.add_argument('--quiet', action='store_true',
-                        help='print a line a stage, a line a validation and warnings; the log file has all')
+    parser.add_argument('--more-epochs', metavar='N', help='go on with the last stage of a run that has ended')
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument('--quiet', action='store_true',
+                       help='print a line a stage, a line a validation and warnings; the log file has all')
+    shown.add_argument('--verbose', action='store_true', help='print all that the log file has')
     return parser
 
 
@@ -29,16 +33,21 @@ def train_command(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     args.config = config_path(args.config)
     cfg_options(args.cfg_options)  # refuses what mmdet's parser would fail on
+    more = args.more_epochs
+    require(more is None or (more.isdecimal() and int(more) > 0), '--more-epochs takes a whole number of at least 1',
+            more)
     import mgdet_plugin.guard  # noqa: F401  configs of earlier versions do not name it in custom_imports
     from mgdet_plugin.cli.training.demo import use_demo
-    from mgdet_plugin.compat.console import be_quiet
+    from mgdet_plugin.compat.console import PROGRESS, QUIET, SHORT, VERBOSE, show
     from mgdet_plugin.engine.preflight import prepare_train, run_mmdet_script
-    if args.quiet:
-        be_quiet()
-        args.quiet = False  # mmdet's script does not know it
-    words = prepare_train(use_demo(parser.command_line(args), train=True))
-    if words is not None:
-        run_mmdet_script('train', words)
+    show(QUIET if args.quiet else VERBOSE if args.verbose else SHORT)
+    args.quiet, args.verbose, args.more_epochs = False, False, None  # which mmdet's script does not know
+    words = prepare_train(use_demo(parser.command_line(args), train=True), None if more is None else int(more))
+    try:
+        if words is not None:
+            run_mmdet_script('train', words)
+    finally:
+        PROGRESS.clear()
     return 0
 
 
@@ -46,5 +55,5 @@ def goes_on(arguments: Sequence[str]) -> list[str]:
     """The arguments that go on with a run that these began."""
     parser = train_parser()
     args = parser.parse_args(arguments)
-    args.resume = None
+    args.resume = args.more_epochs = None
     return [*parser.command_line(args), '--resume']

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from mmdet.registry import HOOKS
@@ -12,6 +13,7 @@ from mmengine.runner import Runner
 from mgdet_plugin.common.checkpoints import new_classes_of
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import AGREEMENT, LABELS
+from mgdet_plugin.compat.console import SAID
 from mgdet_plugin.datasets.staged.sample_index import kept_randomness
 from mgdet_plugin.engine.old_pictures import OldPictures
 from mgdet_plugin.engine.staged_run import StagedRun, staged_run
@@ -74,9 +76,10 @@ class KeepHook(Hook):
         teacher = Teacher(model, start_state(runner), class_indices(self._new_classes, names))
         self._holder = Holder(model, teacher, self.keeping, form)
         with kept_randomness():
-            self._look(runner, run, OldPictures(runner.cfg, teacher, form, names, runner.logger.info))
+            say = partial(runner.logger.info, extra=SAID)
+            self._look(runner, run, OldPictures(runner.cfg, teacher, form, names, say))
         run.loop.step_guard.around = self._holder.held
-        runner.logger.info(f'keep: {_in_words(self.summary)}')
+        runner.logger.info(f'keep: {_in_words(self.summary)}', extra=SAID)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Take the stage's weight."""

@@ -137,7 +137,7 @@ class StagedUnfreezeHook(Hook):
         """Prove the last stage, too, and leave a checkpoint that says the run is over."""
         self._prove(runner)
         if self.run.progress.ended:  # decided after CheckpointHook asked whether this is the last epoch
-            save_last(runner)
+            save_last(runner, again=True)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the record, what a later run must know of this stage, and gradients that wait for their step."""

@@ -40,6 +40,8 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         runner: The runner; its config holds the plan.
         dataloader: Config of the training dataloader, with any dataset and sampler of mmdet.
         max_epochs: Ends the plan early. Default: all of it.
+        end_epoch: Epochs of the run after which its last stage ends, later than planned. A run that has taken it
+            up keeps it in its checkpoints.
         **kwargs: ``val_begin``, ``val_interval``, ``dynamic_intervals`` of ``EpochBasedTrainLoop``.
 
     Raises:
@@ -47,8 +49,8 @@ class StagedTrainLoop(EpochBasedTrainLoop):
     """
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict[str, Any], max_epochs: int | None = None,
-                 **kwargs: Any) -> None:
-        self.cap = max_epochs
+                 end_epoch: int | None = None, **kwargs: Any) -> None:
+        self.cap, self.end_epoch = max_epochs, end_epoch
         plan = _the_plan(runner)
         runner.optim_wrapper = _with_plan(runner, plan)
         super().__init__(runner, staged_dataloader(dataloader, plan, runner.cfg.get('val_dataloader')),
@@ -89,6 +91,8 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         if self.staged.is_validation_missing() and self._is_validated_epoch():
             self.runner.message_hub.update_info('epoch', self._epoch - 1)  # as it is when nothing was interrupted
             self.runner.val_loop.run()
+        if self.end_epoch is not None:
+            self.staged.extend(self.end_epoch)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             if not self.stop_training and self._is_validated_epoch():

@@ -22,7 +22,7 @@ _WRITING = {
     'callbacks.checkpoint.save_best_only': 'best.pth and the newest three (default_hooks.checkpoint.max_keep_ckpts)',
     'callbacks.checkpoint.monitor': 'best.pth is the best by mean AP (default_hooks.checkpoint.save_best)',
     'callbacks.checkpoint.save_dir': 'work_dirs/NAME, or train --work-dir',
-    'callbacks.tensorboard.log_dir': "work_dirs/NAME; dict(type='TensorboardVisBackend') in visualizer.vis_backends",
+    'callbacks.tensorboard.log_dir': 'work_dirs/NAME, where tensorboard is installed',
     'output.log_dir': 'work_dirs/NAME, or train --work-dir',
     'output.model_dir': 'work_dirs/NAME/best.pth',
     'output.save_frequency': 'default_hooks.checkpoint.interval=1',

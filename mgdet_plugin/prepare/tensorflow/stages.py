@@ -111,6 +111,8 @@ def _stage(fields: Mapping[str, Any], why: str, rate: float, shape: Mapping[str,
         stage['eta_min_ratio'] = float(f'{eta:.6g}')
     if shape['schedule'] != Stage.schedule:
         stage['schedule'] = shape['schedule']
+    if shape['schedule'] == 'plateau':
+        stage['plateau'] = shape['plateau']
     heads = fields['freeze_level'] == 2
     stage |= dict(mosaic_prob=0.0, mixup_prob=0.0) if heads else {key: value for key, value in mixing.items()
                                                                   if key != 'clean'}
@@ -142,13 +144,9 @@ def _shape(account: Account) -> dict[str, Any]:
         account.carried('lr_schedule.type', "schedule='constant', no warmup")
         return dict(schedule='constant', warmup=0.0, ratio=Stage.warmup_ratio, least=RECIPE_ETA_MIN)
     if kind == 'reduce_on_plateau':
-        account.differs('lr_schedule.type', 'a cosine with warmup a stage: rates here are functions of the plan and '
-                        'the epoch, not of what was measured; the guard lowers them where losses spike, and `until` '
-                        'ends a stage by a metric')
-        account.note_all(DIFFERS, {f'lr_schedule.{name}': 'not used by the cosine' for name in ('factor', 'patience')})
-    else:
-        account.differs('lr_schedule.type', "schedule='cosine': every stage has a warmup and a cosine of its own; "
-                        'there one cosine runs on over the edge')
+        return _plateau(account)
+    account.differs('lr_schedule.type', "schedule='cosine': every stage has a warmup and a cosine of its own; there "
+                    'one cosine runs on over the edge')
     warmup = account.number('lr_schedule.warmup_epochs', RECIPE_WARMUP_EPOCHS)
     ratio = account.number('lr_schedule.warmup_lr_factor', Stage.warmup_ratio, 0, 1)
     least = account.number('lr_schedule.min_lr', RECIPE_ETA_MIN)
@@ -156,6 +154,21 @@ def _shape(account: Account) -> dict[str, Any]:
     account.carried('lr_schedule.warmup_lr_factor', f'warmup_ratio={ratio:g}')
     account.carried('lr_schedule.min_lr', f'where each cosine ends, {least:g}')
     return dict(schedule='cosine', warmup=warmup, ratio=ratio, least=least)
+
+
+def _plateau(account: Account) -> dict[str, Any]:
+    """A rate that falls with the validation loss, by Keras' callback and the TensorFlow project's defaults."""
+    patience = account.whole('lr_schedule.patience', 3, 1)
+    factor = account.number('lr_schedule.factor', 0.5, 1e-6, 1 - 1e-6)
+    least = account.number('lr_schedule.min_lr', RECIPE_ETA_MIN)
+    account.carried('lr_schedule.type', "schedule='plateau' by val/loss, no warmup; each stage begins at its full rate")
+    account.carried('lr_schedule.patience', f'plateau.patience={patience}, each epoch is validated')
+    account.carried('lr_schedule.factor', f'plateau.factor={factor:g}')
+    account.carried('lr_schedule.min_lr', f'plateau.min_lr={least:g}')
+    account.note_all(DIFFERS, {f'lr_schedule.{name}': 'not used by a plateau, there either' for name in (
+        'warmup_epochs', 'warmup_lr_factor')})
+    return dict(schedule='plateau', warmup=0.0, ratio=Stage.warmup_ratio, least=RECIPE_ETA_MIN,
+                plateau=dict(factor=factor, patience=patience, min_lr=least))
 
 
 def _mixing(account: Account) -> dict[str, Any]:

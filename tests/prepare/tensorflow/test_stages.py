@@ -6,7 +6,7 @@ import pytest
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.plan.plan import Stage, build_plan
-from mgdet_plugin.prepare.tensorflow.account import DIFFERS, Account
+from mgdet_plugin.prepare.tensorflow.account import CARRIED, DIFFERS, Account
 from mgdet_plugin.prepare.tensorflow.losses import loss_fields
 from mgdet_plugin.prepare.tensorflow.model_file import BASE_ANCHORS, read_anchors
 from mgdet_plugin.prepare.tensorflow.running import early_stopping, multi_scale, optimizer
@@ -83,11 +83,22 @@ def test_the_optimizers_rate_counts_and_too_high_a_one_is_lowered():
 
 @pytest.mark.parametrize(('changes', 'fields'), [
     (dict(type='constant'), dict(schedule='constant', warmup_epochs=0.0)),
-    (dict(type='reduce_on_plateau'), {}),
+    (dict(type='reduce_on_plateau'), dict(schedule='plateau', warmup_epochs=0.0, plateau=dict(
+        factor=0.5, patience=3, min_lr=1e-7))),
+    (dict(type='reduce_on_plateau', factor=0.2, patience=7, min_lr='1e-6'), dict(schedule='plateau', plateau=dict(
+        factor=0.2, patience=7, min_lr=1e-6))),
 ])
 def test_schedules(changes, fields):
-    found = account(**{'lr_schedule.type': changes['type']})
-    assert fields.items() <= stages_of(found, 'full')[0][0].items()
+    found = account(**{f'lr_schedule.{name}': value for name, value in changes.items()})
+    stages = [each for each, _ in stages_of(found, 'full')]
+    assert all(fields.items() <= each.items() for each in stages)
+    outcomes = {name: found.entries[f'lr_schedule.{name}'].outcome for name in changes}
+    assert set(outcomes.values()) == {CARRIED}
+
+
+def test_a_plateau_with_a_factor_that_is_none_is_refused():
+    with pytest.raises(UserError, match=r'lr_schedule\.factor is 1; a number from 1e-06 to'):
+        stages_of(account(**{'lr_schedule.type': 'reduce_on_plateau', 'lr_schedule.factor': 1}), 'full')
 
 
 def test_mosaic_needs_its_type_and_all_of_it_augmentation():
