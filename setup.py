@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 MIM = Path('mgdet_plugin/.mim')  # where mmengine and mim look for what comes with a package
-SHIPPED = ('configs/**/*.py', 'tools/*.*', 'weights/digits_source.h5')
+SHIPPED = ('configs/**/*.py', 'configs/metafile.yml', 'model-index.yml', 'tools/*.*', 'weights/digits_source.h5')
 
 
 class BuildWithResources(build_py):

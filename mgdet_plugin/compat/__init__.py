@@ -42,7 +42,7 @@ PATCHES = {
     'pycocotools.cocoeval': 'compat.console.patch_coco',
     'mmengine.dist.utils': 'compat.launch.patch_dist_utils',
     'mmengine.model.wrappers.distributed': 'compat.launch.patch_model_wrapper',
-    'mmengine.infer.infer': 'compat.patch_inferencer',
+    'mmengine.infer.infer': 'weights.model_index.patch_inferencer',
 }
 """Module to patch after its import -> module of this package with the function that does it."""
 
@@ -110,18 +110,6 @@ def patch_runner(module: ModuleType) -> None:
 
 _STAND_IN_FINDER = StandInFinder()
 _PATCH_FINDER = PatchFinder()
-
-
-def patch_inferencer(module: ModuleType) -> None:
-    """Let inferencers take the name of one of our configs, as they take those of OpenMMLab's metafiles."""
-    from mgdet_plugin.common.resources import CONFIGS, PREFIXES
-    find = module.BaseInferencer._load_model_from_metafile
-
-    def find_with_ours(self: object, model: str) -> tuple[object, str | None]:
-        own = CONFIGS / f'{model.removeprefix(PREFIXES[0]).removesuffix(".py")}.py'
-        return (module.Config.fromfile(own), None) if own.is_file() else find(self, model)
-
-    module.BaseInferencer._load_model_from_metafile = find_with_ours
 
 
 def install() -> None:
