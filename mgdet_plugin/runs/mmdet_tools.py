@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,8 +19,7 @@ from mgdet_plugin.engine.preflight import run_mmdet_script
 
 INSTEAD = {
     'analysis_tools/analyze_logs': 'plot_run WORK_DIR draws losses, rates and metrics of a run',
-    'analysis_tools/benchmark': 'it needs psutil, and CUDA for --task inference; benchmark.py in a '
-                                'checkout times the model against peers',
+    'analysis_tools/benchmark': '--task inference needs CUDA; benchmark.py in a checkout times the model against peers',
     'analysis_tools/coco_occluded_separated_recall': 'it is for masks',
     'analysis_tools/eval_metric': 'VOCMetric, as all without ann_file, needs the annotations that --out leaves out: '
                                   'test.py measures by it',
@@ -28,6 +28,12 @@ INSTEAD = {
     'analysis_tools/robustness_eval': 'it reads what test_robustness of mmdet 2 wrote',
 }
 """What to use in place of a tool that failed, or why it cannot work."""
+NEEDS = {
+    'analysis_tools/analyze_logs': ('seaborn', 'seaborn'),
+    'analysis_tools/benchmark': ('psutil', 'psutil'),
+    'analysis_tools/test_robustness': ('imagecorruptions', 'imagecorruptions-imaug'),  # the other one is for numpy 1
+}
+"""Tool -> the module it cannot do without and nothing else of ours needs, and the package that has it."""
 
 
 def run_tool(name: str, arguments: Sequence[str]) -> None:
@@ -38,8 +44,12 @@ def run_tool(name: str, arguments: Sequence[str]) -> None:
         arguments: Its command line, in which a config may be named as ours are.
 
     Raises:
-        UserError: Whatever the tool raises, in a line; as it is where ``MGDET_TRACEBACK`` is set.
+        UserError: A package that it needs is not installed; or whatever the tool raises, in a line, and as it is where
+            ``MGDET_TRACEBACK`` is set.
     """
+    module, package = NEEDS.get(name, ('mmdet', ''))
+    if find_spec(module) is None:
+        raise UserError(_to_install(name, package))
     words = [_config_word(word) for word in arguments]
     sys.path.append(str(mmdet_script('train').parents[1]))  # some import others as tools.analysis_tools...
     try:
@@ -110,10 +120,14 @@ def fault(name: str, error: Exception) -> str:
     lines = str(error).strip().splitlines() or ['']
     said = lines[-1 if lines[0].startswith('Caught ') else 0]  # from a loader's process comes a whole traceback
     said = said or str(place.line)
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    if missing:
-        said = f'needs the package {missing}, which is not installed: pip install {missing}'
-    else:
-        said = f'ended with {type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno})'
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f'{_to_install(name, error.name)}; {SHOW_ALL}=1 shows the traceback'
     instead = f'; {INSTEAD[name]}' if name in INSTEAD else ''
-    return f"mmdet's {name} {said}{instead}; {SHOW_ALL}=1 shows the traceback, --help the tool's arguments"
+    return (f"mmdet's {name} ended with {type(error).__name__}: {said} ({Path(place.filename).name}, line "
+            f"{place.lineno}){instead}; {SHOW_ALL}=1 shows the traceback, --help the tool's arguments")
+
+
+def _to_install(name: str, package: str) -> str:
+    """What a tool lacks, how to get it, and what there is in its place."""
+    instead = f'; {INSTEAD[name]}' if name in INSTEAD else ''
+    return f"mmdet's {name} needs the package {package}, which is not installed: pip install {package}{instead}"

@@ -2,6 +2,7 @@
 import ast
 import json
 import pickle
+import sys
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from mgdet_plugin.cli.results.mmdet_tool import mmdet_tool_command
 from mgdet_plugin.cli.training.test import test_command as run_test
 from mgdet_plugin.common.errors import SHOW_ALL, UserError
-from mgdet_plugin.runs.mmdet_tools import _adapted, fault, run_tool
+from mgdet_plugin.runs.mmdet_tools import NEEDS, _adapted, fault, run_tool
 from tests.support.small_run import SIDE, make_dataset, plain_config_text, write_config
 
 
@@ -44,6 +45,46 @@ def test_predictions_on_the_test_set_are_judged_by_the_test_set(run, capsys):
         run_tool('analysis_tools/eval_metric', [str(config), str(folder / 'found.pkl')])
     metrics = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
     assert metrics['coco/bbox_mAP'] == pytest.approx(1.0)
+
+
+def call(name, *words):
+    with plain_config_text():
+        run_tool(f'analysis_tools/{name}', [*map(str, words)])
+
+
+def test_predictions_that_are_all_right_are_found_right(run, tmp_path, monkeypatch):
+    """A matrix of 100% on its diagonal, pictures of AP 1, and a page of curves a class."""
+    folder, config = run
+    shown = []
+    monkeypatch.setattr('matplotlib.axes.Axes.text', lambda self, x, y, text, **_: shown.append((x, y, text)))
+    call('confusion_matrix', config, folder / 'found.pkl', tmp_path / 'matrix')
+    assert (tmp_path / 'matrix/confusion_matrix.png').stat().st_size > 1000
+    assert [text for x, y, text in shown if x == y][:3] == ['100%'] * 3
+    monkeypatch.undo()
+    call('analyze_results', config, folder / 'found.pkl', tmp_path / 'results', '--topk', 2)
+    [*good] = (tmp_path / 'results/good').iterdir()
+    assert len(good) == 2 and all(each.stem.endswith('_1.0') for each in good)
+    boxes = [dict(image_id=image['img_id'], bbox=[x1, y1, x2 - x1, y2 - y1], score=1.0, category_id=label)
+             for image in pickle.loads((folder / 'found.pkl').read_bytes())
+             for (x1, y1, x2, y2), label in zip(image['pred_instances']['bboxes'].tolist(),
+                                                image['pred_instances']['labels'].tolist())]
+    (tmp_path / 'found.json').write_text(json.dumps(boxes))
+    call('coco_error_analysis', tmp_path / 'found.json', tmp_path / 'errors', '--ann', folder / 'data/test.json')
+    assert len(list((tmp_path / 'errors/bbox').glob('*-allarea.png'))) == 4  # three classes, and all
+
+
+def test_training_pictures_are_drawn_and_operations_counted(run, tmp_path, capsys):
+    call('browse_dataset', run[1], '--not-show', '--show-interval', 0, '--output-dir', tmp_path)
+    assert len(list(tmp_path.glob('*.png'))) == 8
+    call('get_flops', run[1], '--num-images', 1)
+    assert f'Input shape: ({SIDE}, {SIDE})' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('name', 'module', 'package'), [(name, *needed) for name, needed in NEEDS.items()])
+def test_a_package_that_a_tool_needs_is_named_before_it_runs(name, module, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f"^mmdet's {name} needs the package {package}, .*: pip install {package}"):
+        run_tool(name, ['mgdet_nano_stage1'])
 
 
 def test_anchors_of_our_head_are_optimized(run, tmp_path):
