@@ -75,8 +75,10 @@ def _adapted(name: str, words: list[str], folder: Path) -> list[str]:
             continue
         if name == 'analysis_tools/coco_error_analysis' and words[index - 1] == '--ann':
             annotations = load(word)
-            for category in annotations['categories']:
-                category.setdefault('supercategory', category['name'])
+            there = {each['category_id'] for each in annotations['annotations']}
+            annotations['categories'] = [  # a class without objects would count as one that is never found
+                dict(dict(supercategory=each['name']), **each) for each in annotations['categories']
+                if each['id'] in there]
             dump(annotations, folder / 'annotations.json')
             words[index] = str(folder / 'annotations.json')
         elif name.startswith('analysis_tools/') and word.endswith(SUFFIXES[:-1]):

@@ -97,8 +97,10 @@ def test_anchors_of_our_head_are_optimized(run, tmp_path):
 
 
 def test_categories_without_a_supercategory_get_one(run, tmp_path):
-    """``coco_error_analysis`` reads it; the annotation file itself stays as it is."""
-    path = run[0] / 'data/all.json'
+    """``coco_error_analysis`` reads it, and counts a class without objects as never found; the file stays as it is."""
+    path = tmp_path / 'four.json'
+    content = json.loads((run[0] / 'data/all.json').read_text())
+    path.write_text(json.dumps(dict(content, categories=[*content['categories'], dict(id=3, name='absent')])))
     before = path.read_bytes()
     *rest, made = _adapted('analysis_tools/coco_error_analysis', ['a.json', 'out', '--ann', str(path)], tmp_path)
     assert rest == ['a.json', 'out', '--ann'] and path.read_bytes() == before
