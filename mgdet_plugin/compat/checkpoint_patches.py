@@ -133,8 +133,8 @@ def patch_checkpoint_io(module: ModuleType) -> None:
         return checkpoint
 
     module.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
-    if hasattr(module, '_safe_torch_load'):
-        module._safe_torch_load = _load_plain
+    if '_safe_torch_load' in vars(module):
+        vars(module)['_safe_torch_load'] = _load_plain
     # mmengine's other modules took the function by name, those imported later take the new one
     for importer in [module, *sys.modules.values()]:
         if vars(importer).get('save_checkpoint') is save:

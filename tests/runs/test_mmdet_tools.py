@@ -2,6 +2,7 @@
 import ast
 import json
 import pickle
+import re
 import sys
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from mgdet_plugin.cli.results.mmdet_tool import mmdet_tool_command
 from mgdet_plugin.cli.training.test import test_command as run_test
 from mgdet_plugin.common.errors import SHOW_ALL, UserError
-from mgdet_plugin.runs.mmdet_tools import NEEDS, _adapted, fault, run_tool
+from mgdet_plugin.common.resources import mmdet_script
+from mgdet_plugin.runs.mmdet_tools import INSTEAD, NEEDS, _adapted, fault, run_tool
+from tests.conftest import ROOT
 from tests.support.small_run import SIDE, make_dataset, plain_config_text, write_config
 
 
@@ -130,6 +133,14 @@ def test_what_a_tool_raises_is_one_line(words, line, monkeypatch, tmp_path):
     monkeypatch.setenv(SHOW_ALL, '1')
     with pytest.raises((OSError, ModuleNotFoundError, AttributeError)):
         mmdet_tool_command(words)
+
+
+def test_the_pages_name_tools_that_mmdet_ships():
+    pages = [*ROOT.glob('*.md'), *ROOT.glob('*/*.md')]
+    named = {name for page in pages for name in re.findall(r'mmdet_tool(?:\.py)? ([a-z]\w*[/\w]*)', page.read_text())}
+    assert 'analysis_tools/confusion_matrix' in named
+    for name in {*named, *NEEDS, *INSTEAD}:
+        assert mmdet_script(name).is_file()
 
 
 def test_a_loader_s_process_and_a_bare_assertion_are_told_by_what_they_say():
