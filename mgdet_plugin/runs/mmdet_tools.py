@@ -25,7 +25,7 @@ INSTEAD = {
                                   'test.py measures by it',
     'analysis_tools/fuse_results': 'mmdet 3.3.0 never reads the files it is given; blend_weights averages two '
                                    'checkpoints of a model',
-    'analysis_tools/robustness_eval': 'it reads what test_robustness of mmdet 2 wrote',
+    'analysis_tools/robustness_eval': 'leave out --metric: the names it takes are not those of the results',
 }
 """What to use in place of a tool that failed, or why it cannot work."""
 NEEDS = {
