@@ -13,7 +13,6 @@ nothing it saves can be resumed. :mod:`mgdet_plugin.compat` applies the ``patch_
 """
 from __future__ import annotations
 
-import sys
 from functools import wraps
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 
 from mgdet_plugin.common.checkpoints import drop_code, history_from_plain, save_whole, to_plain
+from mgdet_plugin.compat import replace_everywhere
 
 _NUMERIC_CODES = frozenset(['b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8', 'c8', 'c16'])
 _STATISTICS = ('min', 'max', 'current', 'mean')
@@ -135,10 +135,7 @@ def patch_checkpoint_io(module: ModuleType) -> None:
     module.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
     if '_safe_torch_load' in vars(module):
         vars(module)['_safe_torch_load'] = _load_plain
-    # mmengine's other modules took the function by name, those imported later take the new one
-    for importer in [module, *sys.modules.values()]:
-        if vars(importer).get('save_checkpoint') is save:
-            vars(importer)['save_checkpoint'] = save_checkpoint
+    replace_everywhere('save_checkpoint', save, save_checkpoint)
 
 
 def _load_plain(file: Any, map_location: Any = None, weights_only: bool | None = True) -> Any:

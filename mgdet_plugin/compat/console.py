@@ -8,6 +8,8 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from mgdet_plugin.compat import replace_everywhere
+
 LONG = 25  # lines; a table of figures has fewer
 OPENINGS = {'System environment:': 'the environment', 'Config:': 'the config',
             'Hooks will be executed in the following order:': 'the hooks and when they run'}
@@ -79,8 +81,12 @@ def _let_through(record: logging.LogRecord) -> None:
 
 
 def patch_logger(module: ModuleType) -> None:
-    """Let a logger that has a file, below the level of debugging, keep long messages there."""
-    init = module.MMLogger.__init__
+    """Let a logger that has a file, below the level of debugging, keep long messages there; debugging needs a logger.
+
+    Without one mmengine prints messages of every level, so that what onedl-mmdetection says when it is imported would
+    come before the JSON of a command.
+    """
+    init, print_any = module.MMLogger.__init__, module.print_log
 
     @wraps(init)
     def init_short(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -91,7 +97,13 @@ def patch_logger(module: ModuleType) -> None:
             console.setFormatter(ShortFormatter(console.formatter, self.log_file))
             console.addFilter(_shown)
 
+    @wraps(print_any)
+    def print_log(msg: object, logger: Any = None, level: int = logging.INFO) -> None:
+        if logger is not None or level > logging.DEBUG:
+            print_any(msg, logger, level)
+
     module.MMLogger.__init__ = init_short
+    replace_everywhere('print_log', print_any, print_log)
 
 
 def patch_coco(module: ModuleType) -> None:
