@@ -1,12 +1,16 @@
 # Everything happens in .venv in this folder; needs only Python 3.11 and make.
 #   make setup         install (make setup OPS=1 builds mmcv with its compiled operations, tens of minutes)
+#   make ... BASE=onedl   the same on the maintained forks of mmdet, mmengine and mmcv, in .venv-onedl
 #   make demo          import weights, fine-tune them on embedded data, held to a few old pictures, and judge what is kept
 #   make test          the test suite
 #   make bench         speed against named peers
 #   make lint          ruff, mypy and import-linter through pre-commit
 PYTHON ?= python3.11
-VENV := .venv
+BASE ?= mmdet
+VENV := $(or $(and $(filter mmdet,$(BASE)),.venv),$(and $(filter onedl,$(BASE)),.venv-onedl),\
+	$(error BASE must be mmdet or onedl, got '$(BASE)'))
 BIN := $(VENV)/bin
+MMCV := $(if $(filter onedl,$(BASE)),onedl-mmcv,mmcv)
 PIP := $(BIN)/python -m pip install --quiet --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 # The demo: the weights of the old domain, whose config names their classes; the plan on the new domain; the run. Shorter
 # and with fewer old pictures than the config has, for two cores and five minutes in all.
@@ -30,21 +34,23 @@ unexport PYTHONDONTWRITEBYTECODE
 
 setup: $(VENV)/.dev $(if $(filter 1,$(OPS)),$(VENV)/.ops)
 
-# The build tools come first: mgdet and mmcv are built with the pinned setuptools, and torch must not be replaced.
+# The build tools come first: mgdet and mmcv are built with the pinned setuptools, and torch must not be replaced. Without
+# torch in sight, as pip builds it, onedl-mmcv has no compiled operations.
 $(VENV)/.runtime: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch setuptools wheel
-	$(BIN)/python -m pip show --quiet mmcv 2>/dev/null $(if $(filter 1,$(OPS)),|| true,|| $(PIP) mmcv-lite)
-	$(PIP) --no-build-isolation --editable '.[demo]'
+	$(if $(filter onedl,$(BASE)),$(PIP) onedl-mmcv,$(BIN)/python -m pip show --quiet mmcv 2>/dev/null \
+		$(if $(filter 1,$(OPS)),|| true,|| $(PIP) mmcv-lite))
+	$(PIP) --no-build-isolation --editable '.[$(BASE),demo]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) --no-build-isolation --editable '.[demo,dev,keras]'
+	$(PIP) --no-build-isolation --editable '.[$(BASE),demo,dev,keras]'
 	touch $@
 
 $(VENV)/.ops: $(VENV)/.runtime
-	$(BIN)/python -m pip uninstall --quiet --yes mmcv-lite
-	MMCV_WITH_OPS=1 $(PIP) --no-build-isolation --no-binary mmcv mmcv
+	$(BIN)/python -m pip uninstall --quiet --yes mmcv-lite onedl-mmcv
+	MMCV_WITH_OPS=1 $(PIP) --no-build-isolation --no-cache-dir --no-binary $(MMCV) $(MMCV)
 	touch $@
 
 # One thread: with the loader beside it two cores are full, and threads that wait for one another cost more than they do.

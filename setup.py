@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 MIM = Path('mgdet_plugin/.mim')  # where mmengine and mim look for what comes with a package
-SHIPPED = ('configs/**/*.py', 'tools/*.*', 'weights/digits_source.h5')
+SHIPPED = ('configs/**/*.py', 'configs/metafile.yml', 'model-index.yml', 'tools/*.*', 'weights/digits_source.h5')
 
 
 class BuildWithResources(build_py):
@@ -37,11 +37,14 @@ setup(
     cmdclass=dict(build_py=BuildWithResources),
     entry_points=dict(console_scripts=['mgdet = mgdet_plugin.cli:main']),
     python_requires='>=3.11',
-    # mmcv or mmcv-lite is the user's choice (they share a folder), so neither is required here.
-    # mmengine imports pkg_resources, which setuptools 82 no longer has.
-    install_requires=['torch', 'setuptools<82', 'mmengine==0.10.7', 'mmdet==3.3.0', 'numpy', 'h5py', 'pillow', 'tqdm',
-                      'matplotlib', 'pyyaml'],
+    # A base is an extra: required here, mmdet would be written over an installed onedl-mmdetection, whose folder it
+    # shares. mmcv and mmcv-lite share one, too, and are the user's choice. mmengine 0.10.7 imports pkg_resources, which
+    # setuptools 82 no longer has.
+    install_requires=['torch', 'setuptools<82', 'numpy', 'h5py', 'pillow', 'tqdm', 'matplotlib', 'pyyaml'],
     extras_require={
+        'mmdet': ['mmengine==0.10.7', 'mmdet==3.3.0'],
+        'onedl': ['onedl-mmengine>=0.10.12,<0.11', 'onedl-mmdetection>=3.5.1,<3.6', 'onedl-mmcv>=2.3.6,<2.4'],
+        'mmdet-tools': ['psutil', 'seaborn', 'imagecorruptions-imaug'],  # what some of mmdet's own tools import
         'demo': ['scikit-learn'],
         'keras': ['keras'],  # export to .keras; torch serves as its backend
         'tensorboard': ['tensorboard'],  # for mmengine's TensorboardVisBackend

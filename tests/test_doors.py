@@ -13,6 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.evaluator import Evaluator
 from PIL import Image
 
+from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.preflight import _other_views
 from tests.support.doors import (
     DOORS,
@@ -21,6 +22,7 @@ from tests.support.doors import (
     MODEL,
     ORDERS,
     PIPELINES,
+    SIZES,
     Kept,
     case_of,
     detector,
@@ -106,24 +108,60 @@ def test_views_of_another_size_are_said(folder):
 FLIPS = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
 
 
+def augmented(case, steps, kind='MultiGridTTA', test_cfg=MODEL['test_cfg'], start=-1, **options):
+    """Yields each batch and what a model finds in it with ``TestTimeAug`` in place of the pipeline from ``start``."""
+    case.cfg.test_dataloader.dataset.pipeline[start:] = [dict(type='TestTimeAug', transforms=steps)]
+    model = MODELS.build(ConfigDict(type=kind, module=dict(MODEL, test_cfg=test_cfg), **options)).eval()
+    model.module.load_state_dict(detector().state_dict())
+    with settled():
+        for batch in case.loader:
+            yield batch, model.test_step(batch)
+
+
+@pytest.mark.parametrize('kind', ['diou', 'wbf'])
+@pytest.mark.parametrize('order', ORDERS)
+def test_one_view_that_is_not_changed_finds_what_is_found_without(folder, order, kind):
+    """Square, wide and tall pictures; what suppression leaves must not be suppressed again."""
+    test_cfg = dict(MODEL['test_cfg'], score_thr=0.001, nms=dict(type=kind, iou_threshold=0.6))
+    plain = MODELS.build(ConfigDict(MODEL, test_cfg=test_cfg)).eval()
+    plain.load_state_dict(detector().state_dict())
+    with settled():
+        without = [each for batch in case_of(folder, 'COCO', order, 'usual').loader for each in plain.test_step(batch)]
+    views = [[dict(type='RandomFlip', prob=0.0)], [dict(type='PackDetInputs')]]
+    case = case_of(folder, 'COCO', order, 'usual')
+    found = [each for _, some in augmented(case, views, test_cfg=test_cfg) for each in some]
+    assert len(found) == len(without) == 3 and all(len(each.pred_instances) > 3 for each in without)
+    for one, other in zip(found, without):
+        assert distance(one.pred_instances.bboxes, other.pred_instances.bboxes) <= 1e-3
+        assert distance(one.pred_instances.scores, other.pred_instances.scores) <= 1e-6
+        assert one.pred_instances.labels.tolist() == other.pred_instances.labels.tolist()
+
+
+@pytest.mark.parametrize(('fit', 'keys', 'line'), [
+    ([dict(type='Letterbox', scale=(128, 96))], ('img_path', 'ori_shape', 'img_shape'),
+     r"square\.jpg lack scale_factor, .* add 'scale_factor' to meta_keys of PackDetInputs$"),
+    ([dict(type='Resize', scale=(128, 96), keep_ratio=True), dict(type='Pad', size=(160, 160))],
+     ('img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+     r"square\.jpg do not say where in the input of 160x160 its 96x96 picture lies; add 'pad_param'")])
+def test_views_whose_metas_lack_the_padding_are_refused(folder, fit, keys, line):
+    case = case_of(folder, 'COCO', ORDERS[0], 'usual')
+    with pytest.raises(UserError, match=line):
+        next(augmented(case, [[step] for step in fit] + [[dict(type='PackDetInputs', meta_keys=keys)]], start=1))
+
+
 @pytest.mark.parametrize('order', ORDERS)
 @pytest.mark.parametrize('tta', ['DetTTAModel', 'MultiGridTTA'])
 def test_test_time_augmentation(folder, expected, tta, order):
     """mmdet's own views: the last step replaced. (Its model gives the truth of the mirrored view.)"""
     case = case_of(folder, 'COCO', order, 'usual')
-    case.cfg.test_dataloader.dataset.pipeline[-1] = dict(
-        type='TestTimeAug', transforms=[FLIPS, [dict(type='PackDetInputs')]])
     options = dict(tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)) if tta[0] == 'D' else {}
-    model = MODELS.build(ConfigDict(type=tta, module=MODEL, **options)).eval()
-    model.module.load_state_dict(detector().state_dict())
-    loader = case.loader
     evaluator = Evaluator(copy.deepcopy(case.cfg.test_evaluator))
     evaluator.dataset_meta = META
     Kept.seen.clear()
+    for batch, found in augmented(case, [FLIPS, [dict(type='PackDetInputs')]], tta, **options):
+        evaluator.process(found, batch)
     with settled():
-        for batch in loader:
-            evaluator.process(model.test_step(batch), batch)
-        metrics = evaluator.evaluate(len(loader.dataset))
+        metrics = evaluator.evaluate(len(SIZES))
     assert metrics['coco/bbox_mAP_50'] >= expected[1]['coco/bbox_mAP_50'] - 0.02
     for sample in Kept.seen if tta == 'MultiGridTTA' else ():
         name = sample['img_path'].split('/')[-1][:-4]

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 SHOW_ALL = 'MGDET_TRACEBACK'  # of the environment
+_BASE = ('mmdet', 'mmengine', 'mmcv')
+_INSTALL_BASE = ('install one base, all three of its parts: pip install mmengine==0.10.7 mmdet==3.3.0 mmcv-lite==2.1.0,'
+                 ' or pip install onedl-mmengine onedl-mmdetection onedl-mmcv (docs/install.md)')
 
 
 class UserError(ValueError):
@@ -43,15 +46,29 @@ def is_whole(value: Any, least: int) -> bool:
 def user_errors_to_exit() -> Iterator[None]:
     """Turn a :class:`UserError` raised in the block into one line on standard error and exit code 2.
 
-    With ``MGDET_TRACEBACK`` set in the environment, what led to it comes first.
+    So is a base that is not installed, or whose parts do not go together. With ``MGDET_TRACEBACK`` set in the
+    environment, what led to it comes first.
     """
     try:
         yield
-    except UserError as error:
+    except (UserError, ImportError, AssertionError) as error:
+        line = _said(error) if isinstance(error, UserError) else _base_fault(error)
+        if line is None:
+            raise
         if os.environ.get(SHOW_ALL):
             traceback.print_exc()
-        print('error: ' + ' '.join(_said(error).split()), file=sys.stderr)
+        print('error: ' + ' '.join(line.split()), file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _base_fault(error: ImportError | AssertionError) -> str | None:
+    """What is wrong with the installed base where that is what an error is about, and what to do."""
+    if isinstance(error, ModuleNotFoundError) and error.name in _BASE:
+        return f'{error.name} is not installed; {_INSTALL_BASE}'
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename.replace(os.sep, '/')
+    if isinstance(error, AssertionError) and raised_in.endswith('/mmdet/__init__.py'):  # it holds versions there
+        return f'mmdet cannot be imported: {error}; {_INSTALL_BASE}'
+    return None
 
 
 def _said(error: UserError) -> str:

@@ -61,9 +61,12 @@ def mmdet_script(name: str) -> Path:
 
     Raises:
         UserError: If mmdet ships none of that name.
+        ModuleNotFoundError: If there is no mmdet.
     """
     spec = find_spec('mmdet')  # found, not imported
-    folder = Path(str(spec and spec.origin)).parent / '.mim' / 'tools'
+    if spec is None:
+        raise ModuleNotFoundError("No module named 'mmdet'", name='mmdet')
+    folder = Path(str(spec.origin)).parent / '.mim' / 'tools'
     path = folder / (name if name.endswith('.py') else f'{name}.py')
     if folder.resolve() not in path.resolve().parents or not path.is_file():
         names = sorted(str(each.relative_to(folder).with_suffix('')) for each in folder.rglob('*.py'))

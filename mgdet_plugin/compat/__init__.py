@@ -46,7 +46,7 @@ PATCHES = {
     'pycocotools.cocoeval': 'compat.console.patch_coco',
     'mmengine.dist.utils': 'compat.launch.patch_dist_utils',
     'mmengine.model.wrappers.distributed': 'compat.launch.patch_model_wrapper',
-    'mmengine.infer.infer': 'compat.patch_inferencer',
+    'mmengine.infer.infer': 'weights.model_index.patch_inferencer',
     'mmdet.apis.det_inferencer': 'compat.patch_drawing',
     'mmdet.evaluation.metrics.coco_metric': 'compat.patch_thresholds',
 }
@@ -118,18 +118,6 @@ _STAND_IN_FINDER = StandInFinder()
 _PATCH_FINDER = PatchFinder()
 
 
-def patch_inferencer(module: ModuleType) -> None:
-    """Let inferencers take the name of one of our configs, as they take those of OpenMMLab's metafiles."""
-    from mgdet_plugin.common.resources import CONFIGS, PREFIXES
-    find = module.BaseInferencer._load_model_from_metafile
-
-    def find_with_ours(self: object, model: str) -> tuple[object, str | None]:
-        own = CONFIGS / f'{model.removeprefix(PREFIXES[0]).removesuffix(".py")}.py'
-        return (module.Config.fromfile(own), None) if own.is_file() else find(self, model)
-
-    module.BaseInferencer._load_model_from_metafile = find_with_ours
-
-
 def patch_drawing(module: ModuleType) -> None:
     """Let mmdet's inferencer draw an array in the colours it detects in, with configs that import this package.
 
@@ -169,6 +157,14 @@ def install() -> None:
     for name in PATCHES:
         if name in sys.modules:
             _patch(sys.modules[name])
+
+
+def replace_everywhere(name: str, old: object, new: object) -> None:
+    """Put a function in another's place in all modules that took it by its name; those imported later do so anyway."""
+    for module in list(sys.modules.values()):
+        names = getattr(module, '__dict__', {})
+        if names.get(name) is old:
+            names[name] = new
 
 
 def has_compiled_ops() -> bool:

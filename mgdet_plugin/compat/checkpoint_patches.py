@@ -4,7 +4,8 @@ mmengine 0.10.7 writes ``HistoryBuffer`` objects, numpy arrays and numpy scalars
 nothing it saves can be resumed. :mod:`mgdet_plugin.compat` applies the ``patch_*`` functions to mmengine's modules:
 
 * **saving** writes plain types, each file whole or not at all (:mod:`mgdet_plugin.common.checkpoints`);
-* **loading** rebuilds the log history from them, and drops configs that hold code;
+* **loading** rebuilds the log history from them, and drops configs that hold code. onedl-mmengine 0.10.12 allows
+  ``getattr`` in a file, and loads one that torch refuses all the same, with whatever it runs; here it does not;
 * **checkpoints saved without this package** load through an allow-list of the few names they hold. Not one of those
   names leads to code of numpy or to ``getattr``: each is bound to a function or class of this module that accepts the
   data such a file really holds and nothing else. Real ``numpy.dtype`` and ``ndarray`` state would not do: a forged
@@ -12,7 +13,6 @@ nothing it saves can be resumed. :mod:`mgdet_plugin.compat` applies the ``patch_
 """
 from __future__ import annotations
 
-import sys
 from functools import wraps
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from mgdet_plugin.common.checkpoints import drop_code, history_from_plain, save_whole, to_plain
+from mgdet_plugin.compat import replace_everywhere
 
 _NUMERIC_CODES = frozenset(['b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8', 'c8', 'c16'])
 _STATISTICS = ('min', 'max', 'current', 'mean')
@@ -132,10 +133,14 @@ def patch_checkpoint_io(module: ModuleType) -> None:
         return checkpoint
 
     module.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
-    # mmengine's other modules took the function by name, those imported later take the new one
-    for importer in [module, *sys.modules.values()]:
-        if vars(importer).get('save_checkpoint') is save:
-            vars(importer)['save_checkpoint'] = save_checkpoint
+    if '_safe_torch_load' in vars(module):
+        vars(module)['_safe_torch_load'] = _load_plain
+    replace_everywhere('save_checkpoint', save, save_checkpoint)
+
+
+def _load_plain(file: Any, map_location: Any = None, weights_only: bool | None = True) -> Any:
+    """What onedl-mmengine's ``_safe_torch_load`` means here: torch's safe loader, this module's allow-list."""
+    return torch.load(file, map_location=map_location, weights_only=True)
 
 
 def _is_local(filename: str, file_client_args: dict[str, Any] | None, backend_args: dict[str, Any] | None) -> bool:

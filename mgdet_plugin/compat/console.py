@@ -11,6 +11,8 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from mgdet_plugin.compat import replace_everywhere
+
 VERBOSE, SHORT, QUIET = 'verbose', 'short', 'quiet'
 """All that is logged, long messages by their first line; what is marked for a person; the same without progress."""
 SAID: dict[str, bool] = dict(said=True)
@@ -128,9 +130,10 @@ def _let_through(record: logging.LogRecord) -> None:
 def patch_logger(module: ModuleType) -> None:
     """Let a logger that has a file, below the level of debugging, keep there what is not for the terminal.
 
-    What mmengine logs without a logger it prints.
+    What mmengine logs without a logger it prints, at every level: debugging needs a logger, so that what
+    onedl-mmdetection says when it is imported does not come before the JSON of a command.
     """
-    init = module.MMLogger.__init__
+    init, print_any = module.MMLogger.__init__, module.print_log
 
     @wraps(init)
     def init_short(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -145,8 +148,14 @@ def patch_logger(module: ModuleType) -> None:
         if _mode == VERBOSE or (_tables and _TABLE.search(str(text)) is not None):
             print(text)
 
+    @wraps(print_any)
+    def print_log(msg: object, logger: Any = None, level: int = logging.INFO) -> None:
+        if logger is not None or level > logging.DEBUG:
+            print_any(msg, logger, level)
+
     module.MMLogger.__init__ = init_short
     module.print = say  # type: ignore[attr-defined]
+    replace_everywhere('print_log', print_any, print_log)
 
 
 def patch_coco(module: ModuleType) -> None:

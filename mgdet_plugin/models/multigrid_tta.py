@@ -37,6 +37,8 @@ class MultiGridTTA(DetTTAModel):
         super().__init__(tta_cfg=ConfigDict(tta_cfg or TTA_CFG), module=module, data_preprocessor=data_preprocessor)
 
     def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
+        if len(data_samples) == 1 and flip_of(data_samples[0].metainfo) is None:
+            return data_samples[0]  # nothing to fuse: exactly what is found without augmentation
         views = sorted(data_samples, key=lambda sample: flip_of(sample.metainfo) is not None)  # stable
         head = getattr(self.module, 'bbox_head', None)
         if not isinstance(head, MultiGridHead):

@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,16 +19,21 @@ from mgdet_plugin.engine.preflight import run_mmdet_script
 
 INSTEAD = {
     'analysis_tools/analyze_logs': 'plot_run WORK_DIR draws losses, rates and metrics of a run',
-    'analysis_tools/benchmark': 'it needs psutil, and CUDA for --task inference; benchmark.py in a '
-                                'checkout times the model against peers',
+    'analysis_tools/benchmark': '--task inference needs CUDA; benchmark.py in a checkout times the model against peers',
     'analysis_tools/coco_occluded_separated_recall': 'it is for masks',
     'analysis_tools/eval_metric': 'VOCMetric, as all without ann_file, needs the annotations that --out leaves out: '
                                   'test.py measures by it',
     'analysis_tools/fuse_results': 'mmdet 3.3.0 never reads the files it is given; blend_weights averages two '
                                    'checkpoints of a model',
-    'analysis_tools/robustness_eval': 'it reads what test_robustness of mmdet 2 wrote',
+    'analysis_tools/robustness_eval': 'leave out --metric: the names it takes are not those of the results',
 }
 """What to use in place of a tool that failed, or why it cannot work."""
+NEEDS = {
+    'analysis_tools/analyze_logs': ('seaborn', 'seaborn'),
+    'analysis_tools/benchmark': ('psutil', 'psutil'),
+    'analysis_tools/test_robustness': ('imagecorruptions', 'imagecorruptions-imaug'),  # the other one is for numpy 1
+}
+"""Tool -> the module it cannot do without and nothing else of ours needs, and the package that has it."""
 
 SAID = {
     'analysis_tools/browse_dataset': 'it runs the pipeline outside of a run, where no plan mixes images: look CFG '
@@ -44,8 +50,12 @@ def run_tool(name: str, arguments: Sequence[str]) -> None:
         arguments: Its command line, in which a config may be named as ours are.
 
     Raises:
-        UserError: Whatever the tool raises, in a line; as it is where ``MGDET_TRACEBACK`` is set.
+        UserError: A package that it needs is not installed; or whatever the tool raises, in a line, and as it is where
+            ``MGDET_TRACEBACK`` is set.
     """
+    module, package = NEEDS.get(name, ('mmdet', ''))
+    if find_spec(module) is None:
+        raise UserError(_to_install(name, package))
     words = [_config_word(word) for word in arguments]
     if name in SAID:
         print(f"mmdet's {name}: {SAID[name]}", file=sys.stderr)
@@ -73,8 +83,10 @@ def _adapted(name: str, words: list[str], folder: Path) -> list[str]:
             continue
         if name == 'analysis_tools/coco_error_analysis' and words[index - 1] == '--ann':
             annotations = load(word)
-            for category in annotations['categories']:
-                category.setdefault('supercategory', category['name'])
+            there = {each['category_id'] for each in annotations['annotations']}
+            annotations['categories'] = [  # a class without objects would count as one that is never found
+                dict(dict(supercategory=each['name']), **each) for each in annotations['categories']
+                if each['id'] in there]
             dump(annotations, folder / 'annotations.json')
             words[index] = str(folder / 'annotations.json')
         elif name.startswith('analysis_tools/') and word.endswith(SUFFIXES[:-1]):
@@ -118,10 +130,14 @@ def fault(name: str, error: Exception) -> str:
     lines = str(error).strip().splitlines() or ['']
     said = lines[-1 if lines[0].startswith('Caught ') else 0]  # from a loader's process comes a whole traceback
     said = said or str(place.line)
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    if missing:
-        said = f'needs the package {missing}, which is not installed: pip install {missing}'
-    else:
-        said = f'ended with {type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno})'
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f'{_to_install(name, error.name)}; {SHOW_ALL}=1 shows the traceback'
     instead = f'; {INSTEAD[name]}' if name in INSTEAD else ''
-    return f"mmdet's {name} {said}{instead}; {SHOW_ALL}=1 shows the traceback, --help the tool's arguments"
+    return (f"mmdet's {name} ended with {type(error).__name__}: {said} ({Path(place.filename).name}, line "
+            f"{place.lineno}){instead}; {SHOW_ALL}=1 shows the traceback, --help the tool's arguments")
+
+
+def _to_install(name: str, package: str) -> str:
+    """What a tool lacks, how to get it, and what there is in its place."""
+    instead = f'; {INSTEAD[name]}' if name in INSTEAD else ''
+    return f"mmdet's {name} needs the package {package}, which is not installed: pip install {package}{instead}"

@@ -42,6 +42,8 @@ def test_an_installation_carries_all_a_checkout_finds(built):
         there = {path.relative_to(ROOT) for path in (ROOT / folder).glob(pattern) if path.suffix}
         assert there and there == {path.relative_to(mim) for path in (mim / folder).glob(pattern) if path.suffix}
     assert (mim / 'weights/digits_source.h5').stat().st_size > 10 ** 6
+    for name in ('model-index.yml', 'configs/metafile.yml'):
+        assert (mim / name).read_bytes() == (ROOT / name).read_bytes()
     assert not list(mim.rglob('__pycache__')) and not (built / 'benchmarks').exists()
 
 

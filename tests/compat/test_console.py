@@ -1,12 +1,13 @@
 """What the terminal shows of a log that has a file."""
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
 
 import pytest
-from mmengine.logging import MMLogger
+from mmengine.logging import MMLogger, print_log
 from pycocotools import coco, cocoeval
 
 from mgdet_plugin.compat import console
@@ -37,6 +38,13 @@ def test_long_messages_are_in_the_file_alone(tmp_path: Path, capsys: pytest.Capt
     assert (f'the config: 40 lines in {path}' in said) == (level == 'INFO')
     assert ('WARNING - nothing was detected' in said) == (level == 'INFO')
     assert path.read_text().count('x = 1') == 39
+
+
+def test_what_is_for_debugging_is_not_printed_where_there_is_no_logger(capsys: pytest.CaptureFixture[str]) -> None:
+    """onedl-mmdetection says so what it could not import, before the JSON that a command prints."""
+    print_log('Could not import OneDL', level=logging.DEBUG)
+    print_log('Loads checkpoint')
+    assert capsys.readouterr().out == 'Loads checkpoint\n'
 
 
 @pytest.mark.parametrize('mode', [SHORT, QUIET])

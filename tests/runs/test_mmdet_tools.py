@@ -2,6 +2,8 @@
 import ast
 import json
 import pickle
+import re
+import sys
 
 import pytest
 import torch
@@ -9,7 +11,9 @@ import torch
 from mgdet_plugin.cli.results.mmdet_tool import mmdet_tool_command
 from mgdet_plugin.cli.training.test import test_command as run_test
 from mgdet_plugin.common.errors import SHOW_ALL, UserError
-from mgdet_plugin.runs.mmdet_tools import _adapted, fault, run_tool
+from mgdet_plugin.common.resources import mmdet_script
+from mgdet_plugin.runs.mmdet_tools import INSTEAD, NEEDS, _adapted, fault, run_tool
+from tests.conftest import ROOT
 from tests.support.small_run import SIDE, make_dataset, plain_config_text, write_config
 
 
@@ -46,6 +50,46 @@ def test_predictions_on_the_test_set_are_judged_by_the_test_set(run, capsys):
     assert metrics['coco/bbox_mAP'] == pytest.approx(1.0)
 
 
+def call(name, *words):
+    with plain_config_text():
+        run_tool(f'analysis_tools/{name}', [*map(str, words)])
+
+
+def test_predictions_that_are_all_right_are_found_right(run, tmp_path, monkeypatch):
+    """A matrix of 100% on its diagonal, pictures of AP 1, and a page of curves a class."""
+    folder, config = run
+    shown = []
+    monkeypatch.setattr('matplotlib.axes.Axes.text', lambda self, x, y, text, **_: shown.append((x, y, text)))
+    call('confusion_matrix', config, folder / 'found.pkl', tmp_path / 'matrix')
+    assert (tmp_path / 'matrix/confusion_matrix.png').stat().st_size > 1000
+    assert [text for x, y, text in shown if x == y][:3] == ['100%'] * 3
+    monkeypatch.undo()
+    call('analyze_results', config, folder / 'found.pkl', tmp_path / 'results', '--topk', 2)
+    [*good] = (tmp_path / 'results/good').iterdir()
+    assert len(good) == 2 and all(each.stem.endswith('_1.0') for each in good)
+    boxes = [dict(image_id=image['img_id'], bbox=[x1, y1, x2 - x1, y2 - y1], score=1.0, category_id=label)
+             for image in pickle.loads((folder / 'found.pkl').read_bytes())
+             for (x1, y1, x2, y2), label in zip(image['pred_instances']['bboxes'].tolist(),
+                                                image['pred_instances']['labels'].tolist())]
+    (tmp_path / 'found.json').write_text(json.dumps(boxes))
+    call('coco_error_analysis', tmp_path / 'found.json', tmp_path / 'errors', '--ann', folder / 'data/test.json')
+    assert len(list((tmp_path / 'errors/bbox').glob('*-allarea.png'))) == 4  # three classes, and all
+
+
+def test_training_pictures_are_drawn_and_operations_counted(run, tmp_path, capsys):
+    call('browse_dataset', run[1], '--not-show', '--show-interval', 0, '--output-dir', tmp_path)
+    assert len(list(tmp_path.glob('*.png'))) == 8
+    call('get_flops', run[1], '--num-images', 1)
+    assert f'Input shape: ({SIDE}, {SIDE})' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('name', 'module', 'package'), [(name, *needed) for name, needed in NEEDS.items()])
+def test_a_package_that_a_tool_needs_is_named_before_it_runs(name, module, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f"^mmdet's {name} needs the package {package}, .*: pip install {package}"):
+        run_tool(name, ['mgdet_nano_stage1'])
+
+
 def test_anchors_of_our_head_are_optimized(run, tmp_path):
     with plain_config_text():
         run_tool('analysis_tools/optimize_anchors', [
@@ -56,8 +100,10 @@ def test_anchors_of_our_head_are_optimized(run, tmp_path):
 
 
 def test_categories_without_a_supercategory_get_one(run, tmp_path):
-    """``coco_error_analysis`` reads it; the annotation file itself stays as it is."""
-    path = run[0] / 'data/all.json'
+    """``coco_error_analysis`` reads it, and counts a class without objects as never found; the file stays as it is."""
+    path = tmp_path / 'four.json'
+    content = json.loads((run[0] / 'data/all.json').read_text())
+    path.write_text(json.dumps(dict(content, categories=[*content['categories'], dict(id=3, name='absent')])))
     before = path.read_bytes()
     *rest, made = _adapted('analysis_tools/coco_error_analysis', ['a.json', 'out', '--ann', str(path)], tmp_path)
     assert rest == ['a.json', 'out', '--ann'] and path.read_bytes() == before
@@ -87,6 +133,14 @@ def test_what_a_tool_raises_is_one_line(words, line, monkeypatch, tmp_path):
     monkeypatch.setenv(SHOW_ALL, '1')
     with pytest.raises((OSError, ModuleNotFoundError, AttributeError)):
         mmdet_tool_command(words)
+
+
+def test_the_pages_name_tools_that_mmdet_ships():
+    pages = [*ROOT.glob('*.md'), *ROOT.glob('*/*.md')]
+    named = {name for page in pages for name in re.findall(r'mmdet_tool(?:\.py)? ([a-z]\w*[/\w]*)', page.read_text())}
+    assert 'analysis_tools/confusion_matrix' in named
+    for name in {*named, *NEEDS, *INSTEAD}:
+        assert mmdet_script(name).is_file()
 
 
 def test_a_loader_s_process_and_a_bare_assertion_are_told_by_what_they_say():

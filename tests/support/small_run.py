@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -70,9 +71,16 @@ def write_config(path: Path, data: Path, base: str = 'mgdet_model5_stage1.py', *
     return path
 
 
-def plain_config_text() -> AbstractContextManager[Any]:
+@contextmanager
+def plain_config_text() -> Iterator[None]:
     """A config's text is not laid out for people within it: that is most of a small run's time."""
-    return patch('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
+
+    def as_it_is(text: str, **_: object) -> tuple[str, bool]:
+        return text, True
+
+    with patch('mmengine.config.config.FormatCode', as_it_is, create=True), \
+            patch('yapf.yapflib.yapf_api.FormatCode', as_it_is):  # onedl-mmengine imports it when it is called
+        yield
 
 
 def environment() -> dict[str, str]:
