@@ -123,6 +123,7 @@ SUITES: dict[str, Callable[..., Any]] = {
     'inference': _late('speed:inference'),
     'train_step': _late('speed:train_step'),
     'suppression': _late('speed:suppression'),
+    'suppression_cells': _late('speed:suppression_cells'),
     'validation': _late('guard_benchmark:validation'),
     'guarded_step': _late('guard_benchmark:guarded_step'),
 }

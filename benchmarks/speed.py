@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mgdet_plugin.compat import has_compiled_ops
 from mgdet_plugin.models.maths.suppression import NMSOptions, suppress
 
 SIDE = 320  # pixels
@@ -75,12 +76,18 @@ def train_step(device: torch.device) -> tuple[str, Case, Case]:
     return f'mmdet YOLOv3-d53, loss and gradients of two images of {SIDE} pixels', case(ours), case(theirs)
 
 
-def suppression(device: torch.device) -> tuple[str, Case, Case]:
+def suppression(device: torch.device, count: int = 1000) -> tuple[str, Case, Case]:
     generator = torch.Generator().manual_seed(0)
-    corner = torch.rand(1000, 2, generator=generator) * SIDE
-    boxes = torch.cat((corner, corner + 10 + torch.rand(1000, 2, generator=generator) * 60), 1).to(device)
-    scores = torch.rand(1000, generator=generator).to(device)
-    labels = torch.zeros(1000, dtype=torch.long, device=device)
+    corner = torch.rand(count, 2, generator=generator) * SIDE
+    boxes = torch.cat((corner, corner + 10 + torch.rand(count, 2, generator=generator) * 60), 1).to(device)
+    scores = torch.rand(count, generator=generator).to(device)
+    labels = torch.zeros(count, dtype=torch.long, device=device)
     config = dict(type='nms', iou_threshold=0.45)
-    return ('mmcv batched_nms, 1,000 boxes', lambda: suppress(boxes, scores, labels, NMSOptions()),
+    peer = f"mmcv batched_nms{' compiled' if has_compiled_ops() else ''}, {count:,} boxes"
+    return (peer, lambda: suppress(boxes, scores, labels, NMSOptions()),
             lambda: batched_nms(boxes, scores, labels, config, class_agnostic=True))
+
+
+def suppression_cells(device: torch.device) -> tuple[str, Case, Case]:
+    """As many boxes as an image of 608 pixels has cells."""
+    return suppression(device, 19**2 + 38**2 + 76**2)

@@ -23,7 +23,9 @@ __all__ = [
     'sigmoid_focal_loss_forward'
 ]
 
-PAIRS_AT_ONCE = 2**19  # overlaps held in memory at a time by nms
+PAIRS_AT_ONCE = 2**17  # measures held in memory at a time
+BLOCK = 256  # boxes decided at a time
+PairMeasure = Callable[[Tensor, Tensor], Tensor]
 _TINY = torch.finfo(torch.float32).tiny  # the kernels' floor under a logarithm, for every dtype
 
 
@@ -65,9 +67,9 @@ def _widen(tensor: Tensor) -> Tensor:
 
 
 def _overlap(first: Tensor, second: Tensor, offset: int) -> Tensor:
-    """Return the IoU of boxes (..., 4), broadcast over all but their last dimension."""
-    left, top, right, bottom = first.unbind(-1)
-    left2, top2, right2, bottom2 = second.unbind(-1)
+    """Return the IoU of boxes, corners (4, ...) that broadcast over all but their first dimension."""
+    left, top, right, bottom = first
+    left2, top2, right2, bottom2 = second
     width = torch.minimum(right, right2).sub_(torch.maximum(left, left2))
     height = torch.minimum(bottom, bottom2).sub_(torch.maximum(top, top2))
     inter = width.add_(offset).clamp_(min=0).mul_(height.add_(offset).clamp_(min=0))
@@ -80,9 +82,6 @@ def _overlap(first: Tensor, second: Tensor, offset: int) -> Tensor:
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Drop every box that overlaps a kept box of higher score by more than the threshold.
 
-    Sorted boxes are decided a block at a time: within the block, then against all boxes after it, of which the
-    suppressed ones leave at once. Memory stays bounded however many boxes there are.
-
     Args:
         boxes: Boxes (N, 4).
         scores: Scores (N,).
@@ -93,31 +92,56 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         Indices of the kept boxes by descending score, int64.
     """
     order = scores.sort(0, descending=True).indices  # (N,)
-    rest = _widen(boxes)[order].T.contiguous().T  # (N, 4), each coordinate contiguous in memory
-    kept = [order[:0]]
-    while len(order):
-        size = min(max(PAIRS_AT_ONCE // len(order), 32), 512)
+    corners = _widen(boxes)[order].T.contiguous()  # (4, N): each coordinate contiguous in memory
+
+    def overlap(first: Tensor, second: Tensor) -> Tensor:
+        return _overlap(corners[:, first, None], corners[:, None, second], offset)
+
+    return order[greedy(overlap, torch.arange(len(order), device=order.device), iou_threshold)]
+
+
+def greedy(measure: PairMeasure, rest: Tensor, threshold: float, limit: int | None = None) -> Tensor:
+    """Boxes that greedy suppression keeps: each not above the threshold with a kept box of higher score.
+
+    Boxes are decided a block at a time: within the block, then against all boxes after it, of which the suppressed ones
+    leave at once. Memory stays bounded however many boxes there are.
+
+    Args:
+        measure: Gives the (K, N) measure of every pair, as a tensor of its own, from the boxes' numbers (K,) and (N,).
+        rest: Numbers of the boxes, by descending score.
+        threshold: A pair above it is a duplicate; one whose measure is NaN is none.
+        limit: As many boxes as are wanted; None: all.
+
+    Returns:
+        Numbers of the kept boxes (M,), in their order.
+    """
+    kept, wanted = [rest[:0]], len(rest) if limit is None else limit
+    while len(rest) and wanted > 0:
+        size = min(max(PAIRS_AT_ONCE // len(rest), 32), BLOCK)
         block, rest = rest[:size], rest[size:]
-        keep = settle(_overlap(block[:, None], block, offset) > iou_threshold)  # (K,)
-        kept.append(order[:size][keep])
-        # gt_ and amax on floats take a third of the time of > and any
-        free = _overlap(block[keep][:, None], rest, offset).gt_(iou_threshold).amax(dim=0) == 0
-        order, rest = order[size:][free], rest.T[:, free].T
+        # here and in settle floats stand for truths: comparing into bool tensors and any take several times as long
+        block = block[settle(measure(block, block).gt_(threshold))]
+        kept.append(block[:wanted])
+        wanted -= len(block)
+        if len(rest) and wanted > 0:
+            rest = rest[measure(block, rest).gt_(threshold).amax(0) == 0]
     return torch.cat(kept)
 
 
 def settle(overlaps: Tensor) -> Tensor:
-    """Which boxes greedy suppression keeps, from who overlaps whom: (K, K) bool, boxes by descending score.
+    """Which boxes (K,) bool greedy suppression keeps, from who overlaps whom: (K, K) of 0 and 1, by descending score.
 
     "Kept unless a kept box before it overlaps it" is applied to all boxes at once until nothing changes. Each round
-    settles at least one more box for good, and usually all are settled after a few.
+    settles at least one more box for good, and usually all are settled after a few (Cluster-NMS: Zheng et al.,
+    "Enhancing Geometric Factors in Model Learning and Inference for Object Detection and Instance Segmentation", 2021,
+    algorithm 1). ``overlaps`` is overwritten.
     """
-    overlaps = overlaps.triu(diagonal=1)
+    overlaps.triu_(1)
     keep = overlaps.new_ones(len(overlaps))
     while True:
-        settled = ~(overlaps & keep[:, None]).any(dim=0)
+        settled = (keep @ overlaps == 0).to(keep)
         if torch.equal(settled, keep):
-            return keep
+            return keep.bool()
         keep = settled
 
 

@@ -227,7 +227,8 @@ class MultiGridHead(BaseDenseHead):
             index = index[:settings['nms_pre']]
         boxes, scores, labels = boxes[index], scores[index], labels[index]
         if with_nms:
-            left = suppress(boxes, scores, labels, self.nms_options(settings), settings['score_thr'])
+            left = suppress(boxes, scores, labels, self.nms_options(settings), settings['score_thr'],
+                            settings['max_per_img'])
             boxes, scores, labels = left.boxes, left.scores, labels[left.indices]
         boxes, scores, labels = (field[:settings['max_per_img']] for field in (boxes, scores, labels))
         shape = meta['img_shape']

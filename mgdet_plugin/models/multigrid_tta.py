@@ -11,7 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 from mgdet_plugin.models.maths.letterbox import flip_of
-from mgdet_plugin.models.maths.suppression import cluster_nms, pair_measure, weighted_boxes_fusion
+from mgdet_plugin.models.maths.suppression import BoxPairs, cluster_nms, weighted_boxes_fusion
 from mgdet_plugin.models.multigrid_head import MultiGridHead
 
 TTA_CFG = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
@@ -50,13 +50,12 @@ class MultiGridTTA(DetTTAModel):
         order = scores.argsort(descending=True, stable=True)
         labels = torch.cat([each.labels for each in found])[order]
         options = head.nms_options(head.test_cfg)
-        per_class = None if options.class_agnostic else labels
+        pairs = BoxPairs(boxes[order], None if options.class_agnostic else labels, options.overlap,
+                         options.type == 'diou')
         if options.type == 'wbf':
-            left = weighted_boxes_fusion(boxes[order], scores[order], per_class, options.iou_threshold, options.overlap,
-                                         len(views))
+            left = weighted_boxes_fusion(pairs, scores[order], options.iou_threshold, len(views))
         else:
-            measure = pair_measure(boxes[order], per_class, options.overlap, options.type == 'diou')
-            left = cluster_nms(boxes[order], scores[order], measure, options.iou_threshold, 'weighted', len(views))
+            left = cluster_nms(pairs, scores[order], options.iou_threshold, 'weighted', len(views))
         best = slice(head.test_cfg['max_per_img'])
         merged = views[0]
         merged.pred_instances = InstanceData(bboxes=left.boxes[best], scores=left.scores[best],

@@ -1,26 +1,27 @@
 """Suppression of duplicate boxes, as pure functions of tensors.
 
-Greedy suppression over a matrix of pairs is solved by Cluster-NMS's fixed point (Zheng et al., "Enhancing
-Geometric Factors in Model Learning and Inference for Object Detection and Instance Segmentation", 2021,
-algorithm 1): a few matrix steps with exactly the boxes the one-by-one rule keeps.
+One measure of pairs (:class:`BoxPairs`) and one greedy rule over it (:func:`mgdet_plugin.compat.mmcv_ops.greedy`) serve
+every method. Pairs are measured a block at a time, so that memory stays bounded however many boxes there are.
 
-Shapes: K boxes sorted by falling score; boxes (K, 4) as (x1, y1, x2, y2) in pixels.
+Shapes: K boxes sorted by falling score, M of them kept; boxes (K, 4) as (x1, y1, x2, y2) in pixels.
 """
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.compat.mmcv_ops import settle
+from mgdet_plugin.compat.mmcv_ops import PAIRS_AT_ONCE, greedy
 from mgdet_plugin.models.maths.overlaps import centre_distance_penalty, check_overlap_kind, overlap
 
 METHODS = ('standard', 'diou', 'soft', 'cluster', 'wbf')
 CLUSTER_MODES = ('plain', 'score_penalty', 'weighted')
 SOFT_DECAYS = ('linear', 'gaussian')
 CLUSTER_SIGMA = 0.2
+FUSED_AT_ONCE = 128  # boxes that join fused boxes at a time
 
 
 class Suppressed(NamedTuple):
@@ -30,37 +31,39 @@ class Suppressed(NamedTuple):
     scores: Tensor
 
 
-def pair_measure(boxes: Tensor, labels: Tensor | None, kind: str, distance: bool) -> Tensor:
-    """(K, K) measure of every pair of boxes (K, 4); pairs of different labels (K,), where given, never meet (-1).
+@dataclass(frozen=True)
+class BoxPairs:
+    """The measure of pairs among boxes, called with the numbers of both sides: (R,) and (S,) -> (R, S).
 
-    ``kind`` is 'iou' or 'iol'; ``distance`` subtracts the centres' distance penalty, as DIoU does.
+    Attributes:
+        boxes: (K, 4).
+        labels: (K,) boxes of different labels never meet (0); None: all may.
+        kind: Of the overlap, 'iou' or 'iol'.
+        distance: Subtract the centres' distance penalty, as DIoU does.
     """
-    measure = overlap(boxes[:, None], boxes[None], kind)
-    if distance:
-        measure = measure - centre_distance_penalty(boxes[:, None], boxes[None])
-    if labels is not None:
-        measure = measure.masked_fill(labels[:, None] != labels[None], -1.0)
-    return measure
+    boxes: Tensor
+    labels: Tensor | None = None
+    kind: str = 'iou'
+    distance: bool = False
+
+    def __call__(self, rows: Tensor, columns: Tensor) -> Tensor:
+        first, second = self.boxes[rows, None], self.boxes[None, columns]
+        measure = overlap(first, second, self.kind)
+        if self.distance:
+            measure.sub_(centre_distance_penalty(first, second))
+        if self.labels is not None:
+            labels = self.labels.float()  # a float comparison in place is quick, one into bool is not
+            measure.mul_((labels[rows, None] - labels[columns]).eq_(0))
+        return measure
 
 
-def greedy_keep(measure: Tensor, threshold: float) -> Tensor:
-    """Boxes (K,) bool that greedy suppression keeps: not above the threshold with a kept box of higher score.
+def cluster_nms(pairs: BoxPairs, scores: Tensor, threshold: float, mode: str = 'plain', votes: int = 1,
+                limit: int | None = None) -> Suppressed:
+    """Greedy suppression and two variants, those of Cluster-NMS (Zheng et al., 2021, sections IV-A to IV-C).
 
     Args:
-        measure: (K, K) measure of every pair, boxes by falling score.
-        threshold: A pair above it is a duplicate.
-    """
-    return settle(measure > threshold)
-
-
-def cluster_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, mode: str = 'plain',
-                votes: int = 1) -> Suppressed:
-    """Cluster-NMS and its two variants (source as above, sections IV-A to IV-C).
-
-    Args:
-        boxes: (K, 4), by falling score.
+        pairs: The boxes' pairs, by falling score.
         scores: (K,).
-        measure: (K, K) measure of every pair.
         threshold: A pair above it is a duplicate.
         mode: 'plain' keeps what greedy suppression keeps; 'score_penalty' keeps all and multiplies each score
             by ``exp(-measure^2 / 0.2)`` over the better boxes that survive; 'weighted' replaces each kept box by
@@ -68,56 +71,81 @@ def cluster_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float
         votes: Of 'weighted': the score of a kept box is the mean of the best ``votes`` scores among itself and its
             duplicates, 0 for each that is missing. Cells that found the same object confirm each other; the best of
             several is too high a guess where they do not. 1 keeps the best.
+        limit: Of 'plain': boxes that are wanted, the best; None: all.
     """
-    keep = greedy_keep(measure, threshold)
-    better = (measure.clamp(min=0) * keep[:, None]).triu(1)  # row i survives and has the higher score
+    everything = torch.arange(len(scores), device=scores.device)
+    index = greedy(pairs, everything, threshold, limit if mode == 'plain' else None)
+    if mode == 'plain':
+        return Suppressed(index, pairs.boxes[index], scores[index])
+    blocks = index.split(max(PAIRS_AT_ONCE // max(len(scores), 1), 1))
     if mode == 'score_penalty':
-        scores = scores * (-better.square() / CLUSTER_SIGMA).exp().prod(0)
-        keep = torch.ones_like(keep)
-    elif mode == 'weighted':
-        # row: the box that is replaced; columns: itself and its duplicates
-        share = better * (better > threshold) + torch.eye(len(boxes), device=boxes.device, dtype=boxes.dtype)
-        weights = share * scores[None]
-        boxes = weights @ boxes / weights.sum(1, keepdim=True).clamp(min=1e-12)
-        if votes > 1:
-            best = ((share > 0) * scores[None]).topk(min(votes, len(boxes)), dim=1).values
-            scores = best.sum(1) / votes
-    index = keep.nonzero().squeeze(1)
-    index = index[scores[index].argsort(descending=True, stable=True)]
-    return Suppressed(index, boxes[index], scores[index])
+        for rows in blocks:
+            scores = scores * _penalty(pairs, rows, everything)
+        index, boxes = everything, pairs.boxes
+    else:
+        merged = [_merged(pairs, scores, rows, everything, threshold, votes) for rows in blocks]
+        boxes, scores = (torch.cat(each) for each in zip(*merged))
+    order = scores.argsort(descending=True, stable=True)
+    return Suppressed(index[order], boxes[order], scores[order])
+
+def _better(pairs: BoxPairs, rows: Tensor, columns: Tensor) -> Tensor:
+    """Measure (R, S) of boxes with those of lower score, 0 with the others."""
+    return pairs(rows, columns).clamp_(min=0).mul_((columns.float() - rows[:, None]).gt_(0))
 
 
-def soft_nms(boxes: Tensor, scores: Tensor, measure: Tensor, threshold: float, score_thr: float, decay: str = 'linear',
-             sigma: float = 0.5) -> Suppressed:
+def _penalty(pairs: BoxPairs, rows: Tensor, columns: Tensor) -> Tensor:
+    """Factors (S,) on the scores for their overlap with better boxes (R,)."""
+    return _better(pairs, rows, columns).square_().div_(-CLUSTER_SIGMA).exp_().prod(0)
+
+
+def _merged(pairs: BoxPairs, scores: Tensor, rows: Tensor, columns: Tensor, threshold: float,
+            votes: int) -> tuple[Tensor, Tensor]:
+    """Boxes (R, 4) and scores (R,) of kept boxes and their duplicates."""
+    share = _better(pairs, rows, columns)
+    share.mul_(share.gt(threshold))
+    share.scatter_(1, rows[:, None], 1.0)
+    weights = share * scores
+    boxes = weights @ pairs.boxes / weights.sum(1, keepdim=True).clamp(min=1e-12)
+    if votes == 1:
+        return boxes, scores[rows]
+    best = share.gt_(0).mul_(scores).topk(min(votes, len(scores)), dim=1).values
+    return boxes, best.sum(1) / votes
+
+
+def soft_nms(pairs: BoxPairs, scores: Tensor, threshold: float, score_thr: float, decay: str = 'linear',
+             sigma: float = 0.5, limit: int | None = None) -> Suppressed:
     """Soft-NMS (Bodla et al., ICCV 2017): the best box left is taken, the rest decay by their overlap with it.
 
     Args:
-        boxes: (K, 4).
+        pairs: The boxes' pairs, in any order.
         scores: (K,).
-        measure: (K, K) measure of every pair.
         threshold: Linear decay, ``score * (1 - measure)``, applies from this measure on.
         score_thr: Boxes whose score falls to this or below are dropped; the rest have the decayed scores.
         decay: 'linear' or 'gaussian' (``score * exp(-measure^2 / sigma)`` for every pair).
         sigma: Of the Gaussian.
+        limit: Boxes that are wanted, the best; None: all.
     """
-    measure = measure.clamp(min=0)
-    factors = (-measure.square() / sigma).exp() if decay == 'gaussian' else torch.where(
-        measure >= threshold, 1 - measure, torch.ones_like(measure))
-    left, taken, final = scores.clone(), [], []
-    for _ in range(len(boxes)):
-        best = left.argmax()
-        if left[best] <= score_thr:
+    everything = torch.arange(len(scores), device=scores.device)
+    factors = pairs(everything, everything).clamp_(min=0)
+    if decay == 'gaussian':
+        factors.square_().div_(-sigma).exp_()
+    else:
+        factors.mul_(factors.ge(threshold)).neg_().add_(1)
+    left, taken = scores.clone(), torch.zeros_like(scores, dtype=torch.bool)
+    index, final = [everything[:0]], [scores[:0]]
+    for _ in everything[:limit]:
+        score, best = left.max(0)
+        if score <= score_thr:
             break
-        taken.append(best)
-        final.append(left[best].clone())
-        left = left * factors[best]
-        left[torch.stack(taken)] = -1.0
-    index = torch.stack(taken) if taken else left.new_zeros(0, dtype=torch.long)
-    return Suppressed(index, boxes[index], torch.stack(final) if final else left[:0])
+        index.append(best[None])
+        final.append(score[None])
+        taken[best] = True
+        left.mul_(factors[best]).masked_fill_(taken, -1.0)
+    found = torch.cat(index)
+    return Suppressed(found, pairs.boxes[found], torch.cat(final))
 
 
-def weighted_boxes_fusion(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float, kind: str = 'iou',
-                          models: int = 1) -> Suppressed:
+def weighted_boxes_fusion(pairs: BoxPairs, scores: Tensor, threshold: float, models: int = 1) -> Suppressed:
     """Weighted boxes fusion (Solovyev et al., "Weighted boxes fusion", 2021, arXiv 1910.13302, section 3).
 
     Boxes are taken by falling score. Each joins the fused box that it overlaps most, if by more than the threshold, or
@@ -125,36 +153,67 @@ def weighted_boxes_fusion(boxes: Tensor, scores: Tensor, labels: Tensor | None, 
     against. So a chain of boxes moves the mean along, unlike in ``cluster_nms``, where the best box stays the measure.
 
     Args:
-        boxes: (K, 4), by falling score.
+        pairs: The boxes' pairs, by falling score.
         scores: (K,).
-        labels: (K,) boxes of other labels are never fused; None: all may be.
         threshold: The paper's 0.55.
-        kind: Of the overlap, 'iou' or 'iol'.
         models: N of the paper, what could have found an object: a fused score is the mean of its T boxes' times
             ``min(T, N) / N`` (equation 5). 1 leaves the mean.
 
     Returns:
         By falling score; the index is that of the best box of each.
     """
-    fused, sums = torch.zeros_like(boxes), torch.zeros_like(boxes)
-    weight, count = torch.zeros_like(scores), torch.zeros_like(scores)
-    first = torch.zeros_like(scores, dtype=torch.long)  # the best box of each fused one
-    found = 0
-    for place in range(len(boxes)):
-        measure = overlap(fused[:found], boxes[place], kind)
-        if labels is not None:
-            measure = measure.masked_fill(labels[first[:found]] != labels[place], -1.0)
-        best = int(measure.argmax()) if found else 0
-        if not found or measure[best] <= threshold:
-            best, found = found, found + 1
-            first[best] = place
-        weight[best] += scores[place]
-        count[best] += 1
-        sums[best] += scores[place] * boxes[place]
-        fused[best] = sums[best] / weight[best].clamp(min=1e-12)
-    final = weight[:found] / count[:found] * count[:found].clamp(max=models) / models
+    everything = torch.arange(len(scores), device=scores.device)
+    parts = torch.cat((pairs.boxes * scores[:, None], scores[:, None], torch.ones_like(scores[:, None])), 1)
+    sums = torch.zeros_like(parts)  # (K, 6) of each fused box in the place of its best: boxes, scores and their number
+    for start in range(0, len(scores), FUSED_AT_ONCE):
+        block = everything[start:start + FUSED_AT_ONCE]
+        sums.index_add_(0, _joined(pairs, parts, sums, block, threshold), parts[block])
+    first = sums[:, 5].nonzero().squeeze(1)
+    boxes, weight, count = sums[first].split((4, 1, 1), 1)
+    final = (weight / count * count.clamp(max=models) / models).squeeze(1)
     order = final.argsort(descending=True, stable=True)
-    return Suppressed(first[:found][order], fused[:found][order], final[order])
+    return Suppressed(first[order], (boxes / weight.clamp(min=1e-12))[order], final[order])
+
+
+def _joined(pairs: BoxPairs, parts: Tensor, sums: Tensor, block: Tensor, threshold: float) -> Tensor:
+    """The fused box (S,), by its best box, that each box of a block joins.
+
+    Which one depends on what the boxes before it have joined. As in greedy suppression all are settled at once, until
+    nothing changes: each round settles at least one more for good, and usually all are after a few.
+
+    Args:
+        pairs: Of all boxes.
+        parts: (K, 6) what each adds to a fused box.
+        sums: (K, 6) fused boxes before the block.
+        block: (S,) numbers of its boxes.
+        threshold: See above.
+    """
+    known = sums[:, 5].nonzero().squeeze(1)  # (F,)
+    place, never = block - block[:1], len(sums)
+    before = _with_fused(pairs, sums[known], known, block)  # (F, S)
+    joined = block
+    while True:
+        same = joined[:, None] == joined
+        after = sums[joined] + same.tril().to(parts) @ parts[block]  # (S, 6) the fused boxes as each box leaves them
+        following = torch.where(same.triu(1), place, never).amin(1)  # (S,) the box that changes them next
+        changed = torch.full_like(sums[:, 0], never).scatter_reduce_(0, joined, place.to(sums), 'amin')[known]
+        measure = torch.cat((before.masked_fill(changed[:, None] < place, -1.0),
+                             _with_fused(pairs, after, joined, block).masked_fill(
+                                 (place[:, None] >= place) | (following[:, None] < place), -1.0)))
+        most = measure.amax(0)
+        choice = torch.where(measure == most, torch.cat((known, joined))[:, None], never).amin(0)
+        settled = torch.where(most > threshold, choice, block)
+        if torch.equal(settled, joined):
+            return settled
+        joined = settled
+
+
+def _with_fused(pairs: BoxPairs, sums: Tensor, best: Tensor, block: Tensor) -> Tensor:
+    """Measure (F, S) of fused boxes, sums (F, 6) with the best boxes (F,), with the boxes of a block (S,)."""
+    boxes = torch.cat((sums[:, :4] / sums[:, 4:5].clamp(min=1e-12), pairs.boxes[block]))
+    labels = None if pairs.labels is None else pairs.labels[torch.cat((best, block))]
+    place = torch.arange(len(boxes), device=boxes.device)
+    return replace(pairs, boxes=boxes, labels=labels)(place[:len(best)], place[len(best):])
 
 
 class NMSOptions(NamedTuple):
@@ -205,21 +264,23 @@ class NMSOptions(NamedTuple):
         return self
 
 
-def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, options: NMSOptions, score_thr: float = 0.0) -> Suppressed:
+def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, options: NMSOptions, score_thr: float = 0.0,
+             limit: int | None = None) -> Suppressed:
     """Suppress the duplicates of one image: boxes (K, 4), scores (K,) and labels (K,) in any order.
 
-    Boxes that a method decays to ``score_thr`` or below are dropped. The indices of what is left point into the input.
+    Boxes that a method decays to ``score_thr`` or below are dropped, and all but the best ``limit``. The indices of
+    what is left point into the input.
     """
     order = scores.argsort(descending=True, stable=True)
-    boxes, scores = boxes[order], scores[order]
-    per_class = None if options.class_agnostic else labels[order]
-    measure = pair_measure(boxes, per_class, options.overlap, options.type == 'diou')
+    scores = scores[order]
+    pairs = BoxPairs(boxes[order], None if options.class_agnostic else labels[order], options.overlap,
+                     options.type == 'diou')
     if options.type == 'wbf':
-        left = weighted_boxes_fusion(boxes, scores, per_class, options.iou_threshold, options.overlap, options.votes)
+        left = weighted_boxes_fusion(pairs, scores, options.iou_threshold, options.votes)
     elif options.type == 'soft':
-        left = soft_nms(boxes, scores, measure, options.iou_threshold, score_thr, options.decay, options.sigma)
+        left = soft_nms(pairs, scores, options.iou_threshold, score_thr, options.decay, options.sigma, limit)
     else:
         mode = options.mode if options.type == 'cluster' else 'plain'
-        left = cluster_nms(boxes, scores, measure, options.iou_threshold, mode, options.votes)
-    above = left.scores > score_thr
+        left = cluster_nms(pairs, scores, options.iou_threshold, mode, options.votes, limit)
+    above = (left.scores > score_thr).nonzero().squeeze(1)[:limit]
     return Suppressed(order[left.indices[above]], left.boxes[above], left.scores[above])

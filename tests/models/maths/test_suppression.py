@@ -1,15 +1,17 @@
-"""Suppression by its papers: worked examples, and greedy suppression against the one-by-one rule."""
+"""Suppression by its papers: worked examples, and every method against its rule taken one box at a time."""
 import math
 
 import pytest
 import torch
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.compat import mmcv_ops
+from mgdet_plugin.models.maths import suppression
+from mgdet_plugin.models.maths.overlaps import centre_distance_penalty, overlap
 from mgdet_plugin.models.maths.suppression import (
+    BoxPairs,
     NMSOptions,
     cluster_nms,
-    greedy_keep,
-    pair_measure,
     soft_nms,
     suppress,
     weighted_boxes_fusion,
@@ -27,22 +29,51 @@ def random_boxes(count, seed):
     return torch.cat((corner, corner + 5 + torch.rand(count, 2, generator=generator) * 40), 1)
 
 
+def in_short_blocks(monkeypatch):
+    """Blocks of a few boxes, as thousands of boxes are taken in blocks of hundreds."""
+    monkeypatch.setattr(mmcv_ops, 'BLOCK', 7)
+    monkeypatch.setattr(suppression, 'PAIRS_AT_ONCE', 130)
+    monkeypatch.setattr(suppression, 'FUSED_AT_ONCE', 7)
+
+
+def measured(boxes, labels, kind, distance):
+    """The measure of every pair, a box at a time."""
+    rows = [overlap(box, boxes, kind) - distance * centre_distance_penalty(box, boxes) for box in boxes]
+    return torch.stack(rows).where(labels[:, None] == labels, -1.0).tolist()
+
+
 def greedy_one_by_one(measure, threshold):
     keep = []
     for index in range(len(measure)):
-        if all(measure[better, index] <= threshold for better in keep):
+        if all(measure[better][index] <= torch.tensor(threshold).item() for better in keep):  # in single precision
             keep.append(index)
     return keep
 
 
 @pytest.mark.parametrize('kind', ['iou', 'iol'])
 @pytest.mark.parametrize('distance', [False, True])
-def test_greedy_equals_the_rule_taken_one_by_one(kind, distance):
-    for seed in range(20):
-        measure = pair_measure(random_boxes(60, seed), None, kind, distance)
-        kept = greedy_keep(measure, 0.3).nonzero().squeeze(1).tolist()
-        assert kept == greedy_one_by_one(measure, 0.3)
-        assert 0 < len(kept) < 60
+@pytest.mark.parametrize('classes', [1, 3])
+def test_greedy_equals_the_rule_taken_one_by_one(kind, distance, classes, monkeypatch):
+    """Tied scores, boxes that are the same and boxes without area among them."""
+    in_short_blocks(monkeypatch)
+    for seed in range(4):
+        boxes = random_boxes(50, seed).div(4).round()
+        boxes[7] = boxes[30]
+        boxes[9, 2:] = boxes[9, :2]
+        generator = torch.Generator().manual_seed(seed)
+        scores = torch.rand(50, generator=generator).mul(20).ceil().div(20)
+        labels = torch.randint(classes, (50, ), generator=generator)
+        order = sorted(range(50), key=lambda index: -scores[index])  # stable: of two alike the first
+        measure = measured(boxes[order], labels[order], kind, distance)
+        options = NMSOptions('diou' if distance else 'standard', 0.3, kind, classes == 1)
+        wanted = [order[index] for index in greedy_one_by_one(measure, 0.3)]
+        assert suppress(boxes, scores, labels, options).indices.tolist() == wanted
+        assert suppress(boxes, scores, labels, options, limit=9).indices.tolist() == wanted[:9]
+        assert 9 < len(wanted) < 50
+
+
+def test_limit_of_one_is_the_best():
+    assert suppress(CHAIN, SCORES, LABELS, NMSOptions('standard', 0.4), limit=1).indices.tolist() == [0]
 
 
 def test_chain_frees_the_third_box():
@@ -63,7 +94,8 @@ def test_per_class_spares_other_classes():
 
 def test_diou_spares_distant_centres():
     # Penalty of neighbours: 16 / (14^2 + 10^2) = 0.054, so DIoU = 0.429 - 0.054 = 0.375.
-    measure = pair_measure(CHAIN, None, 'iou', True)
+    everything = torch.arange(3)
+    measure = BoxPairs(CHAIN, distance=True)(everything, everything)
     assert measure[0, 1].item() == pytest.approx(60 / 140 - 16 / 296)
     assert suppress(CHAIN, SCORES, LABELS, NMSOptions('diou', 0.4)).indices.tolist() == [0, 1, 2]
     assert suppress(CHAIN, SCORES, LABELS, NMSOptions('diou', 0.37)).indices.tolist() == [0, 2]
@@ -91,15 +123,36 @@ def test_soft_drops_what_falls_to_the_score_threshold():
     assert left.indices.tolist() == [0, 2]
 
 
+def soft_one_by_one(measure, scores, decay):
+    left, taken = dict(enumerate(scores)), []
+    while left:
+        best = max(left, key=left.get)
+        taken.append((best, left.pop(best)))
+        left = {index: score * decay(max(measure[best][index], 0.0)) for index, score in left.items()}
+    return taken
+
+
+@pytest.mark.parametrize('decay', ['linear', 'gaussian'])
+def test_soft_equals_the_rule_taken_one_by_one(decay):
+    boxes, scores = random_boxes(40, 5), torch.rand(40, generator=torch.Generator().manual_seed(5))
+    by = {'linear': lambda value: 1 - value if value >= 0.3 else 1.0,
+          'gaussian': lambda value: math.exp(-value**2 / 0.5)}[decay]
+    wanted = soft_one_by_one(measured(boxes, torch.zeros(40), 'iou', False), scores.tolist(), by)
+    options = NMSOptions('soft', 0.3, decay=decay)
+    left = suppress(boxes, scores, torch.zeros(40), options)
+    assert left.indices.tolist() == [index for index, score in wanted if score > 0]
+    torch.testing.assert_close(left.scores.tolist(), [score for _, score in wanted if score > 0], rtol=1e-5, atol=1e-7)
+    assert torch.equal(suppress(boxes, scores, torch.zeros(40), options, limit=11).indices, left.indices[:11])
+
+
 def test_soft_of_nothing():
-    left = soft_nms(CHAIN[:0], SCORES[:0], torch.zeros(0, 0), 0.5, 0.1)
+    left = soft_nms(BoxPairs(CHAIN[:0]), SCORES[:0], 0.5, 0.1)
     assert len(left.indices) == len(left.boxes) == len(left.scores) == 0
 
 
 def test_cluster_weighted_merges_duplicates():
     # Box 0 survives and takes box 1 in, with weight 0.8 * 60/140 against its own 0.9; box 2 survives alone.
-    measure = pair_measure(CHAIN, None, 'iou', False)
-    left = cluster_nms(CHAIN, SCORES, measure, 0.4, 'weighted')
+    left = cluster_nms(BoxPairs(CHAIN), SCORES, 0.4, 'weighted')
     weight = 0.8 * 60 / 140
     merged = (0.9 * CHAIN[0] + weight * CHAIN[1]) / (0.9 + weight)
     torch.testing.assert_close(left.boxes, torch.stack((merged, CHAIN[2])))
@@ -108,12 +161,37 @@ def test_cluster_weighted_merges_duplicates():
 
 def test_cluster_votes_are_the_mean_of_the_best_scores():
     # Box 0 has box 1 behind it and box 2 nothing: with two votes (0.9 + 0.8) / 2 and 0.7 / 2, the boxes as before.
-    measure = pair_measure(CHAIN, None, 'iou', False)
-    best = cluster_nms(CHAIN, SCORES, measure, 0.4, 'weighted')
+    best = cluster_nms(BoxPairs(CHAIN), SCORES, 0.4, 'weighted')
     for votes, expected in ((2, [0.85, 0.35]), (3, [1.7 / 3, 0.7 / 3]), (9, [1.7 / 9, 0.7 / 9])):
-        left = cluster_nms(CHAIN, SCORES, measure, 0.4, 'weighted', votes)
+        left = cluster_nms(BoxPairs(CHAIN), SCORES, 0.4, 'weighted', votes)
         torch.testing.assert_close(left.scores, torch.tensor(expected))
         torch.testing.assert_close(left.boxes, best.boxes)
+
+
+@pytest.mark.parametrize('mode', ['weighted', 'score_penalty'])
+def test_cluster_equals_its_formulas_taken_one_by_one(mode, monkeypatch):
+    in_short_blocks(monkeypatch)
+    boxes = random_boxes(30, 2).double()
+    scores = torch.rand(30, generator=torch.Generator().manual_seed(2)).double().sort(descending=True).values
+    measure = measured(boxes, torch.zeros(30), 'iou', False)
+    kept, wanted = greedy_one_by_one(measure, 0.3), []
+    for index in range(30):
+        if mode == 'score_penalty':
+            wanted.append((scores[index] * math.prod(math.exp(-measure[row][index]**2 / 0.2) for row in kept
+                                                     if row < index), boxes[index]))
+        elif index in kept:
+            share = {other: 1.0 if other == index else measure[index][other] for other in range(index, 30)
+                     if other == index or measure[index][other] > 0.3}
+            weights = {other: scores[other] * value for other, value in share.items()}
+            best = sorted((scores[other] for other in share), reverse=True)[:2]
+            wanted.append((sum(best) / 2, sum(weight * boxes[other] for other, weight in weights.items())
+                           / sum(weights.values())))
+    wanted.sort(key=lambda each: -each[0])
+    left = suppress(boxes, scores, torch.zeros(30), NMSOptions(
+        'cluster', 0.3, class_agnostic=False, mode=mode, votes=2 if mode == 'weighted' else 1))
+    torch.testing.assert_close(left.scores, torch.stack([score for score, _ in wanted]))
+    torch.testing.assert_close(left.boxes, torch.stack([box for _, box in wanted]))
+    assert 1 < len(kept) < 30
 
 
 def test_votes_sort_again():
@@ -126,7 +204,7 @@ def test_votes_sort_again():
 
 
 def test_votes_of_nothing():
-    left = cluster_nms(CHAIN[:0], SCORES[:0], torch.zeros(0, 0), 0.5, 'weighted', 3)
+    left = cluster_nms(BoxPairs(CHAIN[:0]), SCORES[:0], 0.5, 'weighted', 3)
     assert len(left.indices) == len(left.boxes) == len(left.scores) == 0
 
 
@@ -156,7 +234,8 @@ def fused_one_by_one(boxes, scores, labels, threshold, models):
 
 @pytest.mark.parametrize('models', [1, 3])
 @pytest.mark.parametrize('classes', [1, 3])
-def test_weighted_boxes_fusion_equals_the_paper_taken_step_by_step(models, classes):
+def test_weighted_boxes_fusion_equals_the_paper_taken_step_by_step(models, classes, monkeypatch):
+    in_short_blocks(monkeypatch)
     merged = 0
     for seed in range(12):
         boxes = random_boxes(40, seed).double()
@@ -174,10 +253,10 @@ def test_weighted_boxes_fusion_equals_the_paper_taken_step_by_step(models, class
 
 def test_fusion_moves_along_a_chain():
     # After box 1 the mean of the first two reaches from 1.88 to 11.88; box 2 overlaps it by 38.8/161.2 = 0.24.
-    apart = weighted_boxes_fusion(CHAIN, SCORES, None, 0.3)
+    apart = weighted_boxes_fusion(BoxPairs(CHAIN), SCORES, 0.3)
     torch.testing.assert_close(apart.boxes[0], (0.9 * CHAIN[0] + 0.8 * CHAIN[1]) / 1.7)
     assert apart.indices.tolist() == [0, 2]
-    one = weighted_boxes_fusion(CHAIN, SCORES, None, 0.2, models=5)  # box 2 alone would not reach box 0
+    one = weighted_boxes_fusion(BoxPairs(CHAIN), SCORES, 0.2, models=5)  # box 2 alone would not reach box 0
     torch.testing.assert_close(one.boxes, (SCORES @ CHAIN / SCORES.sum())[None])
     torch.testing.assert_close(one.scores, torch.tensor([2.4 / 5]))
     assert suppress(CHAIN, SCORES, LABELS, NMSOptions('wbf', 0.3, class_agnostic=False)).indices.tolist() == [0, 1, 2]
@@ -191,8 +270,7 @@ def test_fusion_of_nothing():
 
 def test_cluster_score_penalty_keeps_all_and_decays():
     # Box 1 is penalised by box 0; box 2 only by box 0, since box 1 does not survive.
-    measure = pair_measure(CHAIN, None, 'iou', False)
-    left = cluster_nms(CHAIN, SCORES, measure, 0.4, 'score_penalty')
+    left = cluster_nms(BoxPairs(CHAIN), SCORES, 0.4, 'score_penalty')
     second, third = 0.8 * math.exp(-(60 / 140)**2 / 0.2), 0.7 * math.exp(-(20 / 180)**2 / 0.2)
     assert left.indices.tolist() == [0, 2, 1]
     torch.testing.assert_close(left.scores, torch.tensor([0.9, third, second]))
