@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from mgdet_plugin.common.errors import UserError
@@ -19,7 +20,7 @@ def needed(module: str, what: str) -> Any:
         UserError: It is not installed.
     """
     if module in ('nncf', 'openvino'):  # these report their use over the network where this package can be imported
-        sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
+        sys.modules.setdefault('openvino_telemetry', ModuleType('openvino_telemetry'))
     try:
         return import_module(module)
     except ImportError as error:

@@ -10,6 +10,7 @@ from mgdet_plugin.common.errors import is_whole, require
 from mgdet_plugin.deploy.thresholds import ScoreThr, class_thresholds
 
 if TYPE_CHECKING:  # what is missing is told without importing torch and mmdet
+    import numpy as np
     from mmdet.structures import DetDataSample
 
     from mgdet_plugin.deploy.preparation import Picture, Preparation
@@ -87,6 +88,11 @@ class Predictor:
         while packed := [self._backend.prepare(each) for each in islice(pictures, batch)]:
             found += [self._above(sample) for sample in self._backend(packed)]
         return found
+
+    def prepared(self, picture: Picture) -> np.ndarray:
+        """What the network is given of a picture: (1, 3, H, W) uint8 in RGB."""
+        pixels: np.ndarray = self._backend.prepare(picture)['inputs'].flip(0)[None].numpy()
+        return pixels
 
     def _above(self, sample: DetDataSample) -> DetDataSample:
         """The sample with the detections above their classes' scores."""
