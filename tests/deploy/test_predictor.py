@@ -1,4 +1,6 @@
 """One predictor: boxes of mmdet's inferencer, from paths, arrays and Pillow's pictures, by anybody's threshold."""
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from mgdet_plugin.common.checkpoints import stored_config
 from mgdet_plugin.deploy.backends.fast import has_bfloat16
 from mgdet_plugin.deploy.backends.graph_backend import GraphBackend
 from mgdet_plugin.deploy.description import Description
+from mgdet_plugin.deploy.extra import needed
 from mgdet_plugin.deploy.results import to_supervision
 from mgdet_plugin.deploy.thresholds import class_thresholds
 from mgdet_plugin.weights.exporter import export_keras
@@ -152,6 +155,13 @@ def test_a_description_comes_back_and_is_not_trusted():
             Description.from_text(text, 'f')
 
 
+@pytest.mark.parametrize('settings', [dict(nms=3), dict(nms=dict(iou_threshold='a')), dict(score_thr='a'),
+                                      dict(nms=dict(type='none'))])
+def test_thresholds_of_a_damaged_file(settings):
+    with pytest.raises(UserError):
+        GraphBackend(description(test_cfg=settings), lambda images: [], 'f.onnx')
+
+
 def test_a_graph_that_suppresses_cannot_give_lower_scores():
     backend = GraphBackend(description(nms=True), lambda images: [], 'f.onnx')
     with pytest.raises(UserError, match=r'leaves out scores up to 0\.1 itself'):
@@ -159,6 +169,14 @@ def test_a_graph_that_suppresses_cannot_give_lower_scores():
     free = GraphBackend(description(), lambda images: [], 'f.onnx')
     free.lower(0.05)
     assert free.settings['score_thr'] == 0.05
+
+
+def test_a_library_that_is_not_installed_is_one_line():
+    with pytest.raises(UserError, match=r"boxes needs no_such_library \(.*\); install it .*'mgdet\[deploy\]'"):
+        needed('no_such_library.part', 'boxes')
+    needs('openvino')
+    needed('openvino', 'boxes')
+    assert not hasattr(sys.modules['openvino_telemetry'], 'Telemetry')  # so nothing is reported
 
 
 def test_results_for_supervision(tiny, predictor):
