@@ -30,7 +30,7 @@ from mgdet_plugin.deploy.extra import needed
 from mgdet_plugin.deploy.predictor import Backend, Predictor
 
 SIDES = (416, 608)  # pixels
-PICTURE = (640, 480)
+PICTURE = (640, 640)  # square, so that the peer, which keeps a picture's shape, has an input of the same size
 CLASSES = tuple(f'class {index}' for index in range(80))
 PRIOR = -4.6  # logit of an objectness of 0.01: random weights find next to nothing, as on most cells of a picture
 SCORE = 0.1
@@ -38,7 +38,7 @@ MATMUL = 2048
 
 
 def deploy_rows(repeats: int = 5) -> list[dict[str, Any]]:
-    """Time one picture of 640x480 in turns, one thread on one core, random weights, 80 classes.
+    """Time one picture of 640x640 in turns, one thread on one core, random weights, 80 classes.
 
     Args:
         repeats: Timed runs of each form after one that is not counted.
