@@ -13,7 +13,7 @@ def export_command(arguments: Sequence[str]) -> int:
     parser.add_argument('weights', metavar='CKPT', help='weights of an import or a training run, or a Keras file')
     parser.add_argument('out', metavar='OUT', help='file to write: .onnx, .xml (OpenVINO, .bin beside it) or .pth')
     parser.add_argument('--config', metavar='CFG', help='config of the model (default: the one in the checkpoint)')
-    parser.add_argument('--format', choices=tuple(SUFFIXES), default='onnx', help='default: onnx')
+    parser.add_argument('--format', choices=tuple(SUFFIXES), help='default: by the suffix of OUT')
     parser.add_argument('--precision', choices=sorted({each for some in PRECISIONS.values() for each in some}),
                         default='fp32', help='default: fp32; fp16 and int8 are for openvino, bf16 for torch, too')
     parser.add_argument('--nms', action='store_true', help='suppress duplicates in the graph (onnx, openvino)')

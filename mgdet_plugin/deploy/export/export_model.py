@@ -25,7 +25,7 @@ SUFFIXES = dict(onnx='.onnx', openvino='.xml', torch='.pth')
 PRECISIONS = dict(onnx=('fp32', ), openvino=('fp32', 'fp16', 'bf16', 'int8'), torch=('fp32', 'bf16'))
 
 
-def export_model(weights: str | Path, out: str | Path, config: str | Path | None = None, form: str = 'onnx',
+def export_model(weights: str | Path, out: str | Path, config: str | Path | None = None, form: str | None = None,
                  precision: str = 'fp32', nms: bool = False, max_drop: float = 0.01,
                  pictures: str | Path | None = None, count: int = 200,
                  say: Callable[[str], object] = partial(print, file=sys.stderr)) -> Parity:
@@ -35,7 +35,7 @@ def export_model(weights: str | Path, out: str | Path, config: str | Path | None
         weights: A checkpoint or a Keras file of a MultiGridDet.
         out: File to write: ``.onnx``; ``.xml``, with ``.bin`` beside it; or ``.pth``.
         config: As in :func:`~mgdet_plugin.deploy.predictor.detect`.
-        form: 'onnx', 'openvino' or 'torch'.
+        form: 'onnx', 'openvino' or 'torch'. Default: by the file's suffix.
         precision: 'fp32'; of OpenVINO also 'fp16' (weights stored in half), 'bf16' (computed so where the processor
             can) and 'int8' (layers that cost too much AP left in floating point); of torch also 'bf16'.
         nms: Suppression of duplicates in the graph, of ONNX and OpenVINO.
@@ -52,6 +52,7 @@ def export_model(weights: str | Path, out: str | Path, config: str | Path | None
             is written.
     """
     weights, out = str(weights), Path(out)
+    form = form or next((each for each, suffix in SUFFIXES.items() if suffix == out.suffix), 'onnx')
     check_options(weights, out, form, precision, nms, max_drop)
     from mgdet_plugin.deploy.backends.torch_backend import TorchBackend, read_model
     from mgdet_plugin.deploy.export.labelled import labelled_pictures

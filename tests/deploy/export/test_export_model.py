@@ -45,7 +45,7 @@ def export(tiny, out, **options):
 def test_the_file_finds_what_the_weights_find(tiny, tmp_path, form, nms):
     needs(*dict(onnx=('onnx', 'onnxruntime'), openvino=('onnx', 'openvino'), torch=())[form])
     out = tmp_path / f'm{FORMS[form]}'
-    parity = export(tiny, out, form=form, nms=nms)
+    parity = export(tiny, out, nms=nms)  # the form by its suffix
     assert parity.maps < 1e-3 and (parity.matched, parity.extra) == (parity.boxes, 0) and parity.boxes > 50
     assert parity.corner < 1e-2 and parity.score < 1e-4 and abs(parity.drop) < 1e-6
     assert sorted(each.suffix for each in tmp_path.iterdir()) == (['.bin', '.xml'] if form == 'openvino' else
