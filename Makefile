@@ -45,7 +45,7 @@ $(VENV)/.runtime: setup.py constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) --no-build-isolation --editable '.[$(BASE),demo,dev,keras]'
+	$(PIP) --no-build-isolation --editable '.[$(BASE),demo,deploy,dev,keras]'
 	touch $@
 
 $(VENV)/.ops: $(VENV)/.runtime

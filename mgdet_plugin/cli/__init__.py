@@ -24,7 +24,7 @@ COMMANDS = dict(
     complete_labels='training', first_loss='training', plan='training', look='prepare', train='training',
     test='training',
     check_run='results', plot_run='results', compare='results', draw='results', blend_weights='results',
-    export_keras='weights', mmdet_tool='results', benchmark='results')
+    export_keras='weights', export='weights', mmdet_tool='results', benchmark='results')
 """All commands, about in the order they are used in -> the room of their file, which has
 ``<command>_command(arguments) -> exit code``."""
 
