@@ -43,6 +43,7 @@ setup(
                       'matplotlib', 'pyyaml'],
     extras_require={
         'demo': ['scikit-learn'],
+        'deploy': ['onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf', 'supervision'],
         'keras': ['keras'],  # export to .keras; torch serves as its backend
         'tensorboard': ['tensorboard'],  # for mmengine's TensorboardVisBackend
         'dev': ['tensorboard', 'pytest', 'pytest-xdist', 'hypothesis', 'filelock', 'ruff', 'mypy', 'import-linter',

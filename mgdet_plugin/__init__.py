@@ -19,6 +19,7 @@ _FACE = dict(
     Plan='plan.plan',
     check_run='runs.run_checks',
     blend_weights='runs.blends',
+    detect='deploy.predictor',
     UserError='common.errors',
 )
 """Public name -> the module that has it."""

@@ -194,6 +194,16 @@ def drop_code(checkpoint: Any) -> None:
             warnings.warn('the config stored in the checkpoint holds code: left out', stacklevel=2)
 
 
+def stored_config(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that mmengine stored in a checkpoint's meta, empty where there is none; nothing of it is imported."""
+    text = _dict_at(content, 'meta').get('cfg')
+    if not isinstance(text, str) or not _is_literal_config(text):
+        return {}
+    found: dict[str, Any] = {}
+    exec(compile(text, 'meta.cfg', 'exec'), {'__builtins__': {'dict': dict}}, found)  # literals alone, see above
+    return found
+
+
 def _dict_at(holder: Any, key: str) -> dict[str, Any]:
     value = holder.get(key) if isinstance(holder, dict) else None
     return value if isinstance(value, dict) else {}

@@ -13,6 +13,7 @@ from mgdet_plugin.common.errors import UserError, is_number, require
 from mgdet_plugin.common.files import check_destination, write_together
 from mgdet_plugin.common.resources import config_path
 from mgdet_plugin.common.weights_path import check_weights_path
+from mgdet_plugin.deploy.thresholds import lower_scores
 
 if TYPE_CHECKING:  # what is missing is told without importing mmengine
     from mmengine.config import Config
@@ -90,7 +91,7 @@ def complete_labels(config: str | Path, checkpoint: str, annotations: str | Path
     content['annotations'] = [each for each in content['annotations'] if each.get('source') != SOURCE]
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(dict(cfg_options or {}))
-    _lower_scores(cfg.model.get('test_cfg'), unsure)
+    lower_scores(cfg.model.get('test_cfg'), unsure)
     with checked(cfg):
         names, new, state = _classes_and_weights(cfg, checkpoint)
         dataset = _pictures(cfg, source, content, images)
@@ -226,13 +227,3 @@ def _folder(cfg: Config) -> str:
         raise UserError(f'the training set of {cfg.filename} has {len(folders)} folders of images, so that of the '
                         'annotations cannot be told; give it with --images')
     return str(folders.pop())
-
-
-def _lower_scores(settings: Any, unsure: float) -> None:
-    """Let a model say what it is unsure of, too: lower each ``score_thr`` of its ``test_cfg`` to that, in place."""
-    if not isinstance(settings, dict):
-        return
-    if is_number(settings.get('score_thr')):
-        settings['score_thr'] = min(settings['score_thr'], unsure)
-    for each in settings.values():
-        _lower_scores(each, unsure)
