@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from math import ceil, prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
@@ -139,6 +139,12 @@ class Inspector:
 
 def decoded(path: str, loader: LoadImageFromFile) -> tuple[int, int] | str:
     """(w, h) of a picture in pixels as its pipeline will see it, or what is wrong with it."""
+    found = loaded(path, loader)
+    return found if isinstance(found, str) else (found['ori_shape'][1], found['ori_shape'][0])
+
+
+def loaded(path: str, loader: LoadImageFromFile) -> dict[str, Any] | str:
+    """The sample of a picture as its pipeline's loader gives it, or what is wrong with the picture."""
     if not os.path.isfile(path):  # opening a pipe would wait for ever
         return 'no file'
     if os.path.getsize(path) == 0:
@@ -149,12 +155,11 @@ def decoded(path: str, loader: LoadImageFromFile) -> tuple[int, int] | str:
         return f'{pixels:,} pixels declared, {limit:,} are allowed (by {LIMIT} in the environment)'
     try:
         load = loader.load if isinstance(loader, LoadReadableImage) else loader.transform
-        loaded = load(dict(img_path=path))
+        return load(dict(img_path=path)) or 'the loader returns nothing'
     except AssertionError:
         return 'cut short or no picture, the decoder returns nothing'
     except DECODER_ERRORS as error:
         return f'{type(error).__name__}: {error}'
-    return (loaded['ori_shape'][1], loaded['ori_shape'][0]) if loaded else 'the loader returns nothing'
 
 
 def picture_size(path: str) -> tuple[int, int]:
