@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import os
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPException
 from queue import Empty, Queue
 from threading import Event, Thread
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 import cv2
@@ -63,7 +65,7 @@ def fetch_picture(address: str) -> np.ndarray | None:
     if not address.startswith(('http://', 'https://')):
         return None
     try:
-        with urlopen(Request(address, headers={'User-Agent': 'mgdet'}), timeout=_TIMEOUT) as answer:
+        with urlopen(_request(address), timeout=_TIMEOUT) as answer:
             if not answer.headers.get_content_type().startswith('image/'):
                 return None
             content = answer.read(_MOST_BYTES + 1)
@@ -75,6 +77,16 @@ def fetch_picture(address: str) -> np.ndarray | None:
     if pixels is None or len(content) > _MOST_BYTES:
         raise UnreadableError(f'cannot be read (of {len(content):,} bytes the decoder returns nothing)')
     return pixels
+
+
+def _request(address: str) -> Request:
+    """The request of an address, whose user and password, if any, go into its header."""
+    parts = urlsplit(address)
+    found = Request(urlunsplit(parts._replace(netloc=parts.netloc.rpartition('@')[2])), headers={'User-Agent': 'mgdet'})
+    if parts.username:
+        word = f'{unquote(parts.username)}:{unquote(parts.password or "")}'
+        found.add_header('Authorization', f'Basic {b64encode(word.encode()).decode()}')
+    return found
 
 
 class Capture:
@@ -98,7 +110,7 @@ class Capture:
 
     def __init__(self, media: Media) -> None:
         os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # what both have to say is said in our line
-        cv2.setLogLevel(0)
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         if media.kind == 'camera':
             self._capture = cv2.VideoCapture(int(media.place))
         else:

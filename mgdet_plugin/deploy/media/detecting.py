@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
-from mgdet_plugin.deploy.media.find_media import Media, find_media
+from mgdet_plugin.deploy.media.find_media import find_media
 from mgdet_plugin.deploy.thresholds import class_thresholds
 
 SCORE_THR = 0.3
@@ -121,7 +121,6 @@ def detect_media(sources: Sequence[str], weights: str | Path, config: str | Path
     require(Path(weights).is_file(), 'the weights must be a file that is there', str(weights))
     out = _new_folder(wish.out)
     found = find_media(sources, out)
-    _check_names(found, wish)
     if wish.track and all(media.kind == 'picture' for media in found):
         raise UserError('--track follows objects from frame to frame, and there are only pictures; leave it out')
     scores = {None: SCORE_THR, **score_thr} if isinstance(score_thr, Mapping) else {None: score_thr}
@@ -148,18 +147,3 @@ def _new_folder(given: str | Path | None) -> Path:
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f'the folder {out} is not empty, and nothing in it shall be lost; give a new one with --out')
     return out
-
-
-def _check_names(found: Sequence[Media], wish: Wish) -> None:
-    """Refuse sources whose files would have one name: videos, or with labels or crops pictures, alike but for endings.
-
-    Raises:
-        UserError: There are such.
-    """
-    for kind in ('video', *(('picture', ) if wish.txt or wish.crops else ())):
-        first: dict[str, str] = {}
-        for media in found:
-            stem = os.path.splitext(media.name)[0]
-            if media.kind == kind and first.setdefault(stem, media.name) != media.name:
-                raise UserError(f'{first[stem]} and {media.name} are alike but for their endings, so what is written of '
-                                'them would have one name; name them in two calls')

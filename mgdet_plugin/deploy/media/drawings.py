@@ -41,9 +41,9 @@ class Drawings(Sink):
             write_together({path: lambda stream: seen.drawn.save(stream, format=kind, quality=95)})
             return
         if self._video is None:
-            path = self._out / os.path.splitext(seen.media.name)[0]
+            path = self._out / f'{seen.media.stem}.mp4'
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._video = VideoFile(path.with_name(f'{path.name}.mp4'), seen.drawn.size)
+            self._video = VideoFile(path, seen.drawn.size)
         self._video.add(np.asarray(seen.drawn), seen.frame.time)
 
     def end_source(self) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob, has_magic
+from itertools import count, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -19,6 +20,9 @@ _ADDRESS = re.compile(r'[a-zA-Z][a-zA-Z0-9+.-]*://')
 _CAMERA = re.compile(r'(?:/dev/video)?(\d+)')
 _WANTED = 'give a picture, a folder, a glob, a video, a camera (0, /dev/video0) or an address (http, rtsp)'
 
+Kind = Literal['picture', 'video', 'camera', 'address']
+_FILES: tuple[Kind, ...] = ('picture', 'video')
+
 
 class Media(NamedTuple):
     """One picture, video, camera or address.
@@ -28,11 +32,13 @@ class Media(NamedTuple):
         name: What it is called in messages and files: a path without what all sources have in common, never the
             user, password or query of an address.
         kind: An address is a picture or a stream, which is known once it is opened.
+        stem: The name without its ending, where no other has the same.
     """
 
     place: str
     name: str
-    kind: Literal['picture', 'video', 'camera', 'address']
+    kind: Kind
+    stem: str
 
 
 def find_media(given: Sequence[str], out: Path) -> list[Media]:
@@ -47,28 +53,34 @@ def find_media(given: Sequence[str], out: Path) -> list[Media]:
         UserError: One is not there, of no known kind, or holds nothing; or a file lies below ``out``.
     """
     files: dict[str, str] = {}  # path -> the folder it was found from
-    live: list[Media] = []
+    live: list[tuple[str, str, Kind]] = []
     for word in given:
         if _ADDRESS.match(word):
             parts = urlsplit(word)
-            live.append(_named(word, re.sub(r'[^\w.-]+', '_', f'{parts.hostname or ""}{parts.path}'), 'address', live))
+            live.append((word, re.sub(r'[^\w.-]+', '_', f'{parts.hostname or ""}{parts.path}'), 'address'))
         elif os.path.isdir(word) or os.path.isfile(word) or (has_magic(word) and not os.path.exists(word)):
             folder, paths = _files_of(word)
             files.update({path: folder for path in _outside(paths, out, word)})
         elif camera := _CAMERA.fullmatch(word):
-            live.append(_named(camera[1], f'camera{camera[1]}', 'camera', live))
+            live.append((camera[1], f'camera{camera[1]}', 'camera'))
         else:
             raise UserError(f'the source {word} is not there (seen from {os.getcwd()}); {_WANTED}')
     base = os.path.commonpath([os.path.abspath(folder) for folder in files.values()]) if files else ''
     named = {os.path.relpath(path, base): path for path in files}
-    return [Media(named[name], name, 'picture' if name.lower().endswith(PICTURE_SUFFIXES) else 'video')
-            for name in sorted(named)] + live
+    return list(_with_stems([
+        *((named[name], name, 'picture' if name.lower().endswith(PICTURE_SUFFIXES) else 'video')
+          for name in sorted(named)), *dict.fromkeys(live)]))
 
 
-def _named(place: str, name: str, kind: Literal['camera', 'address'], others: Iterable[Media]) -> Media:
-    """A camera or an address, with a number where others have its name."""
-    alike = sum(re.fullmatch(rf'{re.escape(name)}(_\d+)?', other.name) is not None for other in others)
-    return Media(place, f'{name}_{alike + 1}' if alike else name, kind)
+def _with_stems(found: Iterable[tuple[str, str, Kind]]) -> Iterator[Media]:
+    """Each with a stem of its own: without its ending, with it where that is another's, with a number after both."""
+    stems: set[str] = set()
+    for place, name, kind in found:
+        endings = (f'{name}_{number}' for number in count(2))
+        stem = next(each for each in (os.path.splitext(name)[0] if kind in _FILES else name, name,
+                                      *islice(endings, len(stems))) if each not in stems)
+        stems.add(stem)
+        yield Media(place, name if kind in _FILES else stem, kind, stem)
 
 
 def _files_of(word: str) -> tuple[str, list[str]]:

@@ -107,7 +107,7 @@ class Looking:
             try:
                 yield media, Frame(read_picture(media.place))
             except UnreadableError as error:
-                self.result.failures.append(f'{media.name} {error}')
+                self.result.failures.append(f'{media.name}: {error}')
 
     def _look_at(self, media: Media) -> None:
         """Look at a video, a camera, or what is at an address."""
@@ -118,7 +118,7 @@ class Looking:
                 return
             capture = Capture(media)
         except UnreadableError as error:
-            self.result.failures.append(f'{media.name} {error}')
+            self.result.failures.append(f'{media.name}: {error}')
             return
         wish, self.result.is_live = self._wish, capture.is_live
         follow = make_tracker(capture.fps / wish.every) if wish.track else enough
@@ -132,7 +132,7 @@ class Looking:
                     for sink in self._sinks:
                         sink.end_source()
         if capture.fault:
-            self.result.failures.append(f'{media.name} {capture.fault}')
+            self.result.failures.append(f'{media.name}: {capture.fault}')
 
     def _look(self, frames: Iterator[tuple[Media, Frame]], total: int, name: str, batch: int, follow: Follow) -> None:
         """Find the objects of frames, some at once, and give them to every sink."""

@@ -1,7 +1,6 @@
 """One picture or frame with what was found on it, and what takes it."""
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,8 +44,8 @@ class Seen:
     def stem(self) -> str:
         """Path, below the folder to write to and without ending, of the files of this picture or frame."""
         if self.frame.index is None:
-            return os.path.splitext(self.media.name)[0]
-        return f'{self.media.name}/{self.frame.index:06d}'
+            return self.media.stem
+        return f'{self.media.stem}/{self.frame.index:06d}'
 
     @cached_property
     def drawn(self) -> Image.Image:
