@@ -14,7 +14,8 @@ from mgdet_plugin.common.errors import UserError
 
 DELAY = 1.0  # seconds before a progress bar appears
 WRITTEN_BY = 'give a .pth file that tools/import_keras.py or a training run wrote'
-PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')  # mmdet's DetInferencer's
+PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+"""Those of mmdet's DetInferencer."""
 _TEMPORARY = '.tmp'
 
 

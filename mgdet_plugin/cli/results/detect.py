@@ -4,7 +4,6 @@ Ctrl-C ends a camera or a stream, and anything else with what was found until th
 """
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -37,11 +36,10 @@ def detect_command(arguments: Sequence[str]) -> int:
     parser.add_argument('--fast', action='store_true', help='faster on some processors, boxes not quite the same')
     parser.add_argument('--threads', type=int, metavar='N', help='threads to compute with')
     args = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a service that is told to end leaves whole files
     wish = Wish(args.out, not args.no_draw, args.txt, args.crops, args.show, args.batch,
                 None if args.slice is None else (args.slice, args.slice), args.track, args.every, args.seconds)
-    found = detect_media(args.source, args.weights, args.config, score_thr(args.score_thr), wish, args.device, args.fast,
-                         args.threads)
+    found = detect_media(args.source, args.weights, args.config, score_thr(args.score_thr), wish, args.device,
+                         args.fast, args.threads)
     for line in found.failures:
         print(f'warning: {line}', file=sys.stderr)
     print(('stopped; ' if found.is_stopped else '') + found.line())

@@ -27,6 +27,9 @@ FPS = 25.0  # of a source that does not say it
 _TIMEOUT = 10  # seconds without an answer after which a camera or an address is given up
 _MOMENT = 0.1  # seconds
 _MOST_BYTES = 2 ** 28  # of a picture that is fetched
+_CLOSED = dict(camera='there is no such camera, or it is in use',
+               address='nothing answers that is a picture or a stream',
+               video='no video that can be opened (empty, cut short or of an unknown form)')
 _WHOLE = 0.98  # share of the frames and of the time a video declares, below both of which it was cut
 
 
@@ -38,7 +41,7 @@ class Frame(NamedTuple):
     """Pixels (H, W, 3) uint8 in BGR, and of a video the number of the frame from 0 and its time in seconds."""
 
     pixels: np.ndarray
-    index: int | None = None
+    number: int | None = None
     time: float = 0.0
 
 
@@ -117,14 +120,14 @@ class Capture:
             self._capture = cv2.VideoCapture(media.place, cv2.CAP_FFMPEG, [
                 cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 1000 * _TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 1000 * _TIMEOUT])
         if not self._capture.isOpened():
-            raise UnreadableError({'camera': 'there is no such camera, or it is in use', 'address': 'nothing answers there '
-                             'that is a picture or a stream', 'video': 'is no video that can be opened (empty, cut '
-                             'short or of an unknown form)'}[media.kind])
+            raise UnreadableError(_CLOSED[media.kind])
         said = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = said if 0 < said <= 1000 else FPS
         self.declared = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self.is_live = media.kind == 'camera' or (media.kind == 'address' and not self.declared)
         self.fault = ''
+        self._enough = Event()
+        self._reader: Thread | None = None
         self._read, self._time = 0, -1 / self.fps
 
     def frames(self, every: int = 1, seconds: float | None = None) -> Iterator[Frame]:
@@ -156,31 +159,34 @@ class Capture:
 
     def _newest(self, every: int) -> Iterator[Frame]:
         held: Queue[Frame] = Queue(1)
-        enough = Event()
 
         def read() -> None:
             begun = None
-            while not enough.is_set() and self._capture.grab():
-                begun = begun or time.monotonic()
-                is_whole, pixels = self._capture.retrieve() if self._read % every == 0 else (False, None)
-                if is_whole:
+            while not self._enough.is_set() and self._capture.grab():
+                now = time.monotonic()
+                begun = begun or now
+                if self._read % every == 0:
+                    is_whole, pixels = self._capture.retrieve()
+                    if not is_whole:
+                        break
                     with suppress(Empty):
                         held.get_nowait()
-                    held.put(Frame(pixels, self._read, time.monotonic() - begun))
+                    held.put(Frame(pixels, self._read, now - begun))
                 self._read += 1
 
-        reader = Thread(target=read, daemon=True)
-        reader.start()
-        try:
-            is_over = False
-            while not is_over:
-                is_over = not reader.is_alive()  # asked first: what it left before it ended is still taken
-                with suppress(Empty):
-                    yield held.get(timeout=_MOMENT)
-        finally:
-            enough.set()
-            reader.join(_TIMEOUT)
+        self._reader = Thread(target=read, daemon=True)
+        self._reader.start()
+        is_over = False
+        while not is_over:
+            is_over = not self._reader.is_alive()  # asked first: what it left before it ended is still taken
+            with suppress(Empty):
+                yield held.get(timeout=_MOMENT)
 
     def close(self) -> None:
-        """Let go of the source."""
+        """Let go of the source, never while it is read from, which would end the process."""
+        self._enough.set()
+        if self._reader is not None:
+            self._reader.join(2 * _TIMEOUT)
+            if self._reader.is_alive():
+                return
         self._capture.release()

@@ -123,7 +123,8 @@ def detect_media(sources: Sequence[str], weights: str | Path, config: str | Path
     found = find_media(sources, out)
     if wish.track and all(media.kind == 'picture' for media in found):
         raise UserError('--track follows objects from frame to frame, and there are only pictures; leave it out')
-    scores = {None: SCORE_THR, **score_thr} if isinstance(score_thr, Mapping) else {None: score_thr}
+    scores: dict[str | None, float] = {None: SCORE_THR}
+    scores.update(score_thr if isinstance(score_thr, Mapping) else {None: score_thr})
     from mgdet_plugin.deploy.media.looking import Looking
     from mgdet_plugin.deploy.predictor import detect
     least = {name: score * (LOW if wish.track else 1) for name, score in scores.items()}

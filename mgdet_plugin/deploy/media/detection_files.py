@@ -6,10 +6,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
+import numpy as np
 
 from mgdet_plugin.common.files import write_together
 from mgdet_plugin.deploy.media.seen import Seen, Sink
@@ -35,7 +38,7 @@ class Records(Sink):
         """Note an image and its annotations."""
         height, width = seen.frame.pixels.shape[:2]
         image = 1 + self._images.count
-        at = {} if seen.frame.index is None else dict(frame=seen.frame.index, time=round(seen.frame.time, 3))
+        at = {} if seen.frame.number is None else dict(frame=seen.frame.number, time=round(seen.frame.time, 3))
         self._images.add(dict(id=image, file_name=Path(seen.media.name).as_posix(), width=width, height=height, **at))
         for each in seen.detections:
             left, top, right, bottom = (round(side, 2) for side in each.corners)
@@ -62,7 +65,7 @@ class _Spool:
 
     def __init__(self, folder: Path) -> None:
         self.count = 0
-        self._stream = tempfile.TemporaryFile(dir=folder)
+        self._stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  it lives as long as this
 
     def add(self, entry: Mapping[str, Any]) -> None:
         self._stream.write((',\n' if self.count else '').encode() + json.dumps(entry).encode())
@@ -119,11 +122,14 @@ class Crops(Sink):
         height, width = seen.frame.pixels.shape[:2]
         for number, each in enumerate(seen.detections, 1):
             left, top = (max(0, int(side)) for side in each.corners[:2])
-            right, bottom = min(width, int(each.corners[2]) + 1), min(height, int(each.corners[3]) + 1)
+            right, bottom = min(width, ceil(each.corners[2])), min(height, ceil(each.corners[3]))
             if right <= left or bottom <= top:
                 continue
             name = re.sub(r'[^\w .-]', '_', seen.classes[each.label])
             path = self._folder / name / f'{seen.stem}_{number}.jpg'
             path.parent.mkdir(parents=True, exist_ok=True)
-            content = cv2.imencode('.jpg', seen.frame.pixels[top:bottom, left:right])[1].tobytes()
-            write_together({path: lambda stream, content=content: stream.write(content)})
+            write_together({path: partial(_write_jpeg, seen.frame.pixels[top:bottom, left:right])})
+
+
+def _write_jpeg(pixels: np.ndarray, stream: BinaryIO) -> None:
+    stream.write(cv2.imencode('.jpg', pixels)[1].tobytes())

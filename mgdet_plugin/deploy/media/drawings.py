@@ -32,7 +32,7 @@ class Drawings(Sink):
 
     def take(self, seen: Seen) -> None:
         """Write a picture, or a frame of the video of its source."""
-        if seen.frame.index is None:
+        if seen.frame.number is None:
             path = self._out / seen.media.name
             if path.suffix.lower() not in Image.registered_extensions():  # of an address
                 path = path.with_name(f'{path.name}.png')
@@ -136,7 +136,7 @@ class Screen(Sink):
         """
         try:
             cv2.imshow('mgdet', np.asarray(seen.drawn)[..., ::-1])
-            key = cv2.waitKey(0 if seen.frame.index is None else 1)
+            key = cv2.waitKey(0 if seen.frame.number is None else 1)
             is_open = cv2.getWindowProperty('mgdet', cv2.WND_PROP_VISIBLE) >= 1
         except cv2.error as error:
             raise UserError('this OpenCV has no windows (opencv-python-headless); leave --show out') from error

@@ -60,7 +60,7 @@ def find_media(given: Sequence[str], out: Path) -> list[Media]:
             live.append((word, re.sub(r'[^\w.-]+', '_', f'{parts.hostname or ""}{parts.path}'), 'address'))
         elif os.path.isdir(word) or os.path.isfile(word) or (has_magic(word) and not os.path.exists(word)):
             folder, paths = _files_of(word)
-            files.update({path: folder for path in _outside(paths, out, word)})
+            files.update(dict.fromkeys(_outside(paths, out, word), folder))
         elif camera := _CAMERA.fullmatch(word):
             live.append((camera[1], f'camera{camera[1]}', 'camera'))
         else:

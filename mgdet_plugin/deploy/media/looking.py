@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from threading import current_thread, main_thread
+from typing import Any, Self
 
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
@@ -32,6 +35,39 @@ _EVERY = 30.0  # seconds between two lines on the progress where it goes to no t
 Follow = Callable[[InstanceData, Sequence[float], float], list[Detection]]
 
 
+class Stop:
+    """Within it Ctrl-C and SIGTERM (which ends services) raise KeyboardInterrupt, but not while a frame is written."""
+
+    def __init__(self) -> None:
+        self._is_put_off = self._is_asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if current_thread() is main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *_: object) -> None:
+        self._is_asked = True
+        if not self._is_put_off:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def put_off(self) -> Iterator[None]:
+        """What is done in the block is done whole."""
+        self._is_asked, self._is_put_off = False, True
+        try:
+            yield
+        finally:
+            self._is_put_off = False
+        if self._is_asked:
+            raise KeyboardInterrupt
+
+
 class Looking:
     """One run over all sources.
 
@@ -51,6 +87,7 @@ class Looking:
         if self._side is not None and min(self._side) < 1:
             raise UserError('the size of the input is not known, so that of slices is not; give --slice N')
         self._sinks: list[Sink] = []
+        self._stop = Stop()
         self.result = Detected(out)
 
     def at(self, found: Sequence[Media]) -> Detected:
@@ -65,11 +102,12 @@ class Looking:
         make_folder(self.result.out)
         begun = time.monotonic()
         try:
-            self._open_sinks()
-            pictures = [media for media in found if media.kind == 'picture']
-            self._look(self._read(pictures), len(pictures), 'pictures', self._wish.batch, enough)
-            for media in others:
-                self._look_at(media)
+            with self._stop:
+                self._open_sinks()
+                pictures = [media for media in found if media.kind == 'picture']
+                self._look(self._read(pictures), len(pictures), 'pictures', self._wish.batch, enough)
+                for media in others:
+                    self._look_at(media)
         except (KeyboardInterrupt, WindowClosed):
             self.result.is_stopped = True
         finally:
@@ -94,7 +132,7 @@ class Looking:
     def _close_sinks(self) -> None:
         """Write what is left to write, of each sink even if another fails; leave no folder where nothing was read."""
         if self.result.pictures + self.result.frames:
-            with _told(self.result.out), ExitStack() as stack:
+            with self._writing(), ExitStack() as stack:
                 for sink in self._sinks:
                     stack.callback(sink.close)
         else:
@@ -128,7 +166,7 @@ class Looking:
             try:
                 self._look(frames, total, media.name, 1 if capture.is_live else wish.batch, follow)
             finally:
-                with _told(self.result.out):
+                with self._writing():
                     for sink in self._sinks:
                         sink.end_source()
         if capture.fault:
@@ -151,29 +189,29 @@ class Looking:
         return [detect_in_slices(self._predictor, frame.pixels, self._side, self._wish.batch) for frame in frames]
 
     def _give(self, seen: Seen) -> None:
-        with _told(self.result.out):
-            for sink in self._sinks:
-                sink.take(seen)
-        if seen.frame.index is None:
+        if seen.frame.number is None:
             self.result.pictures += 1
         else:
             self.result.frames += 1
         self.result.objects.update(seen.classes[each.label] for each in seen.detections)
+        with self._writing():
+            for sink in self._sinks:
+                sink.take(seen)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """All sinks take the same; what cannot be written is one line."""
+        try:
+            with self._stop.put_off():
+                yield
+        except OSError as error:
+            raise UserError(f'cannot write to {self.result.out}: {error.strerror or error}') from error
 
 
 def enough(found: InstanceData, least: Sequence[float], time: float) -> list[Detection]:
     """The detections above the score each needs, of a picture or of frames that nothing is followed in."""
     return [Detection(corners, label, score) for corners, label, score, needs in zip(
         found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist(), least) if score > needs]
-
-
-@contextmanager
-def _told(out: Path) -> Iterator[None]:
-    """Say in one line that something cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f'cannot write to {out}: {error.strerror or error}') from error
 
 
 @contextmanager

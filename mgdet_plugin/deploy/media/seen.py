@@ -43,9 +43,9 @@ class Seen:
     @property
     def stem(self) -> str:
         """Path, below the folder to write to and without ending, of the files of this picture or frame."""
-        if self.frame.index is None:
+        if self.frame.number is None:
             return self.media.stem
-        return f'{self.media.stem}/{self.frame.index:06d}'
+        return f'{self.media.stem}/{self.frame.number:06d}'
 
     @cached_property
     def drawn(self) -> Image.Image:
