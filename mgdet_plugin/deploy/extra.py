@@ -1,13 +1,15 @@
 """Libraries of the extra ``deploy``, which an installation may lack. Imports none of them."""
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from mgdet_plugin.common.errors import UserError
 
 
-def needed(module: str, what: str) -> ModuleType:
+def needed(module: str, what: str) -> Any:
     """A library of the extra.
 
     Args:
@@ -17,6 +19,8 @@ def needed(module: str, what: str) -> ModuleType:
     Raises:
         UserError: It is not installed.
     """
+    if module in ('nncf', 'openvino'):  # these report their use over the network where this package can be imported
+        sys.modules.setdefault('openvino_telemetry', ModuleType('openvino_telemetry'))
     try:
         return import_module(module)
     except ImportError as error:

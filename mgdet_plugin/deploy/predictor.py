@@ -10,9 +10,13 @@ from mgdet_plugin.common.errors import is_whole, require
 from mgdet_plugin.deploy.thresholds import ScoreThr, class_thresholds
 
 if TYPE_CHECKING:  # what is missing is told without importing torch and mmdet
+    import numpy as np
     from mmdet.structures import DetDataSample
 
     from mgdet_plugin.deploy.preparation import Picture, Preparation
+
+
+EXPORTED = ('.onnx', '.xml')
 
 
 class Backend(Protocol):
@@ -85,6 +89,11 @@ class Predictor:
             found += [self._above(sample) for sample in self._backend(packed)]
         return found
 
+    def prepared(self, picture: Picture) -> np.ndarray:
+        """What the network is given of a picture: (1, 3, H, W) uint8 in RGB."""
+        pixels: np.ndarray = self._backend.prepare(picture)['inputs'].flip(0)[None].numpy()
+        return pixels
+
     def _above(self, sample: DetDataSample) -> DetDataSample:
         """The sample with the detections above their classes' scores."""
         instances = sample.pred_instances
@@ -99,7 +108,8 @@ def detect(weights: str | Path, config: str | Path | None = None, device: str | 
     """Load a model of any of our files and give what finds objects with it.
 
     Args:
-        weights: A checkpoint ``.pth``, or a Keras file ``.h5`` or ``.keras``, imported in memory.
+        weights: A checkpoint ``.pth``; a Keras file ``.h5`` or ``.keras``, imported in memory; or what ``mgdet export``
+            wrote: ``.onnx``, OpenVINO's ``.xml`` with its ``.bin``, a ``.pth`` of torch.
         config: Config of the model. Default: the one stored in a checkpoint of a run; of a Keras file that of model5.
         device: Torch's name of it. Default: the GPU where there is one.
         score_thr: Score above which a detection counts; or class -> score, for others the model's own. Default: the
@@ -112,5 +122,12 @@ def detect(weights: str | Path, config: str | Path | None = None, device: str | 
         UserError: The file is missing, no model, does not fit the config, or has no class of a name.
     """
     require(threads is None or is_whole(threads, 1), 'the number of threads must be a whole number from 1', threads)
-    from mgdet_plugin.deploy.torch_backend import load_torch
-    return Predictor(load_torch(str(weights), config, device, fast, threads), score_thr)
+    path, kind = str(weights), Path(weights).suffix.lower()
+    if kind in EXPORTED:
+        require(Path(path).is_file(), 'the exported model must be a file that is there', path)
+        require(config is None, 'an exported file says itself what a config would; leave the config out', str(config))
+        require(not fast, f'fast is for torch; export {path} in another precision instead', fast)
+        from mgdet_plugin.deploy.backends.graph_backend import load_onnx, load_openvino
+        return Predictor((load_onnx if kind == '.onnx' else load_openvino)(path, device, threads), score_thr)
+    from mgdet_plugin.deploy.backends.torch_backend import load_torch
+    return Predictor(load_torch(path, config, device, fast, threads), score_thr)

@@ -150,13 +150,14 @@ class MultiGridBBoxCoder(BaseBBoxCoder):
             return fields.objectness.sigmoid(), fields.anchor.softmax(-1), fields.cls.softmax(-1)
         return fields.objectness.sigmoid(), fields.anchor.sigmoid(), fields.cls.sigmoid()
 
-    def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Decode raw maps (B, D, H_l, W_l) of each level, coarse to fine.
+    def decode(self, maps: Sequence[Tensor],  # type: ignore[override]
+               grid: CellGrid | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode raw maps (B, D, H_l, W_l) of each level, coarse to fine; ``grid`` is theirs where it is known.
 
         Returns:
             boxes (B, N, 4) in input pixels, not clipped; scores (B, N); class probabilities (B, N, C).
         """
-        cells, grid = flatten_maps(maps), self.grid(maps)
+        cells, grid = flatten_maps(maps), grid or self.grid(maps)
         objectness, anchor, cls = self.probabilities(cells)
         factors = dict(zip(SCORE_FACTORS, (objectness, anchor.amax(-1), cls.amax(-1))))
         scores = torch.stack([factors[name] for name in self.score_factors]).prod(0)

@@ -210,16 +210,23 @@ class MultiGridHead(BaseDenseHead):
             Per image ``bboxes`` (M, 4), ``scores`` (M,) and ``labels`` (M,), by falling score.
         """
         settings = self.test_cfg if cfg is None else dict(TEST_CFG, **cfg)
-        boxes, scores, class_probs = self.decode(maps)
+        metas = batch_img_metas or [dict(img_shape=(maps[0].shape[2] * self.strides[0],
+                                                    maps[0].shape[3] * self.strides[0]))] * len(maps[0])
+        return self.predict_decoded(self.decode(maps), metas, settings, rescale, with_nms)
+
+    @classmethod
+    def predict_decoded(cls, decoded: tuple[Tensor, Tensor, Tensor], metas: list[dict], settings: dict[str, Any],
+                        rescale: bool = False, with_nms: bool = True) -> InstanceList:
+        """Detections of decoded cells, see :meth:`decode`; ``settings`` is a whole test_cfg."""
+        boxes, scores, class_probs = decoded
         labels = class_probs.argmax(-1)
         if settings['multi_label']:
             boxes, scores, labels = spread_classes(boxes, scores, class_probs)
-        metas = batch_img_metas or [dict(img_shape=(maps[0].shape[2] * self.strides[0],
-                                                    maps[0].shape[3] * self.strides[0]))] * len(boxes)
-        return [self._predict_image(*fields, settings, rescale, with_nms)
+        return [cls._predict_image(*fields, settings, rescale, with_nms)
                 for fields in zip(boxes, scores, labels, metas)]
 
-    def _predict_image(self, boxes: Tensor, scores: Tensor, labels: Tensor, meta: dict, settings: dict[str, Any],
+    @classmethod
+    def _predict_image(cls, boxes: Tensor, scores: Tensor, labels: Tensor, meta: dict, settings: dict[str, Any],
                        rescale: bool, with_nms: bool) -> InstanceData:
         index = (scores > settings['score_thr']).nonzero().squeeze(1)
         index = index[scores[index].argsort(descending=True, stable=True)]
@@ -227,15 +234,10 @@ class MultiGridHead(BaseDenseHead):
             index = index[:settings['nms_pre']]
         boxes, scores, labels = boxes[index], scores[index], labels[index]
         if with_nms:
-            left = suppress(boxes, scores, labels, self.nms_options(settings), settings['score_thr'])
+            left = suppress(boxes, scores, labels, cls.nms_options(settings), settings['score_thr'])
             boxes, scores, labels = left.boxes, left.scores, labels[left.indices]
         boxes, scores, labels = (field[:settings['max_per_img']] for field in (boxes, scores, labels))
-        shape = meta['img_shape']
-        if rescale:
-            boxes = unletterbox_boxes(boxes, *placement(meta))
-            shape = meta['ori_shape']
-        limit = boxes.new_tensor([shape[1], shape[0], shape[1], shape[0]])
-        return InstanceData(bboxes=boxes.clamp(min=0).minimum(limit), scores=scores, labels=labels)
+        return InstanceData(bboxes=in_picture(boxes, meta, rescale), scores=scores, labels=labels)
 
     @staticmethod
     def nms_options(settings: dict[str, Any]) -> NMSOptions:
@@ -257,6 +259,16 @@ class MultiGridHead(BaseDenseHead):
             raise UserError('test_cfg.multi_label=True needs nms.class_agnostic=False, got True: the classes of a cell '
                             'have one box, so all but the best would be suppressed')
         return found
+
+
+def in_picture(boxes: Tensor, meta: dict, rescale: bool) -> Tensor:
+    """Boxes (M, 4) in input pixels clipped to the input; with ``rescale`` in pixels of the original, clipped to it."""
+    shape = meta['img_shape']
+    if rescale:
+        boxes = unletterbox_boxes(boxes, *placement(meta))
+        shape = meta['ori_shape']
+    limit = boxes.new_tensor([shape[1], shape[0], shape[1], shape[0]])
+    return boxes.clamp(min=0).minimum(limit)
 
 
 def spread_classes(boxes: Tensor, scores: Tensor, class_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,6 +22,8 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import CONFIGS, config_path
 from mgdet_plugin.common.weights_path import KERAS_SUFFIXES, check_weights_path
 from mgdet_plugin.datasets.formats.annotation_check import config_name, dataset_names, iter_dataset_cfgs
+from mgdet_plugin.deploy.backends.fast import folded, has_bfloat16, hasten
+from mgdet_plugin.deploy.description import KEY, Description
 from mgdet_plugin.deploy.preparation import Preparation
 from mgdet_plugin.deploy.sheet import class_colours
 from mgdet_plugin.deploy.thresholds import lower_scores
@@ -37,11 +39,15 @@ SIZED = ('Letterbox', 'Resize', 'FixScaleResize')
 
 
 class Weights(NamedTuple):
-    """What a file of weights holds: the config of its model, its tensors, names and colours of its classes."""
+    """What a file of weights holds: the config of its model, its tensors, names and colours of its classes.
+
+    ``precision`` is that of an export of torch, in which normalisation is folded into the convolutions; None of others.
+    """
 
     cfg: Config
     state: Mapping[str, Tensor]
     metainfo: dict[str, Any]
+    precision: str | None = None
 
 
 def read_model(weights: str, config: str | Path | None = None) -> Weights:
@@ -71,8 +77,10 @@ def read_model(weights: str, config: str | Path | None = None) -> Weights:
     for line in compare_stored(weights, content, cfg, 'test'):
         print(line, file=sys.stderr)
     meta = content.get('meta')
-    stored = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
-    return Weights(cfg, state, _metainfo(cfg, stored if isinstance(stored, Mapping) else {}, weights))
+    meta = meta if isinstance(meta, Mapping) else {}
+    stored = meta.get('dataset_meta')
+    precision = Description.from_text(meta[KEY], weights).precision if KEY in meta else None
+    return Weights(cfg, state, _metainfo(cfg, stored if isinstance(stored, Mapping) else {}, weights), precision)
 
 
 def _from_keras(weights: str, config: str | Path | None) -> Weights:
@@ -135,6 +143,8 @@ def build_model(found: Weights, name: str) -> BaseDetector:
         UserError: They do not fit.
     """
     model: BaseDetector = MODELS.build(found.cfg.model)
+    if found.precision is not None:
+        folded(model)
     check_same_tensors(name, found.state, model.state_dict(), found.cfg)
     model.load_state_dict(found.state, strict=True)
     model.eval()
@@ -144,12 +154,19 @@ def build_model(found: Weights, name: str) -> BaseDetector:
 class TorchBackend:
     """A detector of mmdet as a predictor's backend; attributes as in :class:`.predictor.Backend`."""
 
-    def __init__(self, found: Weights, name: str, device: str | None = None) -> None:
+    def __init__(self, found: Weights, name: str, device: str | None = None, fast: bool = False) -> None:
         steps = pipeline_of(found.cfg)
         self.classes = found.metainfo['classes']
         self.palette = class_colours(found.metainfo)
         self.model = build_model(found, name)
-        self.model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+        precision = found.precision
+        if fast and precision is None:
+            folded(self.model)
+            precision = 'bf16'
+        if precision is not None:
+            hasten(self.model, precision if has_bfloat16(device) else 'fp32')
+        self.model.to(device)
         self.prepare = Preparation(steps, config_name(found.cfg))
         scale = next((step['scale'] for step in steps if step['type'] in SIZED), (0, 0))
         self.input_size = (int(scale[1]), int(scale[0]))
@@ -179,4 +196,4 @@ def load_torch(weights: str, config: str | Path | None = None, device: str | Non
                             ) from None
     if threads is not None:
         torch.set_num_threads(threads)
-    return TorchBackend(read_model(weights, config), weights, device)
+    return TorchBackend(read_model(weights, config), weights, device, fast)
