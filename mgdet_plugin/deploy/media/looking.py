@@ -233,7 +233,7 @@ def _progress(total: int, name: str) -> Iterator[Callable[[int], None]]:
         def update(done: int) -> None:
             nonlocal said
             bar.update(done)
-            if not is_seen and time.monotonic() - said > _EVERY:
+            if not is_seen and time.monotonic() - said > _EVERY and bar.n != total:
                 said = time.monotonic()
                 print(bar, file=sys.stderr)
 

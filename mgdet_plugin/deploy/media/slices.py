@@ -13,8 +13,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mgdet_plugin.deploy.predictor import Predictor
-from mgdet_plugin.models.maths.overlaps import box_area
-from mgdet_plugin.models.maths.suppression import NMSOptions, suppress
+from mgdet_plugin.models.maths.overlaps import box_area, centre_distance_penalty, overlap
+from mgdet_plugin.models.maths.suppression import NMSOptions
 
 OVERLAP = 0.25  # share of a slice that its neighbour has, too: an object up to that size is whole in one of them
 _EDGE = 2.0  # pixels from a slice's border within which a box is taken as cut by it
@@ -69,7 +69,7 @@ def detect_in_slices(predictor: Predictor, picture: np.ndarray, side: tuple[int,
         instances.bboxes = instances.bboxes + instances.bboxes.new_tensor(place[:2] * 2)
         found.append(instances)
         cut.append(_is_cut(instances.bboxes, place, width, height))
-    whole.pred_instances = _merged(InstanceData.cat(found), torch.cat(cut))
+    whole.pred_instances = merged(InstanceData.cat(found), torch.cat(cut))
     return whole
 
 
@@ -80,20 +80,28 @@ def _is_cut(boxes: Tensor, place: Window, width: int, height: int) -> Tensor:
     return ((boxes - boxes.new_tensor(place)).abs().le(_EDGE) & inner).any(1)
 
 
-def _merged(found: InstanceData, cut: Tensor) -> InstanceData:
-    """Each object once: whole boxes suppress one another as the model's do, then cut ones that lie on a better box."""
-    whole = found[~cut]
-    left = suppress(whole.bboxes, whole.scores, whole.labels, NMSOptions())
-    kept = [whole[left.indices]]
-    cuts = found[cut]
-    cuts = cuts[cuts.scores.argsort(descending=True, stable=True)]
-    boxes = kept[0].bboxes
-    for place in range(len(cuts)):
-        if not (_covered(cuts.bboxes[place], boxes) > _COVERED).any():
-            kept.append(cuts[place:place + 1])
-            boxes = torch.cat((boxes, cuts.bboxes[place:place + 1]))
-    merged = InstanceData.cat(kept)
-    return merged[merged.scores.argsort(descending=True, stable=True)]
+def merged(found: InstanceData, cut: Tensor) -> InstanceData:
+    """Each object once, best first: whole boxes suppress one another as the model's do, then cut ones on a better box.
+
+    One box after the other, as a large picture has too many for all their pairs.
+
+    Args:
+        found: ``bboxes`` (M, 4), ``scores`` and ``labels`` (M,) in any order.
+        cut: (M,) whether a slice's border cuts the box.
+    """
+    order = (found.scores - cut.to(found.scores) * 2).argsort(descending=True, stable=True)  # scores are at most 1
+    threshold = NMSOptions().iou_threshold
+    left = torch.empty_like(found.bboxes)
+    kept: list[int] = []
+    for place in order.tolist():
+        box, better = found.bboxes[place], left[:len(kept)]
+        same = (_covered(box, better) > _COVERED if cut[place] else
+                overlap(better, box) - centre_distance_penalty(better, box) > threshold)
+        if not same.any():
+            left[len(kept)] = box
+            kept.append(place)
+    result = found[torch.tensor(kept, dtype=torch.long)]
+    return result[result.scores.argsort(descending=True, stable=True)]
 
 
 def _covered(box: Tensor, others: Tensor) -> Tensor:

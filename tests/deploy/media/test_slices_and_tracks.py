@@ -6,8 +6,9 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
-from mgdet_plugin.deploy.media.slices import detect_in_slices, windows
+from mgdet_plugin.deploy.media.slices import detect_in_slices, merged, windows
 from mgdet_plugin.deploy.media.tracks import make_tracker
+from mgdet_plugin.models.maths.suppression import NMSOptions, suppress
 from tests.support.media import finder, squares
 
 
@@ -45,6 +46,22 @@ def test_without_slices_they_are_too_small_and_a_large_object_is_found_on_the_wh
     picture = squares((100, 10, 150, 0), (20, 180, 12, 2), size=(320, 220))
     assert found_on(picture, side=400, smallest=0.1) == ([(100, 10, 250, 160, 0)], [1])
     assert found_on(picture, smallest=0.1)[0] == [(20, 180, 32, 192, 2), (100, 10, 250, 160, 0)]
+
+
+def test_whole_boxes_are_merged_as_the_model_s_are():
+    torch.manual_seed(0)
+    corners = torch.rand(300, 2) * 100
+    found = InstanceData(bboxes=torch.cat((corners, corners + 10 + torch.rand(300, 2) * 10), 1),
+                         scores=torch.rand(300), labels=torch.arange(300))
+    left = suppress(found.bboxes, found.scores, found.labels, NMSOptions())
+    kept = merged(found, torch.zeros(300, dtype=torch.bool))
+    assert kept.labels.tolist() == left.indices.tolist() and 50 < len(kept) < 250
+
+
+def test_a_cut_box_counts_where_nothing_better_covers_it():
+    found = InstanceData(bboxes=torch.tensor([[0., 0, 20, 20], [0, 0, 20, 9], [50, 0, 70, 9], [64, 0, 75, 30]]),
+                         scores=torch.tensor([.4, .9, .8, .7]), labels=torch.arange(4))
+    assert merged(found, torch.tensor([False, True, True, True])).labels.tolist() == [2, 3, 0]
 
 
 def follow(*frames, fps=10.0, least=0.5):
