@@ -66,10 +66,11 @@ def draw_boxes(picture: Image.Image, boxes: Iterable[Box], scale: float) -> Imag
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     drawn = picture.resize(size, Image.Resampling.BICUBIC) if size != picture.size else picture.copy()
     pen = ImageDraw.Draw(drawn)
-    text_height = max(_TEXT, max(size) // 100)
+    placed = [(box, tuple(side * scale for side in box.corners)) for box in boxes]
+    heights = sorted(corners[3] - corners[1] for _, corners in placed) or [0.0]
+    text_height = max(_TEXT, min(max(size) // 100, int(heights[len(heights) // 2] / 3)))  # does not hide the objects
     font = ImageFont.truetype(findfont('DejaVu Sans'), text_height)
     width = max(2, text_height // 6)
-    placed = [(box, tuple(side * scale for side in box.corners)) for box in boxes]
     for box, corners in placed:
         _outline(pen, corners, box, width)
     for box, corners in placed:  # after all outlines, which would cross them out
