@@ -73,7 +73,7 @@ def fetch_picture(address: str) -> np.ndarray | None:
                 return None
             content = answer.read(_MOST_BYTES + 1)
     except (OSError, ValueError, HTTPException) as error:
-        raise UnreadableError(f'cannot be fetched ({error})') from None
+        raise UnreadableError(f'cannot be fetched ({getattr(error, "reason", error)})') from None
     pixels = None
     with suppress(*DECODER_ERRORS):
         pixels = mmcv.imfrombytes(content)

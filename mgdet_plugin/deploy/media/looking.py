@@ -99,6 +99,8 @@ class Looking:
         others = [media for media in found if media.kind != 'picture']
         if self._wish.draw and any(media.kind != 'address' for media in others):
             needed('av', 'a video')
+        if self._wish.track:
+            needed('trackers', 'tracking')
         make_folder(self.result.out)
         begun = time.monotonic()
         try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import cv2
 from PIL import Image
 
 from mgdet_plugin.deploy.media.captures import Frame
@@ -50,7 +51,7 @@ class Seen:
     @cached_property
     def drawn(self) -> Image.Image:
         """The picture in RGB with boxes and texts; a small one is enlarged until these are legible."""
-        picture = Image.fromarray(self.frame.pixels[..., ::-1])
+        picture = Image.fromarray(cv2.cvtColor(self.frame.pixels, cv2.COLOR_BGR2RGB))
         boxes = [Box(each.corners, self.palette[each.label], self._text(each)) for each in reversed(self.detections)]
         return draw_boxes(picture, boxes, max(1, scale_of(picture.size)))
 

@@ -1,4 +1,4 @@
-"""Small objects on large pictures: found in slices of them, as large as the network's input, and on the whole picture.
+"""Small objects on large pictures: found in slices, as large as the network's input; larger ones on the whole picture.
 
 Akyon et al., "Slicing Aided Hyper Inference and Fine-tuning for Small Object Detection", 2022, section 3.
 """
@@ -43,7 +43,8 @@ def _starts(length: int, side: int) -> list[int]:
 def detect_in_slices(predictor: Predictor, picture: np.ndarray, side: tuple[int, int], batch: int) -> DetDataSample:
     """What a predictor finds on the slices of a picture and on the whole of it, each object once.
 
-    A box that a slice's border cuts counts only where no better box covers it.
+    On the whole picture only what fits into no slice is looked for. A box that a slice's border cuts counts where no
+    better box covers it.
 
     Args:
         predictor: Finds objects.
@@ -63,7 +64,9 @@ def detect_in_slices(predictor: Predictor, picture: np.ndarray, side: tuple[int,
             yield np.ascontiguousarray(picture[top:bottom, left:right])
 
     whole, *sliced = predictor(parts(), batch)
-    found, cut = [whole.pred_instances], [torch.zeros(len(whole.pred_instances), dtype=torch.bool)]
+    instances = whole.pred_instances
+    found = [instances[~_fits(instances.bboxes, places)] if sliced else instances]
+    cut = [torch.zeros(len(found[0]), dtype=torch.bool)]
     for place, sample in zip(places, sliced):
         instances = sample.pred_instances
         instances.bboxes = instances.bboxes + instances.bboxes.new_tensor(place[:2] * 2)
@@ -78,6 +81,12 @@ def _is_cut(boxes: Tensor, place: Window, width: int, height: int) -> Tensor:
     left, top, right, bottom = place
     inner = boxes.new_tensor([left > 0, top > 0, right < width, bottom < height]).bool()
     return ((boxes - boxes.new_tensor(place)).abs().le(_EDGE) & inner).any(1)
+
+
+def _fits(boxes: Tensor, places: list[Window]) -> Tensor:
+    """(M,) whether boxes (M, 4) lie within a slice."""
+    corners = boxes.new_tensor(places)
+    return ((boxes[:, None, :2] >= corners[:, :2]) & (boxes[:, None, 2:] <= corners[:, 2:])).all(2).any(1)
 
 
 def merged(found: InstanceData, cut: Tensor) -> InstanceData:

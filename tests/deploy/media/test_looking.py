@@ -2,6 +2,8 @@
 import json
 import os
 import signal
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,8 @@ from mgdet_plugin.deploy.media.looking import Looking
 from tests.support.media import CLASSES, PALETTE, finder, moving, served, squares, write_video
 
 FIRST, SECOND = (squares((4, 6, 20, 0), (50, 30, 16, 2))), squares((8, 8, 24, 1), size=(64, 48))
+
+writes_video = pytest.mark.skipif(find_spec('av') is None, reason='PyAV, of the extra deploy, is not installed')
 
 
 @pytest.fixture
@@ -91,6 +95,7 @@ def test_each_class_has_its_score(pictures, tmp_path):
     assert look(tmp_path / 'out', pictures, scores=(0.95, 0.3, 0.3)).objects == dict(green=1, blue=1)
 
 
+@writes_video
 def test_a_video_is_written_with_its_times(tmp_path):
     path = write_video(tmp_path / 'a.avi', moving(12), fps=5)
     predictor = finder()
@@ -110,6 +115,7 @@ def test_a_video_is_written_with_its_times(tmp_path):
     assert (tmp_path / 'out/labels/a/000010.txt').read_text().startswith('0 0.')
 
 
+@writes_video
 def test_a_stream_becomes_a_video_and_an_address_a_picture(tmp_path, monkeypatch):
     monkeypatch.setenv('no_proxy', '*')
     with served(moving(10)) as address:
@@ -137,6 +143,7 @@ class Interrupting:
         return self.found(images, batch)
 
 
+@writes_video
 def test_what_was_found_before_a_stop_is_whole(tmp_path):
     path = write_video(tmp_path / 'a.avi', moving(12))
     done = look(tmp_path / 'out', path, predictor=Interrupting(5), txt=True)
@@ -145,6 +152,7 @@ def test_what_was_found_before_a_stop_is_whole(tmp_path):
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['a.mp4', 'detections.json', 'labels']
 
 
+@writes_video
 def test_a_stop_amid_a_frame_leaves_it_whole_everywhere(tmp_path, monkeypatch):
     take = Records.take
 
@@ -160,6 +168,7 @@ def test_a_stop_amid_a_frame_leaves_it_whole_everywhere(tmp_path, monkeypatch):
     assert len(frames_of(tmp_path / 'out/a.mp4')) == len(list((tmp_path / 'out/labels/a').iterdir())) == 4
 
 
+@writes_video
 def test_a_cut_video_is_written_as_far_as_it_goes_and_the_next_source_whole(tmp_path):
     whole = write_video(tmp_path / 'a.avi', moving(30)).read_bytes()
     (tmp_path / 'a.avi').write_bytes(whole[:len(whole) // 2])
@@ -175,6 +184,15 @@ def test_where_nothing_can_be_read_nothing_is_written(pictures, tmp_path):
     with pytest.raises(UserError, match=r'nothing could be looked at: c\.jpg: cannot be read .*, camera63: there'):
         look(tmp_path / 'out', pictures / 'c.jpg', '63')
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(('library', 'wish'), [('av', {}), ('trackers', dict(track=True, draw=False))])
+def test_a_library_that_is_missing_is_told_before_any_work(library, wish, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UserError, match=rf"needs {library} .*; install it with pip install 'mgdet\[deploy\]'"):
+        look(tmp_path / 'out', write_video(tmp_path / 'a.avi', moving(2)), **wish)
+    assert not (tmp_path / 'out').exists()
+    assert look(tmp_path / 'out', tmp_path / 'a.avi', draw=False).frames == 2
 
 
 def test_a_full_disk_is_one_line(pictures, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from mgdet_plugin.deploy.media.slices import detect_in_slices, merged, windows
 from mgdet_plugin.deploy.media.tracks import make_tracker
 from mgdet_plugin.models.maths.suppression import NMSOptions, suppress
-from tests.support.media import finder, squares
+from tests.support.media import SquareFinder, finder, squares
 
 
 @pytest.mark.parametrize('size', [(640, 480), (600, 1000), (97, 33), (64, 64), (20, 400)])
@@ -46,6 +46,21 @@ def test_without_slices_they_are_too_small_and_a_large_object_is_found_on_the_wh
     picture = squares((100, 10, 150, 0), (20, 180, 12, 2), size=(320, 220))
     assert found_on(picture, side=400, smallest=0.1) == ([(100, 10, 250, 160, 0)], [1])
     assert found_on(picture, smallest=0.1)[0] == [(20, 180, 32, 192, 2), (100, 10, 250, 160, 0)]
+
+
+def test_what_fits_into_a_slice_is_not_taken_from_the_whole_picture(monkeypatch):
+    """There it is too small to be seen well."""
+    find = SquareFinder._find
+
+    def dreams(self, pixels):
+        sample = find(self, pixels)
+        if pixels.shape[1] > 64:
+            sample.pred_instances = InstanceData(bboxes=torch.tensor([[10., 10, 40, 40], [10, 90, 90, 190]]),
+                                                 scores=torch.tensor([.9, .9]), labels=torch.tensor([1, 2]))
+        return sample
+
+    monkeypatch.setattr(SquareFinder, '_find', dreams)
+    assert found_on(squares((200, 100, 20, 0), size=(320, 220)))[0] == [(10, 90, 90, 190, 2), (200, 100, 220, 120, 0)]
 
 
 def test_whole_boxes_are_merged_as_the_model_s_are():
