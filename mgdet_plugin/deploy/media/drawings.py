@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -17,6 +18,7 @@ from mgdet_plugin.deploy.media.seen import Seen, Sink
 
 _TICKS = 1000  # of a second, in the times of a video's frames
 _KEYS = (27, ord('q'))  # Esc
+_WAIT = 50  # milliseconds between two looks at whether Ctrl-C was pressed
 
 
 class Drawings(Sink):
@@ -124,11 +126,15 @@ class WindowClosed(Exception):
     """A person has seen enough."""
 
 
-class Screen(Sink):
+class Screen:
     """Shows what is found in a window: of pictures each until a key is pressed, of others as they come."""
 
-    def take(self, seen: Seen) -> None:
-        """Show it.
+    def __init__(self) -> None:
+        # OpenCV points its windows to fonts it has none of, of which they complain.
+        os.environ['QT_QPA_FONTDIR'] = str(Path(matplotlib.get_data_path(), 'fonts', 'ttf'))
+
+    def show(self, seen: Seen) -> None:
+        """Show one; Ctrl-C is heard meanwhile.
 
         Raises:
             WindowClosed: Esc or q was pressed, or the window closed.
@@ -136,11 +142,13 @@ class Screen(Sink):
         """
         try:
             cv2.imshow('mgdet', np.asarray(seen.drawn)[..., ::-1])
-            key = cv2.waitKey(0 if seen.frame.number is None else 1)
-            is_open = cv2.getWindowProperty('mgdet', cv2.WND_PROP_VISIBLE) >= 1
+            key = cv2.waitKey(1)
+            while (is_open := cv2.getWindowProperty('mgdet', cv2.WND_PROP_VISIBLE) >= 1) and (
+                    key < 0 and seen.frame.number is None):
+                key = cv2.waitKey(_WAIT)
         except cv2.error as error:
             raise UserError('this OpenCV has no windows (opencv-python-headless); leave --show out') from error
-        if key & 0xff in _KEYS or not is_open:
+        if not is_open or (key >= 0 and key & 0xff in _KEYS):
             raise WindowClosed
 
     def close(self) -> None:

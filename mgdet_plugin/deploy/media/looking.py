@@ -87,6 +87,7 @@ class Looking:
         if self._side is not None and min(self._side) < 1:
             raise UserError('the size of the input is not known, so that of slices is not; give --slice N')
         self._sinks: list[Sink] = []
+        self._screen = Screen() if wish.show else None
         self._stop = Stop()
         self.result = Detected(out)
 
@@ -114,6 +115,8 @@ class Looking:
             self.result.is_stopped = True
         finally:
             self.result.seconds = time.monotonic() - begun
+            if self._screen is not None:
+                self._screen.close()
             self._close_sinks()
         if not self.result.pictures + self.result.frames:
             raise UserError('nothing could be looked at: ' + (some(self.result.failures) or 'stopped before'))
@@ -128,8 +131,6 @@ class Looking:
             self._sinks.append(Labels(out / 'labels', classes))
         if wish.crops:
             self._sinks.append(Crops(out / 'crops'))
-        if wish.show:
-            self._sinks.append(Screen())
 
     def _close_sinks(self) -> None:
         """Write what is left to write, of each sink even if another fails; leave no folder where nothing was read."""
@@ -199,6 +200,8 @@ class Looking:
         with self._writing():
             for sink in self._sinks:
                 sink.take(seen)
+        if self._screen is not None:
+            self._screen.show(seen)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -216,7 +216,7 @@ def test_pictures_of_every_kind_are_written(tmp_path):
 
 
 def test_a_window_shows_what_is_drawn_until_it_is_closed(pictures, tmp_path, monkeypatch):
-    shown, keys = [], [ord('x'), ord('q')]
+    shown, keys = [], [-1, -1, ord('x'), -1, ord('q')]
     monkeypatch.setenv('DISPLAY', ':0')
     monkeypatch.setattr(cv2, 'imshow', lambda name, pixels: shown.append(pixels))
     monkeypatch.setattr(cv2, 'waitKey', lambda wait: keys.pop(0))
@@ -229,4 +229,4 @@ def test_a_window_shows_what_is_drawn_until_it_is_closed(pictures, tmp_path, mon
     monkeypatch.setattr(cv2, 'getWindowProperty', lambda *_: 0.0)
     keys.append(-1)
     with pytest.raises(WindowClosed):
-        Screen().take(type('', (), dict(drawn=FIRST, frame=type('', (), dict(number=None))))())
+        Screen().show(type('', (), dict(drawn=FIRST, frame=type('', (), dict(number=None))))())
