@@ -39,7 +39,7 @@ $(VENV)/.runtime: setup.py constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) --no-build-isolation --editable '.[demo,dev,keras]'
+	$(PIP) --no-build-isolation --editable '.[demo,deploy,dev,keras]'
 	touch $@
 
 $(VENV)/.ops: $(VENV)/.runtime

@@ -43,7 +43,7 @@ setup(
                       'matplotlib', 'pyyaml'],
     extras_require={
         'demo': ['scikit-learn'],
-        'deploy': ['onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf', 'supervision'],
+        'deploy': ['onnx', 'onnxruntime', 'openvino', 'nncf', 'supervision', 'av', 'trackers'],
         'keras': ['keras'],  # export to .keras; torch serves as its backend
         'tensorboard': ['tensorboard'],  # for mmengine's TensorboardVisBackend
         'dev': ['tensorboard', 'pytest', 'pytest-xdist', 'hypothesis', 'filelock', 'ruff', 'mypy', 'import-linter',

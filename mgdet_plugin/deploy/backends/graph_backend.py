@@ -15,7 +15,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.deploy.description import KEY, Description
 from mgdet_plugin.deploy.extra import needed
 from mgdet_plugin.deploy.preparation import Preparation
-from mgdet_plugin.models.multigrid_head import MultiGridHead, in_picture
+from mgdet_plugin.models.multigrid_head import TEST_CFG, MultiGridHead, in_picture
 
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 """Pictures (B, 3, H, W) uint8 in RGB -> what the graph gives."""
@@ -35,7 +35,11 @@ class GraphBackend:
         init_default_scope('mmdet')
         self.classes, self.palette = description.classes, description.palette
         self.input_size = description.input_size
-        self.settings = dict(description.test_cfg)
+        self.settings = {**TEST_CFG, **description.test_cfg}
+        try:
+            MultiGridHead.nms_options(self.settings)
+        except TypeError as error:
+            raise UserError(f'{name}: its thresholds are damaged ({error}); export it again') from None
         self.score_thr = float(self.settings['score_thr'])
         height, width = description.input_size
         self.prepare = Preparation([

@@ -69,6 +69,7 @@ def export_model(weights: str | Path, out: str | Path, config: str | Path | None
         write(found, backend, description, form, made, labelled, reference, max_drop, say)
         files = sorted(each for each in Path(folder).iterdir())  # .bin before .xml
         size = sum(each.stat().st_size for each in files)
+        say(f'measuring on {len(labelled)} pictures')
         parity = compare(reference, detect(made, device=None if form != 'torch' else 'cpu'), labelled,
                          (torch_maps(backend), file_maps(made, precision)), (Path(weights).stat().st_size, size))
         say(parity.table())

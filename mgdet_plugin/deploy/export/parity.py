@@ -131,6 +131,8 @@ def matches(first: Any, second: Any) -> tuple[Tensor, Tensor]:
         Of each pair the largest difference of a corner in pixels, and that of the score.
     """
     measure = overlap(first.bboxes[:, None], second.bboxes[None])
+    near = (first.bboxes[:, None] - second.bboxes[None]).abs().amax(-1) < 1  # clipped to nothing they do not overlap
+    measure = torch.where(near, torch.ones_like(measure), measure)
     measure = torch.where(first.labels[:, None] == second.labels[None], measure, torch.zeros_like(measure))
     pairs: list[tuple[int, int]] = []
     for index in range(len(measure)):
