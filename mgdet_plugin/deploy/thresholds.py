@@ -43,3 +43,19 @@ def lower_scores(settings: Any, floor: float) -> None:
         settings['score_thr'] = min(settings['score_thr'], floor)
     for each in settings.values():
         lower_scores(each, floor)
+
+
+def scores_of(text: str) -> dict[str | None, float]:
+    """Class -> its score, others under None, of a text: ``0.5``, ``person=0.6,dog=0.4`` or both in one.
+
+    Raises:
+        UserError: A score is no number.
+    """
+    found: dict[str | None, float] = {}
+    for entry in text.split(','):
+        name, _, value = entry.rpartition('=')
+        try:
+            found[name.strip() or None] = float(value)
+        except ValueError:
+            raise UserError(f'--score-thr takes 0.5, person=0.6,dog=0.4 or both, got {entry!r}') from None
+    return found

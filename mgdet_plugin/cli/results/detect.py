@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from mgdet_plugin.cli.parser import Parser
-from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.deploy.media.detecting import SCORE_THR, Wish, detect_media
+from mgdet_plugin.deploy.thresholds import scores_of
 
 
 def detect_command(arguments: Sequence[str]) -> int:
@@ -38,25 +38,9 @@ def detect_command(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     wish = Wish(args.out, not args.no_draw, args.txt, args.crops, args.show, args.batch,
                 None if args.slice is None else (args.slice, args.slice), args.track, args.every, args.seconds)
-    found = detect_media(args.source, args.weights, args.config, score_thr(args.score_thr), wish, args.device,
+    found = detect_media(args.source, args.weights, args.config, scores_of(args.score_thr), wish, args.device,
                          args.fast, args.threads)
     for line in found.failures:
         print(f'warning: {line}', file=sys.stderr)
     print(('stopped; ' if found.is_stopped else '') + found.line())
     return 130 if found.is_stopped and not found.is_live else int(bool(found.failures))
-
-
-def score_thr(text: str) -> dict[str | None, float]:
-    """Class -> its score, others under None, of ``0.5``, ``person=0.6,dog=0.4`` or both in one.
-
-    Raises:
-        UserError: A score is no number.
-    """
-    found: dict[str | None, float] = {}
-    for entry in text.split(','):
-        name, _, value = entry.rpartition('=')
-        try:
-            found[name.strip() or None] = float(value)
-        except ValueError:
-            raise UserError(f'--score-thr takes 0.5, person=0.6,dog=0.4 or both, got {entry!r}') from None
-    return found

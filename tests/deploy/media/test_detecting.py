@@ -12,10 +12,10 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mgdet_plugin.cli.results.detect import score_thr
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.deploy.media.detecting import Wish, detect_media
 from mgdet_plugin.deploy.predictor import detect
+from mgdet_plugin.deploy.thresholds import scores_of
 from tests.conftest import ROOT
 from tests.support.media import moving, served, squares
 from tests.support.small_run import environment, make_dataset, write_config
@@ -89,12 +89,12 @@ def test_what_is_refused_writes_nothing(options, line, model, picture, tmp_path,
 
 
 def test_scores_of_the_command_line():
-    assert score_thr('0.5') == {None: 0.5} and score_thr('person=0.6,traffic light=.4') == {
+    assert scores_of('0.5') == {None: 0.5} and scores_of('person=0.6,traffic light=.4') == {
         'person': 0.6, 'traffic light': 0.4}
-    assert score_thr('0.5,person=0.6') == {None: 0.5, 'person': 0.6}
+    assert scores_of('0.5,person=0.6') == {None: 0.5, 'person': 0.6}
     for wrong in ('a', 'person=', 'person=0.5,', '=x'):
         with pytest.raises(UserError, match=r'--score-thr takes 0\.5, person=0\.6,dog=0\.4 or both, got '):
-            score_thr(wrong)
+            scores_of(wrong)
 
 
 def test_a_stream_ends_when_it_is_told_to_with_everything_whole(model, tmp_path):
