@@ -46,7 +46,7 @@ setup(
         'onedl': ['onedl-mmengine>=0.10.12,<0.11', 'onedl-mmdetection>=3.5.1,<3.6', 'onedl-mmcv>=2.3.6,<2.4'],
         'mmdet-tools': ['psutil', 'seaborn', 'imagecorruptions-imaug'],  # what some of mmdet's own tools import
         'demo': ['scikit-learn'],
-        'deploy': ['onnx', 'onnxruntime', 'openvino', 'nncf', 'supervision'],
+        'deploy': ['onnx', 'onnxruntime', 'openvino', 'nncf', 'supervision', 'av', 'trackers'],
         'keras': ['keras'],  # export to .keras; torch serves as its backend
         'tensorboard': ['tensorboard'],  # for mmengine's TensorboardVisBackend
         'dev': ['tensorboard', 'pytest', 'pytest-xdist', 'hypothesis', 'filelock', 'ruff', 'mypy', 'import-linter',

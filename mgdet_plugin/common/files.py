@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -14,6 +14,8 @@ from mgdet_plugin.common.errors import UserError
 
 DELAY = 1.0  # seconds before a progress bar appears
 WRITTEN_BY = 'give a .pth file that tools/import_keras.py or a training run wrote'
+PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+"""Those of mmdet's DetInferencer."""
 _TEMPORARY = '.tmp'
 
 
@@ -59,6 +61,21 @@ def content_hash(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with open(path, 'rb') as stream:
         return hashlib.file_digest(stream, 'sha256').hexdigest()
+
+
+def files_below(folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Files of a folder at any depth by their endings, hidden ones left out, each linked folder gone into once."""
+    seen = {os.path.realpath(folder)}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        inside = sorted(name for name in folders if not name.startswith('.'))
+        folders[:] = []
+        for name in inside:
+            real = os.path.realpath(os.path.join(place, name))
+            if real not in seen:
+                seen.add(real)
+                folders.append(name)
+        yield from (os.path.join(place, name) for name in files
+                    if not name.startswith('.') and name.lower().endswith(suffixes))
 
 
 def make_folder(folder: Path) -> Path:

@@ -12,13 +12,12 @@ from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.dataset import BaseDataset, Compose
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import content_hash
+from mgdet_plugin.common.files import PICTURE_SUFFIXES, content_hash, files_below
 from mgdet_plugin.datasets.formats.annotation_check import iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded, decoded, picture_size
 from mgdet_plugin.datasets.staged.staged_mix import StagedMix
 from mgdet_plugin.datasets.transforms.load_readable_image import LoadReadableImage
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')  # those of mmdet's DetInferencer
 _MOST = 0.1  # share of the old pictures that are the new set's own, above which a person has mistaken the folder
 Source = str | Mapping[str, Any]
 """Of old pictures: a folder, or the config of a dataset."""
@@ -64,7 +63,7 @@ class OldImages(BaseDataset):
             named = [(name, path) for name, path in named if not (loader and isinstance(decoded(path, loader), str))]
             sizes = [picture_size(path) for _, path in named]
         if not named:
-            raise UserError(f'{source} holds no picture ({", ".join(SUFFIXES)}); {_WANTED}')
+            raise UserError(f'{source} holds no picture ({", ".join(PICTURE_SUFFIXES)}); {_WANTED}')
         return [dict(img_path=path, file_name=name, img_id=index, width=width, height=height, instances=[])
                 for index, ((name, path), (width, height)) in enumerate(zip(named, sizes))]
 
@@ -174,14 +173,4 @@ def pictures_below(folder: str) -> Iterator[str]:
     if not os.path.isdir(folder):
         what = 'is a file' if os.path.exists(folder) else f'is not there (seen from {os.getcwd()})'
         raise UserError(f'{folder} {what}; {_WANTED}')
-    seen = {os.path.realpath(folder)}
-    for place, folders, files in os.walk(folder, followlinks=True):
-        inside = sorted(name for name in folders if not name.startswith('.'))
-        folders[:] = []
-        for name in inside:
-            real = os.path.realpath(os.path.join(place, name))
-            if real not in seen:
-                seen.add(real)
-                folders.append(name)
-        yield from (os.path.join(place, name) for name in files
-                    if not name.startswith('.') and name.lower().endswith(SUFFIXES))
+    yield from files_below(folder, PICTURE_SUFFIXES)

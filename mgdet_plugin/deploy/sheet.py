@@ -76,10 +76,11 @@ def draw_boxes(picture: Image.Image, boxes: Iterable[Box], scale: float) -> Imag
     """The picture at a scale, the boxes on it with their texts, which stay within it."""
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     drawn = picture.resize(size, Image.Resampling.BICUBIC) if size != picture.size else picture.copy()
-    text_height = max(_TEXT, max(size) // 100)
+    placed = [(box, tuple(side * scale for side in box.corners)) for box in boxes]
+    heights = sorted(corners[3] - corners[1] for _, corners in placed) or [0.0]
+    text_height = max(_TEXT, min(max(size) // 100, int(heights[len(heights) // 2] / 3)))  # does not hide the objects
     font = _font(text_height)
     width = max(2, text_height // 6)
-    placed = [(box, tuple(side * scale for side in box.corners)) for box in boxes]
     for box, corners in placed:  # below all outlines
         if box.shaded:
             ImageDraw.Draw(drawn, 'RGBA').rectangle(corners, fill=(*box.colour, _SHADE), outline=(*box.colour, _EDGE))

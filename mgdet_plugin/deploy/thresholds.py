@@ -7,8 +7,8 @@ from typing import Any
 from mgdet_plugin.common.errors import UserError, is_number, require
 from mgdet_plugin.common.resources import nearest
 
-ScoreThr = float | Mapping[str, float] | None
-"""A score of all classes; class -> score, others as the model has it; None: as the model has it."""
+ScoreThr = float | Mapping[str | None, float] | None
+"""A score of all classes; or class -> score, that of all others under None; what is not said is as the model has it."""
 
 
 def class_thresholds(score_thr: ScoreThr, classes: Sequence[str], own: float) -> list[float]:
@@ -26,13 +26,13 @@ def class_thresholds(score_thr: ScoreThr, classes: Sequence[str], own: float) ->
     scores: list[Any] = list(given.values()) if isinstance(score_thr, Mapping) else [score_thr]
     for value in scores if score_thr is not None else ():
         require(is_number(value) and 0 <= value <= 1, 'the lowest score must be a number from 0 to 1', value)
-    unknown = next((name for name in given if name not in classes), None)
+    unknown = next((name for name in given if name is not None and name not in classes), None)
     if unknown is not None:
         raise UserError(f"the model knows no class '{unknown}'{nearest(str(unknown), classes)}; its classes are "
                         + ', '.join(classes))
     if isinstance(score_thr, (int, float)):
         return [float(score_thr)] * len(classes)
-    return [float(given.get(name, own)) for name in classes]
+    return [float(given.get(name, given.get(None, own))) for name in classes]
 
 
 def lower_scores(settings: Any, floor: float) -> None:
@@ -43,3 +43,19 @@ def lower_scores(settings: Any, floor: float) -> None:
         settings['score_thr'] = min(settings['score_thr'], floor)
     for each in settings.values():
         lower_scores(each, floor)
+
+
+def scores_of(text: str) -> dict[str | None, float]:
+    """Class -> its score, others under None, of a text: ``0.5``, ``person=0.6,dog=0.4`` or both in one.
+
+    Raises:
+        UserError: A score is no number.
+    """
+    found: dict[str | None, float] = {}
+    for entry in text.split(','):
+        name, _, value = entry.rpartition('=')
+        try:
+            found[name.strip() or None] = float(value)
+        except ValueError:
+            raise UserError(f'--score-thr takes 0.5, person=0.6,dog=0.4 or both, got {entry!r}') from None
+    return found

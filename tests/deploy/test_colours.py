@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData
 from PIL import Image
 
 from mgdet_plugin.deploy.draw import draw_detections
+from mgdet_plugin.deploy.media.detecting import Wish, detect_media
 from mgdet_plugin.runs.mmdet_tools import run_tool
 from tests.support.small_run import plain_config_text, write_config
 
@@ -64,6 +65,10 @@ def by_draw(folder, out):
     draw_detections(str(folder / 'cfg.py'), str(folder / 'w.pth'), str(out / 'x.png'), 1, NEVER, truth=True)
 
 
+def by_detect(folder, out):
+    detect_media([str(folder / 'images/0.png')], folder / 'w.pth', folder / 'cfg.py', NEVER, Wish(out / 'found'))
+
+
 def by_inferencer(folder, out):
     DetInferencer(str(folder / 'cfg.py'), str(folder / 'w.pth'), 'cpu', show_progress=False)(
         str(folder / 'images/0.png'), out_dir=str(out), pred_score_thr=NEVER)
@@ -104,8 +109,8 @@ def by_analyze_results(folder, out):
                                                     '--topk', '1'])
 
 
-@pytest.mark.parametrize('door', [by_draw, by_inferencer, by_inferencer_from_an_array, by_hook,
-                                   by_browse_dataset, by_analyze_results])
+@pytest.mark.parametrize('door', [by_draw, by_detect, by_inferencer, by_inferencer_from_an_array, by_hook,
+                                  by_browse_dataset, by_analyze_results])
 def test_red_is_red(door, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     door(folder, tmp_path)

@@ -74,6 +74,13 @@ def test_letters_have_one_height_at_every_scale(scale):
     assert drawn.width in (399, 400, 402) and 14 <= len(rows) <= 22
 
 
+def test_letters_of_a_large_picture_grow_with_it_but_not_over_its_objects():
+    for side, height in ((600, 40), (60, 20), (9, 14)):
+        drawn = draw_boxes(Image.new('RGB', (4000, 3000), GREY), [Box((900, 900, 900, 900 + side), GREEN, 'dog')], 1)
+        rows = (np.asarray(drawn)[:900] == GREEN).all(-1).any(1).sum()
+        assert height <= rows <= 1.5 * height, side
+
+
 def test_classes_have_colours_apart():
     assert class_colours(dict(classes='ab', palette=[(1, 2, 3), (4, 5, 6), (7, 8, 9)])) == [(1, 2, 3), (4, 5, 6)]
     for palette in (None, 'random', [(1, 2, 3)], [(1, 2, 3)] * 12):

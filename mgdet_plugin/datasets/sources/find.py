@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import PICTURE_SUFFIXES
 from mgdet_plugin.datasets.formats.dataset_report import number_of, some
-from mgdet_plugin.datasets.old_images import SUFFIXES
 from mgdet_plugin.datasets.sources import coco, csv_table, lines, voc, yolo
 from mgdet_plugin.datasets.sources.annotated import Annotated, Files, Hints
 
@@ -57,7 +57,7 @@ def list_files(data: Path) -> Files:
     for place, folders, names in os.walk(data, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith('.') and not _is_loop(place, name))
         paths += [Path(place, name) for name in sorted(names)
-                  if not name.startswith('.') and not name.lower().endswith(SUFFIXES)]
+                  if not name.startswith('.') and not name.lower().endswith(PICTURE_SUFFIXES)]
     return Files(data, data, tuple(path for path in paths if path.is_file()))
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import PICTURE_SUFFIXES
 from mgdet_plugin.common.name_lists import checked_names
 from mgdet_plugin.datasets.formats.box_sense import RELATIVE
 from mgdet_plugin.datasets.formats.dataset_report import some
 from mgdet_plugin.datasets.formats.pictures import picture_size
-from mgdet_plugin.datasets.old_images import SUFFIXES, pictures_below
+from mgdet_plugin.datasets.old_images import pictures_below
 from mgdet_plugin.datasets.sources.annotated import SPLITS, Annotated, Box, Files, Hints, Picture, numbered, split_of
 from mgdet_plugin.datasets.sources.class_files import class_names
 from mgdet_plugin.datasets.sources.picture_places import PicturePlaces
@@ -187,4 +188,4 @@ def _first_line(path: Path) -> str:
 
 
 def _names_picture(line: str) -> bool:
-    return line.lower().endswith(SUFFIXES)
+    return line.lower().endswith(PICTURE_SUFFIXES)
