@@ -249,8 +249,8 @@ class OldPictures:
                     metainfo=dict(classes=names), pipeline=self.pipeline)
         loader = {**copy.deepcopy(self.runner.cfg.val_dataloader), 'dataset': leaf}
         own = self.runner.visualizer.dataset_meta
-        loop.others[OLD_SET] = ValLoop(self.runner, loader, dict(type='CocoMetric', ann_file=str(path), metric='bbox'),
-                                   loop.fp16)
+        evaluator = dict(type='FasterCocoMetric', ann_file=str(path), metric='bbox')
+        loop.others[OLD_SET] = ValLoop(self.runner, loader, evaluator, loop.fp16)
         self.runner.visualizer.dataset_meta = own
 
 
