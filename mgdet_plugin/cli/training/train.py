@@ -39,6 +39,8 @@ def train_command(arguments: Sequence[str]) -> int:
     words = prepare_train(use_demo(parser.command_line(args), train=True))
     if words is not None:
         run_mmdet_script('train', words)
+        from mgdet_plugin.runs.analysis.evaluate import evaluate_run
+        evaluate_run(words)
     return 0
 
 

@@ -38,6 +38,7 @@ from mgdet_plugin.plan.keeping import OLD_SET, Keeping, form_of
 
 KEY = 'keep'  # in a checkpoint: the classes its run's start weights did not know
 FOLDER = 'keep'  # in a run's folder
+HELD_OUT = f'{FOLDER}/held_out.json'  # what the start weights see in the old pictures that are held out
 _LOOK = 50  # pictures looked at before the teacher is said to see nothing
 
 
@@ -229,7 +230,7 @@ class OldPictures:
         if not isinstance(loop, LossValLoop):
             return
         names = list(self.runner.train_dataloader.dataset.metainfo['classes'])
-        path = folder / 'held_out.json'
+        path = Path(self.runner.work_dir, HELD_OUT)
 
         def write() -> None:
             pictures, found = [], []
@@ -245,13 +246,17 @@ class OldPictures:
             write_together({path: lambda stream: stream.write(json.dumps(content).encode())})
 
         on_first_rank(write)
-        leaf = dict(type='CocoDataset', ann_file=str(path), data_prefix=dict(img=''), test_mode=True,
-                    metainfo=dict(classes=names), pipeline=self.pipeline)
-        loader = {**copy.deepcopy(self.runner.cfg.val_dataloader), 'dataset': leaf}
         own = self.runner.visualizer.dataset_meta
-        evaluator = dict(type='FasterCocoMetric', ann_file=str(path), metric='bbox')
+        loader, evaluator = held_out_set(self.runner.cfg.val_dataloader, path, names)
         loop.others[OLD_SET] = ValLoop(self.runner, loader, evaluator, loop.fp16)
         self.runner.visualizer.dataset_meta = own
+
+
+def held_out_set(loader: Mapping[str, Any], path: Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configs of dataloader and evaluator of old pictures held out, prepared as the validation set of a loader."""
+    leaf = dict(type='CocoDataset', ann_file=str(path), data_prefix=dict(img=''), test_mode=True,
+                metainfo=dict(classes=list(names)), pipeline=pipeline_of(loader['dataset']))
+    return {**copy.deepcopy(loader), 'dataset': leaf}, dict(type='FasterCocoMetric', ann_file=str(path), metric='bbox')
 
 
 def _in_words(summary: Mapping[str, Any]) -> str:

@@ -33,13 +33,13 @@ class Confidence(NamedTuple):
         recall: (101,).
         f1: (101,).
         threshold: The score at which F1 is highest; NaN where nothing is right.
-        best: Precision, recall and F1 there.
+        best: Precision, recall and F1 there; 0 where nothing is right, NaN without objects.
     """
     precision: np.ndarray
     recall: np.ndarray
     f1: np.ndarray
     threshold: float
-    best: tuple[float, float, float]
+    best: tuple[float, ...]
 
 
 def precision_curves(matched: Matched) -> Curves:
@@ -95,7 +95,8 @@ def confidence(scores: np.ndarray, hits: np.ndarray, positives: int) -> Confiden
     curves = figures(np.searchsorted(-scores, -GRID, side='right'))
     ends = np.flatnonzero(np.append(scores[:-1] != scores[1:], True)[:len(scores)]) + 1  # equal scores go together
     if not right[-1]:
-        return Confidence(*curves, np.nan, (0.0, 0.0, 0.0))
+        nothing = 0.0 if positives else np.nan
+        return Confidence(*curves, np.nan, (nothing, ) * 3)
     at = figures(ends)
     best = int(at[2].argmax())
     return Confidence(*curves, float(scores[ends[best] - 1]), (float(at[0][best]), float(at[1][best]),
