@@ -232,7 +232,7 @@ def draw_overlaps(evaluation: Evaluation) -> Figure:
         each.axvline(OVERLAPS[0], color=RED, lw=1.2, ls='--', label='right from 0.5 on', zorder=4)
         each.set_xlim(OVERLAP_EDGES[0], 1)
         _finish(each, f'{domain}: overlap with the object', 'IoU', 'detections')
-        each.legend(fontsize=SMALL, frameon=False, loc='upper left')
+        each.legend(fontsize=SMALL, edgecolor='none', loc='upper left').set_zorder(5)
     return figure
 
 

@@ -29,7 +29,7 @@ class Confidence(NamedTuple):
     """What is left above a score.
 
     Attributes:
-        precision: At each score of :data:`GRID` (101,); 1 where nothing is left.
+        precision: At each score of :data:`GRID` (101,); NaN where nothing is left.
         recall: (101,).
         f1: (101,).
         threshold: The score at which F1 is highest; NaN where nothing is right.
@@ -89,7 +89,7 @@ def confidence(scores: np.ndarray, hits: np.ndarray, positives: int) -> Confiden
     def figures(count: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of so many best detections."""
         found = right[count]
-        precision = np.where(count > 0, found / np.maximum(count, 1), 1.0)
+        precision = np.where(count > 0, found / np.maximum(count, 1), np.nan)
         return precision, found / max(positives, 1), 2 * found / np.maximum(count + positives, 1)
 
     curves = figures(np.searchsorted(-scores, -GRID, side='right'))

@@ -34,7 +34,9 @@ CAPTIONS = dict(
     calibration='The share of detections that is right (IoU 0.5), by their score: below the diagonal scores promise '
                 'too much. The error is the mean distance, weighted by how many detections there are (below).')
 STYLE = """
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 12px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); gap: 12px; }
+.three { grid-template-columns: 1fr; }
+.scroll table { font-size: .86rem; } .scroll th, .scroll td { padding: 7px 8px; }
 .pictures figure { margin: 0; padding: 8px; } .pictures figcaption { overflow-wrap: anywhere; font-size: .85rem; }
 li { margin: .25rem 0; } .good { color: #00704f; } .wrong { color: #b23c00; }
 """
@@ -42,7 +44,7 @@ _OFTEN = 0.02  # share of a class's objects from which a confusion is worth a li
 _LOST, _GAINED, _OFF = 0.02, 0.0005, 0.05  # AP of a class, AP50 of a kind of error, calibration error: the same
 FIGURES_OF_SUMMARY = dict(
     images='images', objects='objects', AP='AP', AP50='AP50', AP75='AP75', best_f1='best F1', threshold='at score',
-    precision='precision', recall='recall', mean_overlap='mean IoU', calibration_error='calibration error')
+    precision='precision', recall='recall', mean_overlap='mean IoU', calibration_error='ECE')
 OF_CLASSES = dict(AP='AP', AP50='AP50', AP75='AP75', AP_small='small', AP_medium='medium', AP_large='large',
                   best_f1='best F1', threshold='at score', precision='precision', recall='recall')
 
@@ -56,14 +58,14 @@ def evaluation_page(evaluation: Evaluation, tables: Mapping[str, Sequence[Row]],
     for name, image in images.items():
         sections += [f'<h2 id="{name}">{TITLES[name]}</h2>', html_figure(image, CAPTIONS[name])]
         if name == 'errors':
-            sections += [_errors(evaluation, tables['errors']), *_worst(evaluation)]
+            sections += [*(_errors(domain, tables['errors']) for domain in evaluation.domains), *_worst(evaluation)]
         elif name == 'class_ap':
             sections += [_classes(evaluation, domain, tables['classes']) for domain in evaluation.domains]
         elif name == 'confusion':
             sections += _confusions(evaluation)
     sections.append('<p class="soft">AP is that of COCO: the mean over IoU 0.5 to 0.95 and the classes that have '
-                    'objects. Every number of this page and behind its figures is in evaluation.json and in the CSV '
-                    'files beside it.</p>')
+                    'objects; precision, recall and F1 are at IoU 0.5; ECE is the expected calibration error. All '
+                    'numbers are in evaluation.json and the CSV files beside this page.</p>')
     return whole_page(f'{escape(evaluation.title)}: {headline(evaluation)}', sections, STYLE)
 
 
@@ -144,19 +146,17 @@ def _summary(evaluation: Evaluation, rows: Sequence[Row]) -> str:
 
 def _pairs(rows: Iterable[Row], key: str) -> str:
     """A figure of one or two rows, before and after."""
-    return ' → '.join(number(row[key]) for row in rows)
+    return ' → '.join(number(row[key]) for row in rows if row[key] is not None) or number(None)
 
 
-def _errors(evaluation: Evaluation, rows: Sequence[Row]) -> str:
-    names, body = ['kind', 'what it is'], []
-    for domain in evaluation.domains:
-        names += [f'{domain}: AP50 gained', 'at the best score', 'in all']
+def _errors(domain: str, rows: Sequence[Row]) -> str:
+    body = []
     for kind in KINDS:
-        of_kind = [[row for row in rows if (row['domain'], row['kind']) == (domain, kind)]
-                   for domain in evaluation.domains]
-        body.append([kind, escape(MEANING[kind]), *(_pairs(each, key) for each in of_kind
-                                                    for key in ('AP50_gained', 'at_threshold', 'count'))])
-    return html_table(names, body, ('name', 'text', *['number'] * (len(names) - 2)))
+        of_kind = [row for row in rows if (row['domain'], row['kind']) == (domain, kind)]
+        body.append([kind, escape(MEANING[kind]),
+                     *(_pairs(of_kind, key) for key in ('AP50_gained', 'at_threshold', 'count'))])
+    names = (escape(domain), 'what it is', 'AP50 gained', 'how many at the score of the best F1', 'in all')
+    return '<p></p>' + html_table(names, body, ('name', 'text', 'number', 'number', 'number'))
 
 
 def _classes(evaluation: Evaluation, domain: str, rows: Sequence[Row]) -> str:
@@ -166,8 +166,10 @@ def _classes(evaluation: Evaluation, domain: str, rows: Sequence[Row]) -> str:
             found.setdefault(row['class'], []).append(row)
     body = [[escape(name), number(each[-1]['objects']), *(
         _pairs(each if key in ('AP', 'AP50') else each[-1:], key) for key in OF_CLASSES)]
-        for name, each in found.items()]
-    return f'<p>{escape(domain)}{_last(evaluation)}</p>' + html_table(
+        for name, each in found.items() if each[-1]['objects']]
+    absent = ', '.join(escape(name) for name, each in found.items() if not each[-1]['objects'])
+    said = f'{escape(domain)}{_last(evaluation)}{f". No object of {absent}" if absent else ""}'
+    return f'<p>{said}</p>' + html_table(
         ('class', 'objects', *OF_CLASSES.values()), body, ('name', *['number'] * (len(OF_CLASSES) + 1)))
 
 
@@ -193,7 +195,7 @@ def _worst(evaluation: Evaluation) -> list[str]:
     parts = []
     for domain, measured in evaluation.domains.items():
         analyses = list(measured.values())
-        found = [picture_errors(each) for each in analyses]
+        found = [picture_errors(each, analyses[-1].threshold) for each in analyses]
         grown = len(found) > 1 and domain != next(iter(evaluation.domains))
         places = worst_pictures(found[-1], found[0] if grown else None)
         what = 'on which most has become wrong' if grown else 'on which most is wrong'
@@ -201,10 +203,11 @@ def _worst(evaluation: Evaluation) -> list[str]:
         figures = [html_figure(drawn_picture(analyses, [each[place] for each in found], place),
                                _caption(analyses[-1], found, place), 'jpeg') for place in places]
         parts += [f'<h2>Pictures of the {escape(domain)} {what}</h2>',
-                  f'<p>Left to right: {columns}, at the score of the best F1. <span class="good">Green</span> is found '
-                  'and right, <span class="wrong">red</span> is wrong; objects that are missed are dashed.</p>'
+                  f'<p>Left to right: {columns}, from a score of {analyses[-1].threshold:.2f} on. '
+                  '<span class="good">Green</span> is found and right, <span class="wrong">red</span> is wrong; objects '
+                  'that are missed are dashed.</p>'
                   if figures else f'<p>There is none: nothing {"became" if grown else "is"} wrong.</p>',
-                  f'<div class="pictures">{"".join(figures)}</div>']
+                  f'<div class="pictures{" three" if len(found) > 1 else ""}">{"".join(figures)}</div>']
     return parts
 
 

@@ -12,7 +12,7 @@ from mgdet_plugin.deploy.sheet import Box, draw_boxes, read_rgb
 from mgdet_plugin.runs.analysis.analysis import Analysis
 from mgdet_plugin.runs.analysis.error_kinds import RIGHT
 
-SHOWN = 8  # pictures of a set
+SHOWN = 6  # pictures of a set
 _SIDE = 380  # pixels of a drawn picture's longer side
 _SPACE = 6  # pixels between two
 _FEW = 12  # boxes up to which right ones are named, too
@@ -39,13 +39,14 @@ class PictureErrors(NamedTuple):
         return len(self.wrong) + len(self.missed)
 
 
-def picture_errors(one: Analysis) -> list[PictureErrors]:
-    """What is right and wrong on each picture."""
+def picture_errors(one: Analysis, threshold: float | None = None) -> list[PictureErrors]:
+    """What is right and wrong on each picture from a score on, by default that of the best F1."""
     matched, found = one.matched, []
+    shown = (matched.scores >= (one.threshold if threshold is None else threshold)) & ~matched.skipped[0]
     starts = np.searchsorted(matched.image, np.arange(len(one.results) + 1))
     for index, result in enumerate(one.results):
         inside = np.arange(starts[index], starts[index + 1])
-        inside = inside[one.shown[inside]]
+        inside = inside[shown[inside]]
         is_right = one.errors.kind[inside] == RIGHT
         missed = ~result.crowd
         missed[matched.target[0, inside[is_right]]] = False

@@ -48,6 +48,6 @@ def test_f1_by_hand():
     at = [90, 60, 30, 20]  # hundredths
     assert found.precision[at] == pytest.approx(precision) and found.recall[at] == pytest.approx(recall)
     assert found.threshold == 0.2 and found.best == pytest.approx((3 / 5, 3 / 4, 2 / 3))
-    assert found.f1[0] == pytest.approx(2 / 3) and found.precision[100] == 1 and found.f1[100] == 0
+    assert found.f1[0] == pytest.approx(2 / 3) and np.isnan(found.precision[100]) and found.f1[100] == 0
     assert np.isnan(confidence(scores, np.zeros(5, bool), 4).threshold)
     assert np.isnan(confidence(np.zeros(0), np.zeros(0, bool), 0).threshold)
