@@ -204,8 +204,8 @@ def _worst(evaluation: Evaluation) -> list[str]:
                                _caption(analyses[-1], found, place), 'jpeg') for place in places]
         parts += [f'<h2>Pictures of the {escape(domain)} {what}</h2>',
                   f'<p>Left to right: {columns}, from a score of {analyses[-1].threshold:.2f} on. '
-                  '<span class="good">Green</span> is found and right, <span class="wrong">red</span> is wrong; objects '
-                  'that are missed are dashed.</p>'
+                  '<span class="good">Green</span> is found and right, <span class="wrong">red</span> is wrong; '
+                  'objects that are missed are dashed.</p>'
                   if figures else f'<p>There is none: nothing {"became" if grown else "is"} wrong.</p>',
                   f'<div class="pictures{" three" if len(found) > 1 else ""}">{"".join(figures)}</div>']
     return parts
