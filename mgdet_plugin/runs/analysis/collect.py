@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ def collect(model: Any, loader: DataLoader, evaluator: Evaluator | None, name: s
         UserError: Nothing is labelled there, or boxes would be shifted by a letterbox.
     """
     dataset: Any = loader.dataset
-    truth = truth_of(dataset, evaluator)
+    infos = {info['img_id']: info for info in map(dataset.get_data_info, range(len(dataset)))}
+    truth = truth_of(infos, dataset.metainfo['classes'], evaluator)
     if all(crowd for objects in truth.values() for _, _, crowd, _ in objects):
         raise UserError(f'the {name} has {len(dataset):,} pictures and no object labelled on them: there is nothing to '
                         'measure against; give a config whose set is labelled, or --split val')
@@ -51,25 +52,34 @@ def collect(model: Any, loader: DataLoader, evaluator: Evaluator | None, name: s
                                        for key in ('bboxes', 'scores', 'labels'))
             boxes = corners.astype(float).reshape(-1, 4)
             boxes[:, 2:] -= boxes[:, :2]
-            drawn, classes, crowd, areas = zip(*truth[sample.img_id]) if truth[sample.img_id] else ((), (), (), ())
-            found.append(sorted_result(sample.img_id, sample.img_path, drawn, classes, crowd, areas, boxes, scores,
-                                       labels))
+            image = sample.get('img_id')
+            if image not in truth:
+                raise UserError(f'the pipeline of the {name} packs no img_id of its pictures, got {image!r}; add '
+                                "'img_id' to the meta_keys of its PackDetInputs")
+            drawn, classes, crowd, areas = zip(*truth[image]) if truth[image] else ((), (), (), ())
+            path = str(infos[image].get('img_path', ''))
+            found.append(sorted_result(image, path, drawn, classes, crowd, areas, boxes, scores, labels))
     return sorted(found, key=lambda each: (isinstance(each.image, str), each.image))
 
 
-def truth_of(dataset: Any, evaluator: Evaluator | None) -> Mapping[Any, Objects]:
-    """Id of each picture of a set -> its objects."""
+def truth_of(infos: Mapping[Any, Mapping[str, Any]], classes: Sequence[str],
+             evaluator: Evaluator | None) -> Mapping[Any, Objects]:
+    """Id of each picture of a set -> its objects.
+
+    Args:
+        infos: Id of a picture -> what its dataset says of it.
+        classes: Names of the dataset's classes.
+        evaluator: The set's.
+    """
     coco = next((metric._coco_api for metric in getattr(evaluator, 'metrics', ())
                  if isinstance(metric, CocoMetric) and metric._coco_api is not None), None)
     if coco is not None:  # with the areas of masks, and boxes that the dataset leaves out
-        places = {each: label for label, each in enumerate(coco.get_cat_ids(cat_names=dataset.metainfo['classes']))}
-        ids = [dataset.get_data_info(index)['img_id'] for index in range(len(dataset))]
+        places = {each: label for label, each in enumerate(coco.get_cat_ids(cat_names=classes))}
         return {image: [
             ([float(side) for side in each['bbox']], places[each['category_id']], bool(each.get('iscrowd')),
              float(each.get('area', np.prod(each['bbox'][2:])))) for each in coco.imgToAnns[image]
-            if each['category_id'] in places] for image in ids}
-    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
-    return {info['img_id']: [_object(each) for each in info.get('instances', ())] for info in infos}
+            if each['category_id'] in places] for image in infos}
+    return {image: [_object(each) for each in info.get('instances', ())] for image, info in infos.items()}
 
 
 def _object(instance: Mapping[str, Any]) -> tuple[list[float], int, bool, float]:

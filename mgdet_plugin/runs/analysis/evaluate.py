@@ -106,7 +106,8 @@ def _write_run(cfg: Config, folder: Path, best: Path) -> Path:
     followed, said = _old_set(cfg, folder)
     if followed is not None:
         sets[OLD], shown[OLD] = followed, said
-    return write(measure(sets, weights, folder.resolve().name, shown), make_folder(folder / FOLDER))[-1]
+    found = measure(sets, weights, folder.resolve().name, shown, say=len)  # the run has said it at its start
+    return write(found, make_folder(folder / FOLDER))[-1]
 
 
 def _old_set(cfg: Config, folder: Path) -> tuple[Config | None, str]:
@@ -130,7 +131,8 @@ def _old_set(cfg: Config, folder: Path) -> tuple[Config | None, str]:
 
 
 def measure(cfgs: Mapping[str, Config], weights: Mapping[str, str], title: str,
-            sources: Mapping[str, str] | None = None) -> Evaluation:
+            sources: Mapping[str, str] | None = None,
+            say: Callable[[str], object] = lambda line: print(line, file=sys.stderr)) -> Evaluation:
     """Let weights look at test sets and measure what they find.
 
     Args:
@@ -138,6 +140,7 @@ def measure(cfgs: Mapping[str, Config], weights: Mapping[str, str], title: str,
         weights: 'before' and 'after', or 'after' alone -> path.
         title: What the evaluation is called.
         sources: Name of a set -> where it comes from, for a person.
+        say: Takes what a person should know of weights that fit, a line each. Default: to standard error.
 
     Raises:
         UserError: A set or weights are missing or do not fit, or nothing is labelled.
@@ -158,7 +161,7 @@ def measure(cfgs: Mapping[str, Config], weights: Mapping[str, str], title: str,
             content = read_weights(path, sets.cfg)[1]
             for line in dict.fromkeys(each for cfg in cfgs.values() for each in compare_stored(path, content, cfg,
                                                                                             'test')):
-                print(line, file=sys.stderr)
+                say(line)
         states = {name: sets.read(path) for name, path in weights.items()}
         found: dict[str, dict[str, Any]] = {domain: {} for domain in cfgs}
         for name, state in states.items():

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS
 from mgdet_plugin.runs.analysis.analysis import Analysis, mean
 from mgdet_plugin.runs.analysis.error_kinds import KINDS, MEANING, MISSED
 from mgdet_plugin.runs.analysis.evaluation_record import AFTER, BEFORE, Evaluation, Row
-from mgdet_plugin.runs.analysis.picture_errors import drawn_picture, picture_errors, worst_pictures
+from mgdet_plugin.runs.analysis.picture_errors import PictureErrors, drawn_picture, picture_errors, worst_pictures
 from mgdet_plugin.runs.run_page import html_figure, html_table, whole_page
 
 TITLES = dict(
@@ -200,8 +201,7 @@ def _worst(evaluation: Evaluation) -> list[str]:
         places = worst_pictures(found[-1], found[0] if grown else None)
         what = 'on which most has become wrong' if grown else 'on which most is wrong'
         columns = 'truth, before, after' if len(found) > 1 else 'truth, found'
-        figures = [html_figure(drawn_picture(analyses, [each[place] for each in found], place),
-                               _caption(analyses[-1], found, place), 'jpeg') for place in places]
+        figures = [_picture(analyses, found, place) for place in places]
         parts += [f'<h2>Pictures of the {escape(domain)} {what}</h2>',
                   f'<p>Left to right: {columns}, from a score of {analyses[-1].threshold:.2f} on. '
                   '<span class="good">Green</span> is found and right, <span class="wrong">red</span> is wrong; '
@@ -211,7 +211,17 @@ def _worst(evaluation: Evaluation) -> list[str]:
     return parts
 
 
-def _caption(one: Analysis, found: Sequence[Sequence[Any]], place: int) -> str:
+def _picture(analyses: Sequence[Analysis], found: Sequence[Sequence[PictureErrors]], place: int) -> str:
+    """A picture, or what there is to say of it where it cannot be read by its path."""
+    caption = _caption(analyses[-1], found, place)
+    try:
+        drawn = drawn_picture(analyses, [each[place] for each in found], place)
+    except DECODER_ERRORS:
+        return f'<figure><figcaption>{escape(caption)}</figcaption></figure>'
+    return html_figure(drawn, caption, 'jpeg')
+
+
+def _caption(one: Analysis, found: Sequence[Sequence[PictureErrors]], place: int) -> str:
     result, last = one.results[place], found[-1][place]
     kinds = ', '.join(f'{last.kinds.count(kind)} {kind}' for kind in KINDS if kind in last.kinds)
     said = [f'{len(last.right)} of {int((~result.crowd).sum())} found', *([f'wrong: {kinds}'] if kinds else [])]

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 
@@ -87,8 +88,8 @@ def test_csv_has_what_json_has(folder, written):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Leave out the figures, which take most of the time."""
-    monkeypatch.setattr('mgdet_plugin.runs.analysis.analysis_plots.draw_analysis', lambda _: {})
+    """Leave out all figures but an empty one: they take most of the time."""
+    monkeypatch.setattr('mgdet_plugin.runs.analysis.analysis_plots.draw_analysis', lambda _: dict(errors=Figure()))
 
 
 def test_one_set_and_one_checkpoint(folder, undrawn):
@@ -125,6 +126,24 @@ def test_a_set_without_labels_is_refused(folder, tmp_path):
     assert not list(tmp_path.glob('out/*'))
 
 
+def test_a_picture_that_cannot_be_read_again_is_named(folder, undrawn, monkeypatch, tmp_path):
+    def refuse(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr('mgdet_plugin.runs.analysis.picture_errors.read_rgb', refuse)
+    _, paths = evaluate(str(folder / 'colours.py'), str(folder / 'blind.pth'), out=str(tmp_path))
+    page = paths[-1].read_text()
+    assert page.count('0 of 2 found') == 3 and 'image/jpeg' not in page
+
+
+def test_a_pipeline_that_packs_no_number_of_a_picture(folder, tmp_path):
+    cfg = Config.fromfile(folder / 'colours.py')
+    cfg.test_dataloader.dataset.pipeline[-1].meta_keys = ('img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    cfg.dump(tmp_path / 'keys.py')
+    with pytest.raises(UserError, match="packs no img_id of its pictures, got None; add 'img_id' to the meta_keys"):
+        evaluate(str(tmp_path / 'keys.py'), str(folder / 'weights.pth'), out=str(tmp_path / 'out'))
+
+
 def test_truth_is_that_of_the_metric_or_of_the_set(folder):
     """The file's areas count, which need not be those of boxes; without a file the set's own boxes do."""
     content = json.loads((folder / 'all.json').read_text())
@@ -133,8 +152,9 @@ def test_truth_is_that_of_the_metric_or_of_the_set(folder):
     (folder / 'areas.json').write_text(json.dumps(content))
     case = case_of(folder, 'COCO', ORDERS[1], 'ours')
     dataset = case.loader.dataset
-    known = truth_of(dataset, Evaluator(dict(type='FasterCocoMetric', ann_file=str(folder / 'areas.json'))))
-    own = truth_of(dataset, Evaluator(dict(type='CocoMetric')))
+    infos = {each['img_id']: each for each in map(dataset.get_data_info, range(len(dataset)))}
+    known = truth_of(infos, CLASSES, Evaluator(dict(type='FasterCocoMetric', ann_file=str(folder / 'areas.json'))))
+    own = truth_of(infos, CLASSES, Evaluator(dict(type='CocoMetric')))
     assert {each[3] for objects in known.values() for each in objects} == {7.0}
     for image, objects in own.items():
         assert [each[:3] for each in objects] == [each[:3] for each in known[image]]
@@ -171,12 +191,13 @@ def words(folder, *options):
     return [str(folder / 'config.py'), '--work-dir', str(folder / 'work'), *given]
 
 
-def test_a_run_that_ended_has_a_page(run_folder, undrawn):
+def test_a_run_that_ended_has_a_page(run_folder, undrawn, capsys):
     """Of its validation set and of the old images that were held out."""
     said = []
     evaluate_run(words(run_folder, 'keep.images=nowhere'), said.append)
     page = run_folder / 'work/evaluation/evaluation.html'
     assert said == [f'what {run_folder}/work/best.pth detects: {page}'] and page.is_file()
+    assert not capsys.readouterr().err
     record = json.loads((page.parent / 'evaluation.json').read_text())
     assert [(row['domain'], row['weights'], row['images']) for row in record['summary']] == [
         (domain, weights, 8) for domain in ('new domain', 'old domain') for weights in ('before', 'after')]
@@ -193,7 +214,7 @@ def test_a_run_that_asks_for_none_has_none(run_folder, monkeypatch):
 
 
 def test_what_goes_wrong_is_one_line_and_no_failure(run_folder, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError('out of\nmemory')
 
     monkeypatch.setattr(module, 'measure', fail)
