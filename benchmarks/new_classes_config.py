@@ -41,7 +41,7 @@ test_dataloader = dict(
     dataset=dict(type='CocoDataset', ann_file='', data_prefix=dict(img=''), metainfo=dict(classes=()), test_mode=True,
                  pipeline=test_pipeline))
 val_dataloader = test_dataloader
-test_evaluator = dict(type='CocoMetric', ann_file='', metric='bbox', format_only=False)
+test_evaluator = dict(type='FasterCocoMetric', ann_file='', metric='bbox', format_only=False)
 val_evaluator = test_evaluator
 val_cfg = dict(others=dict(old=dict(dataloader=test_dataloader, evaluator=test_evaluator)))
 train_cfg = dict(val_interval=1000)  # after the last epoch, which is the one that counts

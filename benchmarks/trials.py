@@ -32,9 +32,10 @@ from mgdet_plugin.runs.run_axes import png
 ROOT = Path(__file__).resolve().parents[1]
 FINISHED = 'finished.json'
 LOG = 'train.log'
-ONE_PROCESS = {f'{split}_dataloader.{key}': value for split in ('train', 'val', 'test')
-               for key, value in (('num_workers', 0), ('persistent_workers', False))}
-"""Options with which a run takes one core: its loaders have no processes of their own."""
+ONE_PROCESS: dict[str, Any] = {'evaluate': False} | {
+    f'{split}_dataloader.{key}': value for split in ('train', 'val', 'test')
+    for key, value in (('num_workers', 0), ('persistent_workers', False))}
+"""Options with which a run takes one core: its loaders have no processes of their own, and no page is made of it."""
 Say = Callable[[str], None]
 
 

@@ -9,12 +9,13 @@ from mgdet_plugin.engine.hooks.staged_unfreeze_hook import StagedUnfreezeHook
 from mgdet_plugin.engine.hooks.whole_checkpoint_hook import WholeCheckpointHook
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.loops.staged_train_loop import StagedTrainLoop
+from mgdet_plugin.engine.metrics.faster_coco_metric import FasterCocoMetric
 from mgdet_plugin.engine.optim.staged_lr_scheduler import StagedLR
 from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import StagedOptimWrapperConstructor
 from mgdet_plugin.engine.tensorboard_backend import OptionalTensorboardVisBackend
 
 __all__ = [
-    'ChannelsLastHook', 'ClassWeightsHook', 'ConsoleHook', 'L2SPHook', 'LossValLoop', 'OptionalTensorboardVisBackend',
-    'RandomStateHook', 'ResultsHook', 'StagedLR', 'StagedOptimWrapperConstructor', 'StagedTrainLoop',
-    'StagedUnfreezeHook', 'WholeCheckpointHook',
+    'ChannelsLastHook', 'ClassWeightsHook', 'ConsoleHook', 'FasterCocoMetric', 'L2SPHook', 'LossValLoop',
+    'OptionalTensorboardVisBackend', 'RandomStateHook', 'ResultsHook', 'StagedLR', 'StagedOptimWrapperConstructor',
+    'StagedTrainLoop', 'StagedUnfreezeHook', 'WholeCheckpointHook',
 ]

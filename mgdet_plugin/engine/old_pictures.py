@@ -27,6 +27,7 @@ from mgdet_plugin.models.maths.grid import flatten_maps
 from mgdet_plugin.plan.keeping import OLD_SET, Keeping
 
 FOLDER = 'keep'  # in a run's folder
+HELD_OUT_RECORD = f'{FOLDER}/held_out.json'  # what the start weights see in the old pictures that are held out
 _LOOK = 50  # pictures looked at before the teacher is said to see nothing
 
 
@@ -173,10 +174,9 @@ class OldPictures:
 
     def follow(self, runner: Runner, dataset: OldImages, keeping: Keeping) -> None:
         """Let every validation of a run measure the held-out pictures by what the teacher sees in them."""
-        loop, folder = runner.val_loop, Path(runner.work_dir, FOLDER)
+        loop, path = runner.val_loop, Path(runner.work_dir, HELD_OUT_RECORD)
         if not isinstance(loop, LossValLoop):
             return
-        path = folder / 'held_out.json'
 
         def write() -> None:
             pictures, found = [], []
@@ -188,14 +188,18 @@ class OldPictures:
             if all(each['iscrowd'] for each in content['annotations']):
                 raise UserError(f'the weights see nothing in the {len(pictures)} old images held out: give pictures '
                                 'like those they were trained on')
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_together({path: lambda stream: stream.write(json.dumps(content).encode())})
 
         on_first_rank(write)
-        leaf = dict(type='CocoDataset', ann_file=str(path), data_prefix=dict(img=''), test_mode=True,
-                    metainfo=dict(classes=self.names), pipeline=self.pipeline)
-        loader = {**copy.deepcopy(runner.cfg.val_dataloader), 'dataset': leaf}
+        loader, evaluator = held_out_set(runner.cfg.val_dataloader, path, self.names)
         own = runner.visualizer.dataset_meta
-        loop.others[OLD_SET] = ValLoop(runner, loader, dict(type='CocoMetric', ann_file=str(path), metric='bbox'),
-                                   loop.fp16)
+        loop.others[OLD_SET] = ValLoop(runner, loader, evaluator, loop.fp16)
         runner.visualizer.dataset_meta = own
+
+
+def held_out_set(loader: Mapping[str, Any], path: Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configs of dataloader and evaluator of old pictures held out, prepared as the validation set of a loader."""
+    leaf = dict(type='CocoDataset', ann_file=str(path), data_prefix=dict(img=''), test_mode=True,
+                metainfo=dict(classes=list(names)), pipeline=pipeline_of(loader['dataset']))
+    return {**copy.deepcopy(loader), 'dataset': leaf}, dict(type='FasterCocoMetric', ann_file=str(path), metric='bbox')

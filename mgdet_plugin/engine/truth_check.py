@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmcv.transforms import LoadAnnotations, Resize
-from mmdet.registry import DATASETS, MODELS, TRANSFORMS
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
@@ -44,7 +45,7 @@ def _check_set(cfg: Config, split: str, leaf: Mapping[str, Any], steps: Sequence
             'input; put LoadAnnotations after Resize and Pad, as mmdet does')
     evaluator = cfg.get(f'{split}_evaluator') or {}
     metrics = [each.get('type') for each in ([evaluator] if isinstance(evaluator, Mapping) else evaluator)]
-    if any(metric != 'CocoMetric' for metric in metrics):  # which reads its own file
+    if not all(issubclass(METRICS.get(str(metric)) or object, CocoMetric) for metric in metrics):  # reads its own file
         raise UserError(f'{said} ({", ".join(map(str, metrics))} would hold detections in pixels of the picture '
                         'against them)')
     yield f'{said} (pictures that are drawn show them out of place)'

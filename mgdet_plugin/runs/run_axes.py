@@ -6,6 +6,7 @@ from io import BytesIO
 from itertools import cycle, pairwise
 from typing import Literal
 
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -39,6 +40,14 @@ def png(figure: Figure) -> bytes:
     """A figure as a PNG."""
     buffer = BytesIO()
     figure.savefig(buffer, format='png')
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """A figure as an SVG, the same bytes whenever it is drawn."""
+    buffer = BytesIO()
+    with rc_context({'svg.hashsalt': 'mgdet'}):
+        figure.savefig(buffer, format='svg', metadata=dict(Date=None))
     return buffer.getvalue()
 
 

@@ -27,7 +27,7 @@ def job(tmp_path_factory):
     (folder / 'names.txt').write_text('\n'.join(CLASSES))
     weights = folder / 'weights' / 'model5.pth'
     weights.parent.mkdir()
-    config = write_config(folder / 'stage1.py', data, load_from=str(weights))
+    config = write_config(folder / 'stage1.py', data, load_from=str(weights), evaluate=True)
     steps = {
         'import': run_tool('import_keras', folder / 'model5.keras', weights, '--classes', folder / 'names.txt',
                            '--cfg-options', *options(TINY_OPTIONS), cwd=folder),
@@ -42,6 +42,15 @@ def test_every_step_succeeds(job):
     _, _, steps = job
     for name, step in steps.items():
         assert step.returncode == 0, (name, step.stderr[-3000:])
+
+
+def test_the_run_ends_with_a_page_about_its_best_weights(job):
+    folder, _, steps = job
+    [line] = [each for each in steps['train'].stderr.splitlines() if 'evaluation' in each]
+    assert line == f'what {folder}/run/best.pth detects: {folder}/run/evaluation/evaluation.html'
+    assert steps['train'].stderr.splitlines()[-1] == line
+    [before, after] = json.loads((folder / 'run/evaluation/evaluation.json').read_text())['summary']
+    assert (before['weights'], after['weights'], after['images']) == ('before', 'after', 8)
 
 
 def test_only_the_predict_convs_changed(job):

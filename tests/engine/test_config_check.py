@@ -82,7 +82,7 @@ def test_members_of_another_library_s_transform_are_its_own():
 
 
 @pytest.mark.parametrize('key, value, said', [
-    ('val_evaluator.metric', 'mAP', 'val_evaluator (CocoMetric) cannot be built: KeyError: "metric should be one of'),
+    ('val_evaluator.metric', 'mAP', 'val_evaluator (FasterCocoMetric) cannot be built: KeyError: "metric should be'),
     ('model.bbox_head.loss.coord_scale', 'abc', 'model.bbox_head.loss.coord_scale: MultiGridLoss takes a number, got'),
     ('model.bbox_head.anchors', None, 'model.bbox_head.assigner (MultiGridAssigner) cannot be built: TypeError'),
     ('model.backbone.init_cfg', dict(type='Pretraned'), "model.backbone.init_cfg.type is 'Pretraned', and no weight"),

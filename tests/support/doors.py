@@ -33,6 +33,10 @@ from torch.nn.functional import avg_pool2d
 from mgdet_plugin.engine.loops.loss_val_loop import LossValLoop
 from mgdet_plugin.engine.loops.validation import measure
 from mgdet_plugin.models.maths.letterbox import letterbox_geometry, letterbox_image
+from mgdet_plugin.runs.analysis.analysis import OVERLAPS
+from mgdet_plugin.runs.analysis.average_precision import precision_curves
+from mgdet_plugin.runs.analysis.collect import collect
+from mgdet_plugin.runs.analysis.matching import match_all
 from mgdet_plugin.runs.held_out import HeldOut, quiet
 
 SCALE = (128, 96)
@@ -230,6 +234,19 @@ def compared(case: Case) -> dict[str, float]:
     return held.measure(case.model.state_dict())['new']
 
 
+def evaluated(case: Case) -> dict[str, float]:
+    """Pictures whose truth and detections are judged one by one."""
+    loader = case.loader
+    results = collect(case.model, loader, case.evaluator(loader), 'set')
+    for each in results:
+        true, found = (np.concatenate([part[:, :2], part[:, :2] + part[:, 2:]], 1) for part in (each.truth, each.boxes))
+        gt, ignored = (dict(bboxes=torch.from_numpy(true[each.crowd == flag]).float()) for flag in (False, True))
+        Kept.seen.append(dict(img_path=each.path, gt_instances=gt, ignored_instances=ignored, pred_instances=dict(
+            bboxes=torch.from_numpy(found).float(), labels=torch.from_numpy(each.labels))))
+    average = precision_curves(match_all(results, len(CLASSES), OVERLAPS)).average
+    return {'coco/bbox_mAP': round(average.mean(), 3), 'coco/bbox_mAP_50': round(average[0].mean(), 3)}
+
+
 def subset(case: Case) -> dict[str, float]:
     """Images picked from a set, as the guard and blending do it."""
     loader = case.loader
@@ -273,8 +290,8 @@ def inferencer_by_array(case: Case) -> dict[str, float]:
 
 DOORS: dict[str, Callable[[Case], dict[str, float]]] = {
     'LossValLoop': validation_loop, 'baselines': baselines, 'mmdet ValLoop': mmdet_val_loop,
-    'mmdet TestLoop': mmdet_test_loop, 'compare, blend': compared, 'subset': subset, 'head.predict': head,
-    'DetInferencer, path': inferencer_by_path, 'DetInferencer, array': inferencer_by_array}
+    'mmdet TestLoop': mmdet_test_loop, 'compare, blend': compared, 'evaluate': evaluated, 'subset': subset,
+    'head.predict': head, 'DetInferencer, path': inferencer_by_path, 'DetInferencer, array': inferencer_by_array}
 
 
 @torch.no_grad()

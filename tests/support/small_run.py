@@ -64,7 +64,7 @@ def write_config(path: Path, data: Path, base: str = 'mgdet_model5_stage1.py', *
     cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = str(data / 'all.json')
     cfg.merge_from_dict({'train_cfg.max_epochs': 1, 'default_hooks.logger.interval': 1,
                          'model.test_cfg.score_thr': 0.001,
-                         'randomness': dict(seed=1),
+                         'randomness': dict(seed=1), 'evaluate': False,
                          **options})
     with plain_config_text():
         cfg.dump(path)

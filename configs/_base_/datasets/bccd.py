@@ -63,5 +63,5 @@ test_dataloader = dict(
 # Followed on the test set, by which no epoch is chosen; to choose one, train without val.json and validate on it.
 val_dataloader = test_dataloader
 test_evaluator = dict(
-    type='CocoMetric', ann_file=data_root + 'annotations/test.json', metric='bbox', format_only=False)
+    type='FasterCocoMetric', ann_file=data_root + 'annotations/test.json', metric='bbox', format_only=False)
 val_evaluator = test_evaluator

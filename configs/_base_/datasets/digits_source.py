@@ -117,5 +117,5 @@ test_dataloader = dict(
         test_mode=True,
         pipeline=test_pipeline))
 
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'val.json', metric='bbox', format_only=False)
-test_evaluator = dict(type='CocoMetric', ann_file=data_root + 'test.json', metric='bbox', format_only=False)
+val_evaluator = dict(type='FasterCocoMetric', ann_file=data_root + 'val.json', metric='bbox', format_only=False)
+test_evaluator = dict(type='FasterCocoMetric', ann_file=data_root + 'test.json', metric='bbox', format_only=False)

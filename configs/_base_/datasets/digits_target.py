@@ -111,8 +111,8 @@ test_dataloader = dict(
         test_mode=True,
         pipeline=test_pipeline))
 
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'val.json', metric='bbox', format_only=False)
-test_evaluator = dict(type='CocoMetric', ann_file=data_root + 'test.json', metric='bbox', format_only=False)
+val_evaluator = dict(type='FasterCocoMetric', ann_file=data_root + 'val.json', metric='bbox', format_only=False)
+test_evaluator = dict(type='FasterCocoMetric', ann_file=data_root + 'test.json', metric='bbox', format_only=False)
 
 # What the weights come from, for a config that follows how much of it is kept:
 # val_cfg=dict(others=dict(old=old_domain)).

@@ -48,6 +48,9 @@ def train_command(arguments: Sequence[str]) -> int:
             run_mmdet_script('train', words)
     finally:
         PROGRESS.clear()
+    if words is not None:
+        from mgdet_plugin.runs.analysis.evaluate import evaluate_run
+        evaluate_run(words)
     return 0
 
 

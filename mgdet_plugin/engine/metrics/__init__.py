@@ -1,0 +1,1 @@
+"""Metrics, one registered class a file."""
