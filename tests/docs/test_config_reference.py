@@ -38,8 +38,9 @@ INHERITED = {'StagedTrainLoop': EpochBasedTrainLoop, 'WholeCheckpointHook': Chec
 HANDED = {'StagedTrainLoop': ('runner', 'dataloader'), 'LossValLoop': ('runner', 'dataloader', 'evaluator'),
           'StagedLR': ('optimizer', ), 'MultiGridAssigner': ('anchors', 'strides'),
           'MultiGridBBoxCoder': ('anchors', 'strides', 'xy_scale', 'use_softmax')}
-WHOLE = {'MultiGridDet': 'the arguments are those of its parent', 'KeepHook': 'keep',
-         **dict.fromkeys(('OptionalTensorboardVisBackend', 'FasterCocoMetric'), 'the arguments are those of its parent'),
+WHOLE = {'KeepHook': 'keep',
+         **dict.fromkeys(('MultiGridDet', 'OptionalTensorboardVisBackend', 'FasterCocoMetric'),
+                         'the arguments are those of its parent'),
          **dict.fromkeys(('StagedDataset', 'StagedBatchSampler', 'OldImages'), 'the train loop builds it')}
 ALLOWED = {('A stage', 'schedule'): plan.SCHEDULES, ('until', 'rule'): until.RULES, ('plan', 'start'): STARTS,
            ('MultiGridLoss', 'normalizers'): NORMALIZERS, ('MultiGridLoss', 'overlap'): OVERLAP_KINDS,
