@@ -10,6 +10,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.deploy.extra import needed
 from mgdet_plugin.runs.held_out import quiet
 from tests.support.small_run import CLASSES, make_dataset, write_config
 
@@ -45,6 +47,9 @@ def tiny_model(folder: Path) -> TinyModel:
 
 
 def needs(*modules: str) -> None:
-    """Skip where a library of the extra ``deploy`` is not installed."""
+    """Skip where a library of the extra ``deploy`` is not installed. What is, is imported as the package imports it."""
     for module in modules:
-        pytest.importorskip(module, reason=f"{module} is of the extra deploy: pip install 'mgdet[deploy]'")
+        try:
+            needed(module, 'this test')
+        except UserError as error:
+            pytest.skip(str(error))
