@@ -37,7 +37,7 @@ class Way:
 
 
 def ways(cfg: Config, old: Mapping[int | str, Path]) -> dict[str, Way]:
-    """All ways, each as many steps as the staged one.
+    """All ways, each as many steps as the staged one, those named 'long' twice as many.
 
     Args:
         cfg: The config that they change, with the guide's three stages: head, neck, full.
@@ -72,8 +72,12 @@ def ways(cfg: Config, old: Mapping[int | str, Path]) -> dict[str, Way]:
         strange = not isinstance(name, int)
         found[way] = Way(title, KEEP, {**everything(KEPT_LR),
                                        'keep': dict(images=str(folder), **(_STRANGE if strange else {}))})
+    longer = [head, neck, {**full, 'epochs': full['epochs'] + 20}]
+    found['guide_long'] = Way("the guide's stages, 20 epochs more", SWEEP, {'stages': longer})
     if 50 in old:
         found |= _around(dict(images=str(old[50])), everything)
+        found['guide_keep_50_long'] = Way("the guide's stages, 20 epochs more, keep, 50 old images, weight 3", KEEP, {
+            'keep': dict(images=str(old[50]), weight=3.0), 'stages': longer})
         found['replay_50'] = Way('50 old images with labels', LABELLED, {
             **everything(1e-3), **_labelled(cfg, new=1, old=4, only=50)})
     # 150 steps an epoch of as many new as old images: seven are a twentieth more steps than the others have.

@@ -45,7 +45,8 @@ from tests.support.run_folder import write_run
 BREAKS = {'staged': None, 'all_1e-4': None, 'all_1e-3': 'rate', 'head_only': None, 'two_to_zero': 'skipped-level',
           'mosaic_frozen': 'mixing-while-frozen'}
 HELD = {'keep_10': 'rate', 'keep_50': 'rate', 'keep_200': 'rate', 'keep_photos': 'rate', 'keep_new_alone': 'rate',
-        'guide_keep_50': None, 'keep_50_weight_0.3': 'rate', 'keep_50_weight_3': 'rate', 'keep_50_share_third': 'rate',
+        'guide_keep_50': None, 'guide_keep_50_long': None, 'keep_50_weight_0.3': 'rate', 'keep_50_weight_3': 'rate',
+        'keep_50_share_third': 'rate',
         **{f'keep_50_{name}': 'rate' for name in ('frozen_bn', 'lr_1e-3', 'lr_3e-3', 'no_mixing', 'half_steps')}}
 KNOWN = ways(Config.fromfile(ROOT / CONFIG), {**{count: Path(f'old_{count}') for count in (10, 50, 200)},
                                               'photographs': Path('photographs')})
@@ -86,7 +87,7 @@ def test_each_way_runs_and_breaks_the_rule_it_is_named_for(way, nano):
     refuse_broken(check_rules(plan, cfg, nano))
     found = {each.rule for each in check_rules(replace(plan, allow=frozenset()), cfg, nano) if each.is_error}
     assert found == {(BREAKS | HELD)[way]} - {None}
-    assert plan.epochs == (10 if way.endswith('half_steps') else 20) and plan.start == 'full'
+    assert plan.epochs == dict(steps=10, long=40).get(way.rpartition('_')[2], 20) and plan.start == 'full'
     assert cfg.train_cfg.val_interval == 5
 
 
@@ -122,19 +123,21 @@ def test_seeds_and_names_of_runs():
 
 
 def test_ways_that_hold_on():
-    assert set(KNOWN) == {*BREAKS, *HELD, 'replay_50', 'joint'}
+    assert set(KNOWN) == {*BREAKS, *HELD, 'replay_50', 'joint', 'guide_long'}
     assert {way for way, each in KNOWN.items() if each.family == SWEEP} == {
         'keep_50_weight_0.3', 'keep_50_weight_3', 'keep_50_share_third', 'keep_50_frozen_bn', 'keep_50_lr_1e-3',
-        'keep_50_lr_3e-3', 'keep_50_no_mixing', 'keep_50_half_steps'}
+        'keep_50_lr_3e-3', 'keep_50_no_mixing', 'keep_50_half_steps', 'guide_long'}
     plans = {way: Plan.from_cfg(config_of(way)) for way in HELD}
     assert {way: (plan.keep.images, plan.keep.weight, plan.keep.beside(4)) for way, plan in plans.items()} == {
         **{f'keep_{count}': (f'old_{count}', 1, 4) for count in (10, 50, 200)}, 'keep_photos': ('photographs', 1, 4),
-        'keep_new_alone': (None, 1, 4), 'guide_keep_50': ('old_50', 1, 4), 'keep_50_weight_0.3': ('old_50', 0.3, 4),
+        'keep_new_alone': (None, 1, 4), 'guide_keep_50': ('old_50', 1, 4), 'guide_keep_50_long': ('old_50', 3, 4),
+        'keep_50_weight_0.3': ('old_50', 0.3, 4),
         'keep_50_weight_3': ('old_50', 3, 4), 'keep_50_share_third': ('old_50', 1, 2),
         **{f'keep_50_{name}': ('old_50', 1, 4)
            for name in ('frozen_bn', 'lr_1e-3', 'lr_3e-3', 'no_mixing', 'half_steps')}}
     assert plans['keep_50_frozen_bn'].stages[0].freeze == ('*.bn', )
-    assert [len(plan.stages) for plan in plans.values()].count(3) == 1
+    assert {way for way, plan in plans.items() if len(plan.stages) == 3} == {'guide_keep_50', 'guide_keep_50_long'}
+    assert plans['guide_keep_50_long'].epochs == Plan.from_cfg(config_of('guide_long')).epochs == 40
 
 
 @pytest.mark.parametrize(('way', 'steps'), [('replay_50', 1000), ('joint', 1050)])

@@ -117,7 +117,7 @@ def test_plans_are_the_guide_s_as_one_run_and_as_stages(load, family, guide):
 def test_configs_that_keep_differ_in_that_alone(load):
     """model5's in nothing else from the guide's stages; nano's is one stage at twenty times their rate."""
     guide, kept = (load(f'mgdet_model5_{name}.py') for name in ('staged', 'keep'))
-    assert kept.pop('keep') == dict(images='data/old/') and kept.to_dict() == guide.to_dict()
+    assert kept.pop('keep') == dict(images='data/old/', weight=3.0) and kept.to_dict() == guide.to_dict()
     nano = load('mgdet_nano_keep.py')
     stage, = build_plan(nano.stages)
     assert (stage.epochs, stage.freeze_level, stage.lr) == (20, 0, 2e-3)

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.hooks.keep_hook import HELD_OUT
+from mgdet_plugin.engine.old_pictures import HELD_OUT_RECORD
 from mgdet_plugin.runs.analysis import evaluate as module
 from mgdet_plugin.runs.analysis.analysis_plots import FIGURES
 from mgdet_plugin.runs.analysis.collect import truth_of
@@ -182,7 +182,7 @@ def run_folder(tmp_path_factory):
     content = json.loads((data / 'all.json').read_text())
     for image in content['images']:
         image['file_name'] = str(data / 'images' / image['file_name'])
-    (folder / 'work' / HELD_OUT).write_text(json.dumps(content))
+    (folder / 'work' / HELD_OUT_RECORD).write_text(json.dumps(content))
     return folder
 
 
