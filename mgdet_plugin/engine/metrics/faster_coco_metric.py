@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 PACKAGE = 'faster_coco_eval'
 
 
-@METRICS.register_module()
+@METRICS.register_module(force=True)  # onedl-mmdetection has one of this name, which needs the package
 class FasterCocoMetric(CocoMetric):
     """mmdet's ``CocoMetric``, all its options and figures, several times as fast on large sets.
 
