@@ -182,8 +182,8 @@ def check_same_tensors(path: str, found: Mapping[str, Tensor], wanted: Mapping[s
                         'weights of this model')
     broken = [key for key, value in found.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
-        raise UserError(f'{path} has numbers that are not finite, {_counted(dict(tensors=broken))[0]}: a model with '
-                        'them finds nothing; give an earlier checkpoint')
+        raise UserError(f'{path} has numbers that are not finite in {_counted({"of its tensors": broken})[0]}: a '
+                        'model with them finds nothing; give an earlier checkpoint')
 
 
 def _lacking(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
