@@ -5,9 +5,12 @@ import errno
 import glob
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, cast
 
 from mgdet_plugin.common.errors import UserError
@@ -17,6 +20,7 @@ WRITTEN_BY = 'give a .pth file that tools/import_keras.py or a training run wrot
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 """Those of mmdet's DetInferencer."""
 _TEMPORARY = '.tmp'
+_FULL = 2**20  # bytes free; what is written in blocks fails with a little left
 
 
 class CountedStream:
@@ -129,6 +133,38 @@ def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]],
     finally:
         for temporary, _ in staged:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A folder beside a file to come, for what libraries write by name; removed at the end.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    try:
+        folder = TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent)
+    except OSError as error:
+        raise UserError(f'cannot write {path}: {error.strerror}; give another path') from error
+    with folder as name:
+        yield Path(name)
+
+
+@contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """Say of a library that fails while it writes beside ``path`` that the disk is full, where it is.
+
+    Raises:
+        UserError: It is; torch and OpenVINO raise errors of their own that do not say why.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) or shutil.disk_usage(path.parent).free < _FULL:
+            why = getattr(error, 'strerror', None) or os.strerror(errno.ENOSPC)
+            raise UserError(f'cannot write {path}: {why}; nothing was written, and an earlier file of this name is as '
+                            'it was') from error
+        raise
 
 
 def _remove_left_over(path: Path) -> None:

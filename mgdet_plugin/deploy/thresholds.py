@@ -49,13 +49,17 @@ def scores_of(text: str) -> dict[str | None, float]:
     """Class -> its score, others under None, of a text: ``0.5``, ``person=0.6,dog=0.4`` or both in one.
 
     Raises:
-        UserError: A score is no number.
+        UserError: A score is no number, or a class has two.
     """
     found: dict[str | None, float] = {}
     for entry in text.split(','):
         name, _, value = entry.rpartition('=')
+        key = name.strip() or None
+        if key in found:
+            raise UserError(f'--score-thr gives {key or "all other classes"} two scores, {found[key]} and {value}; '
+                            'give one of them')
         try:
-            found[name.strip() or None] = float(value)
+            found[key] = float(value)
         except ValueError:
             raise UserError(f'--score-thr takes 0.5, person=0.6,dog=0.4 or both, got {entry!r}') from None
     return found

@@ -155,7 +155,7 @@ def compare_anchors(path: str, meta: Mapping[str, Any], cfg: Config) -> list[str
 
 
 def check_same_tensors(path: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], cfg: Config) -> None:
-    """Refuse weights that do not have the names and shapes a model's state dict has.
+    """Refuse weights that do not have the names and shapes a model's state dict has, or numbers that are not finite.
 
     A checkpoint of the backbone alone is refused too; a config names it in ``backbone.init_cfg``.
 
@@ -180,6 +180,10 @@ def check_same_tensors(path: str, found: Mapping[str, Tensor], wanted: Mapping[s
     if problems:
         raise UserError(f'{path} does not fit the model of {config_name(cfg)}: {", ".join(problems)}; give the '
                         'weights of this model')
+    broken = [key for key, value in found.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        raise UserError(f'{path} has numbers that are not finite in {_counted({"of its tensors": broken})[0]}: a '
+                        'model with them finds nothing; give an earlier checkpoint')
 
 
 def _lacking(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:

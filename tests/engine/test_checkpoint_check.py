@@ -97,6 +97,12 @@ def test_backbone_alone_is_refused(cfg, state, tmp_path):
         check(cfg, tmp_path / 'a.pth', part)
 
 
+def test_numbers_that_are_not_finite_are_refused(cfg, state, tmp_path):
+    key = next(key for key in state if key.endswith('conv.weight'))
+    with pytest.raises(UserError, match=rf'not finite in 1 of its tensors \({key}\).*give an earlier checkpoint'):
+        check(cfg, tmp_path / 'a.pth', dict(state_dict={**state, key: state[key] * float('nan')}))
+
+
 def test_mismatched_shapes_are_named(cfg, state, tmp_path):
     key = 'neck.up_convs.0.conv.weight'
     state[key] = state[key][:3]

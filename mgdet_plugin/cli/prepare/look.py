@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mgdet_plugin.cli.parser import Parser, cfg_options
+from mgdet_plugin.common.errors import require
 from mgdet_plugin.common.files import check_destination
 from mgdet_plugin.common.resources import config_path
 from mgdet_plugin.common.weights_path import check_weights_path
@@ -30,6 +31,7 @@ def look_command(arguments: Sequence[str]) -> int:
     if args.checkpoint:
         check_weights_path(args.checkpoint, args.config)
     if args.out:
+        require(Path(args.out).suffix.lower() == '.png', 'the file to draw must end in .png', args.out)
         check_destination(Path(args.out), path)
     from mgdet_plugin.prepare.batches.look import look_at_stage
     from mgdet_plugin.prepare.batches.view import View

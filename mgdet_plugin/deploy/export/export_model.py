@@ -6,11 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mgdet_plugin.common.errors import is_number, require
-from mgdet_plugin.common.files import check_destination, write_together
+from mgdet_plugin.common.files import check_destination, folder_beside, full_disk_told, write_together
 
 if TYPE_CHECKING:  # what is wrong with arguments is told without importing torch and mmdet
     import numpy as np
@@ -65,10 +64,11 @@ def export_model(weights: str | Path, out: str | Path, config: str | Path | None
     description = describe(found, backend, nms, precision)
     reference = Predictor(backend)
     labelled = labelled_pictures(found.cfg, reference.classes, pictures, count)
-    with TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as folder:
-        made = Path(folder, out.name)
-        write(found, backend, description, form, made, labelled, reference, max_drop, say)
-        files = sorted(each for each in Path(folder).iterdir())  # .bin before .xml
+    with folder_beside(out) as folder:
+        made = folder / out.name
+        with full_disk_told(out):
+            write(found, backend, description, form, made, labelled, reference, max_drop, say)
+        files = sorted(folder.iterdir())  # .bin before .xml
         size = sum(each.stat().st_size for each in files)
         say(f'measuring on {len(labelled)} pictures')
         parity = compare(reference, detect(made, device=None if form != 'torch' else 'cpu'), labelled,

@@ -68,9 +68,7 @@ def centre_distance_penalty(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 def _corners(boxes: Tensor) -> tuple[Tensor, ...]:
     """Left, top, right and bottom of boxes (..., 4), each contiguous: pairs of strided ones take many times as long."""
-    if torch.jit.is_tracing():  # exporters lose the number of dimensions in a permutation
-        return boxes.unbind(-1)
-    return boxes.movedim(-1, 0).contiguous().unbind()
+    return boxes.movedim(boxes.ndim - 1, 0).contiguous().unbind()  # -1 is left as it is in a graph of ONNX
 
 
 def _area(left: Tensor, top: Tensor, right: Tensor, bottom: Tensor) -> Tensor:

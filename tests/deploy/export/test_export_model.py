@@ -1,6 +1,9 @@
 """Exported files: the boxes of the weights, at any batch and size, or nothing at all."""
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from mgdet_plugin import UserError, detect
 from mgdet_plugin.datasets.sources.annotated import Box, Picture
 from mgdet_plugin.deploy.backends.torch_backend import build_model, read_model
 from mgdet_plugin.deploy.description import Description
+from mgdet_plugin.deploy.export import export_model as export_module
 from mgdet_plugin.deploy.export.export_model import export_model
 from mgdet_plugin.deploy.export.graph import DetectorGraph
 from mgdet_plugin.deploy.export.labelled import labelled_pictures, mean_ap
@@ -202,3 +206,22 @@ def test_a_pipeline_that_does_more_than_a_letterbox_is_refused(tiny, tmp_path):
     cfg.dump(tmp_path / 'c.py')
     with pytest.raises(UserError, match='letterboxes and packs pictures and does nothing else'):
         export_model(tiny.weights, tmp_path / 'm.pth', tmp_path / 'c.py', form='torch', say=quiet)
+
+
+@pytest.mark.parametrize('suffix', list(FORMS.values()))
+def test_a_full_disk_is_one_line_and_nothing_is_left(tiny, tmp_path, monkeypatch, suffix):
+    needs('onnx', 'onnxruntime', 'openvino')
+
+    def fail(*args, **options):
+        raise OSError(28, 'No space left on device') if suffix == '.onnx' else RuntimeError('iostream error')
+
+    monkeypatch.setattr(export_module, 'write', fail)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=0))
+    with pytest.raises(UserError, match='No space left on device; nothing was written'):
+        export(tiny, tmp_path / f'm{suffix}')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_folder_is_one_line(tiny):
+    with pytest.raises(UserError, match=r'cannot write /proc/m\.pth: .*; give another path'):
+        export(tiny, Path('/proc/m.pth'))

@@ -92,6 +92,9 @@ def test_scores_of_the_command_line():
     assert scores_of('0.5') == {None: 0.5} and scores_of('person=0.6,traffic light=.4') == {
         'person': 0.6, 'traffic light': 0.4}
     assert scores_of('0.5,person=0.6') == {None: 0.5, 'person': 0.6}
+    for text, what in (('0.5,0.7', 'all other classes two scores, 0.5 and 0.7'), ('a=0.5,a=0.7', 'a two scores')):
+        with pytest.raises(UserError, match=what):
+            scores_of(text)
     for wrong in ('a', 'person=', 'person=0.5,', '=x'):
         with pytest.raises(UserError, match=r'--score-thr takes 0\.5, person=0\.6,dog=0\.4 or both, got '):
             scores_of(wrong)

@@ -97,3 +97,8 @@ def test_browse_dataset_says_who_shows_mixes(config, monkeypatch, capsys):
     with plain_config_text():
         mmdet_tools.run_tool('analysis_tools/browse_dataset', [str(config)])
     assert 'look CFG draws mosaics, mixups and old images' in capsys.readouterr().err
+
+
+def test_what_is_drawn_is_a_png(tmp_path):
+    with pytest.raises(UserError, match=r'must end in \.png, got'):
+        look_command(['mgdet_nano_keep', '--out', str(tmp_path / 'l.jpg')])
