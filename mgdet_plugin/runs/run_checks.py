@@ -177,7 +177,7 @@ def _training_fell(run: Run) -> Check:
     losses = run.training.get('loss', np.array([]))
     losses = losses[np.isfinite(losses)]
     if len(losses) < 2:
-        return Check(NAMES[0], None, f'not judged: {NO_GUARD}, and no training losses are logged')
+        return Check(NAMES[0], None, f'not judged: {NO_GUARD}, and fewer than two training losses are logged')
     first, end = float(losses[0]), float(np.median(losses[-max(1, len(losses) // 10):]))
     line = f'training loss {end:.4g} at the end, {first:.4g} first logged; {NO_GUARD}'
     return Check(NAMES[0], end < first, line + ('' if end < first else '; it has not fallen'),

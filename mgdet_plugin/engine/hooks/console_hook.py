@@ -16,6 +16,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mgdet_plugin.common.metric_names import figures_in_words
 from mgdet_plugin.common.resources import command, shown_config
 from mgdet_plugin.compat.console import PROGRESS, SAID, SHORT, shows
+from mgdet_plugin.datasets.formats.dataset_report import number_of
 from mgdet_plugin.engine.staged_run import staged_run
 
 _WINDOW = 50  # iterations the loss of the progress line is a mean of
@@ -126,7 +127,7 @@ def _by_iteration(runner: Runner) -> bool:
 
 
 def _done(runner: Runner) -> str:
-    return f'{runner.iter} iterations done' if _by_iteration(runner) else f'{runner.epoch} epochs done'
+    return f'{number_of(*((runner.iter, "iteration") if _by_iteration(runner) else (runner.epoch, "epoch")))} done'
 
 
 def _place(runner: Runner, more: int = 0) -> str:

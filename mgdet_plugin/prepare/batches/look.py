@@ -97,8 +97,9 @@ def _config(path: Path, options: Mapping[str, Any] | None) -> Config:
     cfg = Config.fromfile(path)
     cfg.merge_from_dict(dict(options or {}))
     if not cfg.get('stages'):
-        raise UserError(f'{config_name(cfg)} has no stages, so it is trained on its pipeline as it is, which '
-                        f'{command("mmdet_tool", "analysis_tools/browse_dataset", path)} shows')
+        browse = command('mmdet_tool', 'analysis_tools/browse_dataset', path, '--not-show', '--output-dir', 'browse')
+        raise UserError(f'{config_name(cfg)} has no stages, so it is trained on its pipeline as it is; {browse} draws '
+                        'what that gives')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     return cfg
 

@@ -36,7 +36,7 @@ def evaluate(config: str, checkpoint: str, before: str | None = None, old: str |
         checkpoint: The weights.
         before: Other weights of the model, such as those it was fine-tuned from, to be shown beside.
         old: A config whose set is of the domain that the weights come from, with the same classes.
-        out: Folder to write to. Default: ``evaluation`` beside the checkpoint.
+        out: Folder to write to. Default, beside the checkpoint: ``evaluation``, or ``evaluation_test`` of a test set.
         split: Which sets: 'test' or 'val'.
         cfg_options: Dotted keys to set in both configs.
 
@@ -51,7 +51,8 @@ def evaluate(config: str, checkpoint: str, before: str | None = None, old: str |
     weights = {name: each for name, each in (('before', before), ('after', checkpoint)) if each}
     for each in weights.values():
         check_weights_path(each, str(paths[NEW]))
-    folder = make_folder(Path(out) if out else Path(checkpoint).parent / FOLDER)
+    own = FOLDER if split == 'val' else f'{FOLDER}_{split}'  # a run's page is of its validation set
+    folder = make_folder(Path(out) if out else Path(checkpoint).parent / own)
     from mmengine.config import Config
     cfgs = {name: Config.fromfile(path) for name, path in paths.items()}
     for name, cfg in cfgs.items():

@@ -95,7 +95,7 @@ def undrawn(monkeypatch):
 def test_one_set_and_one_checkpoint(folder, undrawn):
     shutil.copy(folder / 'weights.pth', folder / 'alone.pth')
     evaluation, paths = evaluate(str(folder / 'colours.py'), str(folder / 'alone.pth'))
-    assert paths[-1] == folder / 'evaluation/evaluation.html' and list(evaluation.domains) == ['test set']
+    assert paths[-1] == folder / 'evaluation_test/evaluation.html' and list(evaluation.domains) == ['test set']
     page = paths[-1].read_text()
     assert 'before' not in page.replace('was found before', '') and '→' not in page
 
