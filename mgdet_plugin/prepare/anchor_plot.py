@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator
 from torch import Tensor
 
-from mgdet_plugin.prepare.input_fit import NetworkInput
+from mgdet_plugin.prepare.faults.input_fit import NetworkInput
 from mgdet_plugin.runs.run_axes import BLUE, GREEN, ORANGE, PINK, RED, SKY, SMALL, new_figure, plain_axes, png
 
 _COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED)  # levels, coarse first

@@ -25,9 +25,9 @@ from mgdet_plugin.prepare.anchor_search import (
     evolve,
     k_means,
 )
-from mgdet_plugin.prepare.data_source import config_of, gather, outside_of
-from mgdet_plugin.prepare.input_fit import NetworkInput, place
-from mgdet_plugin.prepare.picture_records import TRAIN, PictureSet
+from mgdet_plugin.prepare.faults.data_source import config_of, gather, outside_of
+from mgdet_plugin.prepare.faults.input_fit import NetworkInput, place
+from mgdet_plugin.prepare.faults.picture_records import TRAIN, PictureSet
 
 PLOT, RECORD = 'anchors.png', 'anchors.json'
 

@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.prepare.anchors import PLOT, RECORD, choose_anchors, cost, write_choice
-from mgdet_plugin.prepare.input_fit import NetworkInput
+from mgdet_plugin.prepare.faults.input_fit import NetworkInput
 from tests.support.small_run import make_dataset, write_config
 
 TWO = [[(40., 40.)], [(10., 10.)]]

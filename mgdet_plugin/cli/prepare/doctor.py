@@ -35,8 +35,8 @@ def doctor_command(arguments: Sequence[str]) -> int:
         config_path(args.source)
     from mgdet_plugin.common.name_lists import text_names
     from mgdet_plugin.datasets.sources.annotated import Hints
-    from mgdet_plugin.prepare.doctor import examine, write_examination
-    from mgdet_plugin.prepare.findings import exit_code
+    from mgdet_plugin.prepare.faults.doctor import examine, write_examination
+    from mgdet_plugin.prepare.faults.findings import exit_code
     hints = Hints(args.classes and text_names(args.classes, f'--classes {args.classes}'), args.images)
     found = examine(args.source, args.config, args.format, hints, args.weights, args.pictures, args.tiny, args.fit,
                     cfg_options(args.cfg_options))

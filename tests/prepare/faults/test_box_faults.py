@@ -1,7 +1,7 @@
 """What is wrong with where a box lies, at the edges of each rule."""
 import pytest
 
-from mgdet_plugin.prepare.box_faults import fault
+from mgdet_plugin.prepare.faults.box_faults import fault
 
 SIZE = (200.0, 100.0)  # 2% and 2 pixels beyond: 206 and 104, and as much on the other side
 

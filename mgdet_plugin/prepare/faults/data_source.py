@@ -23,7 +23,7 @@ from mgdet_plugin.datasets.formats.dataset_report import DatasetReport, some
 from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded, picture_size
 from mgdet_plugin.datasets.sources.annotated import Hints, Picture
 from mgdet_plugin.datasets.sources.find import FORMATS, list_files, read_annotated
-from mgdet_plugin.prepare.picture_records import TRAIN, PictureBox, PictureRecord, PictureSet
+from mgdet_plugin.prepare.faults.picture_records import TRAIN, PictureBox, PictureRecord, PictureSet
 from mgdet_plugin.prepare.sound_set import sound_set
 
 _UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError)  # of mmdet's own readers

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mgdet_plugin.datasets.formats.dataset_report import number_of
-from mgdet_plugin.prepare.box_faults import class_counts
-from mgdet_plugin.prepare.findings import Finding, as_json, exit_code, verdict_line
-from mgdet_plugin.prepare.input_fit import Fit, NetworkInput, PlacedBoxes
-from mgdet_plugin.prepare.picture_records import PictureSet
+from mgdet_plugin.prepare.faults.box_faults import class_counts
+from mgdet_plugin.prepare.faults.findings import Finding, as_json, exit_code, verdict_line
+from mgdet_plugin.prepare.faults.input_fit import Fit, NetworkInput, PlacedBoxes
+from mgdet_plugin.prepare.faults.picture_records import PictureSet
 
 
 @dataclass(frozen=True)

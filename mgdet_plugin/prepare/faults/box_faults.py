@@ -10,8 +10,8 @@ from mgdet_plugin.datasets.formats.box_sense import ends_inside
 from mgdet_plugin.datasets.formats.dataset_report import number_of, some
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import degenerate_reason
 from mgdet_plugin.models.maths.overlaps import overlap
-from mgdet_plugin.prepare.findings import NOTE, WARNING, Example, Finding, found, some_of
-from mgdet_plugin.prepare.picture_records import TRAIN, Corners, PictureBox, PictureRecord, PictureSet
+from mgdet_plugin.prepare.faults.findings import NOTE, WARNING, Example, Finding, found, some_of
+from mgdet_plugin.prepare.faults.picture_records import TRAIN, Corners, PictureBox, PictureRecord, PictureSet
 
 SAME = 0.95  # overlap (IoU) from which two boxes are the same
 HUGE = 0.95  # share of its picture from which a box is huge

@@ -13,8 +13,8 @@ from PIL import Image
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.name_lists import text_names
 from mgdet_plugin.datasets.sources.annotated import Box, Hints, Picture
-from mgdet_plugin.prepare.data_source import config_of, data_of, gather, is_data
-from mgdet_plugin.prepare.picture_records import PictureBox, PictureSet
+from mgdet_plugin.prepare.faults.data_source import config_of, data_of, gather, is_data
+from mgdet_plugin.prepare.faults.picture_records import PictureBox, PictureSet
 from tests.conftest import ROOT
 from tests.support.annotated_sets import (
     CLASSES,

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.prepare.input_fit import Fit, NetworkInput, PlacedBoxes, fit, fit_findings, place
-from mgdet_plugin.prepare.picture_records import PictureBox, PictureRecord
+from mgdet_plugin.prepare.faults.input_fit import Fit, NetworkInput, PlacedBoxes, fit, fit_findings, place
+from mgdet_plugin.prepare.faults.picture_records import PictureBox, PictureRecord
 from tests.conftest import ANCHORS, ROOT, STRIDES
 
 SIDE = 320

@@ -7,8 +7,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mgdet_plugin.prepare.findings import ERROR, NOTE, WARNING
-from mgdet_plugin.prepare.weights_classes import name_findings, weights_findings
+from mgdet_plugin.prepare.faults.findings import ERROR, NOTE, WARNING
+from mgdet_plugin.prepare.faults.weights_classes import name_findings, weights_findings
 
 
 @pytest.mark.parametrize(('theirs', 'ours', 'severity', 'said'), [

@@ -13,10 +13,10 @@ from mgdet_plugin.datasets.formats.dataset_report import some
 from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded
 from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS
 from mgdet_plugin.deploy.sheet import Box, draw_boxes, read_rgb
-from mgdet_plugin.prepare.box_faults import class_counts
-from mgdet_plugin.prepare.examination import Examination
-from mgdet_plugin.prepare.findings import ERROR, NOTE, WARNING, Example, Finding, verdict_line
-from mgdet_plugin.prepare.picture_records import PictureSet
+from mgdet_plugin.prepare.faults.box_faults import class_counts
+from mgdet_plugin.prepare.faults.examination import Examination
+from mgdet_plugin.prepare.faults.findings import ERROR, NOTE, WARNING, Example, Finding, verdict_line
+from mgdet_plugin.prepare.faults.picture_records import PictureSet
 from mgdet_plugin.runs.run_page import html_figure, html_table, whole_page
 
 SHOWN = 12  # pictures of a finding

@@ -9,7 +9,7 @@ from mgdet_plugin.common.checkpoints import load_checkpoint, new_classes_of
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.weights_path import check_weights_path
 from mgdet_plugin.datasets.formats.annotation_check import config_name
-from mgdet_plugin.prepare.findings import ERROR, NOTE, WARNING, Example, Finding
+from mgdet_plugin.prepare.faults.findings import ERROR, NOTE, WARNING, Example, Finding
 from mgdet_plugin.weights.mapping.class_names import listed, match_classes
 
 _AGAIN = 'import the weights again with --classes {}: rows of classes known by name are kept, others drawn anew'

@@ -20,8 +20,8 @@ from PIL import Image
 from mgdet_plugin.datasets.formats.dataset_report import number_of
 from mgdet_plugin.datasets.formats.pictures import ON_ITS_SIDE, declared_sizes_unbounded, loaded, orientation_of
 from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS
-from mgdet_plugin.prepare.findings import ERROR, NOTE, WARNING, Example, Finding, found
-from mgdet_plugin.prepare.picture_records import TRAIN, Corners, PictureRecord
+from mgdet_plugin.prepare.faults.findings import ERROR, NOTE, WARNING, Example, Finding, found
+from mgdet_plugin.prepare.faults.picture_records import TRAIN, Corners, PictureRecord
 
 LONG = 5.0  # ratio of the sides from which a picture is called long
 FAR = 8.0  # factor between a picture's longer side and the median from which it is called of another size

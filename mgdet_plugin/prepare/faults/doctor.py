@@ -14,14 +14,14 @@ from mgdet_plugin.common.files import make_folder, write_together
 from mgdet_plugin.common.records import finite
 from mgdet_plugin.datasets.formats.dataset_report import number_of
 from mgdet_plugin.datasets.sources.annotated import Hints
-from mgdet_plugin.prepare.box_faults import box_findings, class_findings, empty_pictures
-from mgdet_plugin.prepare.data_source import config_of, data_of, gather, is_data, loader_of, outside_of
-from mgdet_plugin.prepare.examination import Examination
-from mgdet_plugin.prepare.findings import ERROR, NOTE, WARNING, Example, Finding, found, in_order, some_of
-from mgdet_plugin.prepare.input_fit import LEAST_FIT, TINY, NetworkInput, fit, fit_findings, place
-from mgdet_plugin.prepare.picture_faults import look_at, picture_findings
-from mgdet_plugin.prepare.picture_records import TRAIN, PictureSet
-from mgdet_plugin.prepare.weights_classes import weights_findings
+from mgdet_plugin.prepare.faults.box_faults import box_findings, class_findings, empty_pictures
+from mgdet_plugin.prepare.faults.data_source import config_of, data_of, gather, is_data, loader_of, outside_of
+from mgdet_plugin.prepare.faults.examination import Examination
+from mgdet_plugin.prepare.faults.findings import ERROR, NOTE, WARNING, Example, Finding, found, in_order, some_of
+from mgdet_plugin.prepare.faults.input_fit import LEAST_FIT, TINY, NetworkInput, fit, fit_findings, place
+from mgdet_plugin.prepare.faults.picture_faults import look_at, picture_findings
+from mgdet_plugin.prepare.faults.picture_records import TRAIN, PictureSet
+from mgdet_plugin.prepare.faults.weights_classes import weights_findings
 
 LIKE = 'mgdet_model5_stage1'  # whose input size and anchors data without a config are held against
 _NAMES = 'NAMES.txt (the classes of the data, one a line)'
@@ -105,7 +105,7 @@ def write_examination(seen: Examination, out: str | Path) -> list[Path]:
     if seen.into and seen.boxes and len(seen.boxes.owners):
         from mgdet_plugin.prepare.anchor_plot import sizes_figure
         sizes = sizes_figure(seen.boxes.sizes, dict(anchors=seen.into))
-    from mgdet_plugin.prepare.doctor_page import doctor_page
+    from mgdet_plugin.prepare.faults.doctor_page import doctor_page
     contents = {RECORD: json.dumps(finite(seen.as_json()), indent=1), PAGE: doctor_page(seen, sizes)}
     write_together({folder / name: methodcaller('write', text.encode()) for name, text in contents.items()})
     return [folder / name for name in contents]

@@ -1,6 +1,6 @@
 """What is examined: the pictures of a data set and their boxes as plain records, whatever format they come from.
 
-Everything after :mod:`mgdet_plugin.prepare.data_source` goes by these alone.
+Everything after :mod:`mgdet_plugin.prepare.faults.data_source` goes by these alone.
 """
 from __future__ import annotations
 

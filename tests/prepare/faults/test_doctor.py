@@ -15,11 +15,11 @@ from mmengine.config import Config
 from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.prepare import data_source, picture_faults
-from mgdet_plugin.prepare.doctor import PAGE, RECORD, examine, write_examination
-from mgdet_plugin.prepare.examination import Examination
-from mgdet_plugin.prepare.findings import ERROR, EXIT_CODES, NOTE, WARNING, exit_code, some_of
-from mgdet_plugin.prepare.picture_faults import PictureLook
+from mgdet_plugin.prepare.faults import data_source, picture_faults
+from mgdet_plugin.prepare.faults.doctor import PAGE, RECORD, examine, write_examination
+from mgdet_plugin.prepare.faults.examination import Examination
+from mgdet_plugin.prepare.faults.findings import ERROR, EXIT_CODES, NOTE, WARNING, exit_code, some_of
+from mgdet_plugin.prepare.faults.picture_faults import PictureLook
 from tests.support.faulty_set import SIDE, FaultySet, Plant, make_clean_set, noise
 
 LIKE = 'mgdet_nano_stage1'  # 192 pixels: twice the pictures' own

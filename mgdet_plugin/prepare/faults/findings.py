@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mgdet_plugin.datasets.formats.dataset_report import number_of
-from mgdet_plugin.prepare.picture_records import Corners
+from mgdet_plugin.prepare.faults.picture_records import Corners
 
 ERROR, WARNING, NOTE = 'error', 'warning', 'note'
 SEVERITIES = (ERROR, WARNING, NOTE)  # worst first

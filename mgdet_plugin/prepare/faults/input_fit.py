@@ -20,8 +20,8 @@ from mgdet_plugin.datasets.formats.pictures import picture_size
 from mgdet_plugin.models import MultiGridAssigner
 from mgdet_plugin.models.maths.letterbox import letterbox_boxes, letterbox_geometry
 from mgdet_plugin.models.maths.overlaps import centred_overlap
-from mgdet_plugin.prepare.findings import NOTE, WARNING, Example, Finding, some_of
-from mgdet_plugin.prepare.picture_records import PictureBox, PictureRecord
+from mgdet_plugin.prepare.faults.findings import NOTE, WARNING, Example, Finding, some_of
+from mgdet_plugin.prepare.faults.picture_records import PictureBox, PictureRecord
 
 TINY = 4.0  # pixels of the input
 LEAST_FIT = 0.25  # overlap (IoL) with the best anchor
