@@ -79,11 +79,12 @@ def cut_by_hash(hashes: set[str], cut: Sequence[str], share: float) -> dict[str,
     ranked = sorted(hashes)
     if len(ranked) < 2:
         raise UserError(f'{len(ranked)} picture cannot be split into train and val; add more')
+    cut = cut[:len(ranked) - 1]  # what is left of few contents when one trains
     places: defaultdict[str, list[str]] = defaultdict(list)
     for key in ranked:
         place = int(int(key, 16) / _WHOLE / share)
         places[cut[place] if place < len(cut) else 'train'].append(key)
-    for name in cut[:len(ranked) - 1]:
+    for name in cut:
         if not places[name]:
             donor = max(places, key=lambda each: len(places[each]))
             places[name].append(places[donor].pop(0))

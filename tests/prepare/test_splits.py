@@ -23,6 +23,11 @@ def test_every_content_has_one_side_and_no_side_is_empty(contents, cut, share):
     assert set(sides.values()) == {'train', *cut[:len(contents) - 1]}
 
 
+def test_of_two_contents_none_is_for_the_test_wherever_it_falls():
+    contents = {sha256(str(number).encode()).hexdigest() for number in (41, 179543)}  # one falls into the test set
+    assert set(cut_by_hash(contents, ('val', 'test'), 0.15).values()) == {'train', 'val'}
+
+
 @given(hashes.filter(lambda contents: len(contents) > 2))
 def test_what_is_added_moves_nothing_that_had_its_place_by_its_hash(contents):
     """But where a side had been filled up because it was empty."""
