@@ -103,5 +103,5 @@ def test_two_processes_train_and_a_kill_in_between_costs_an_epoch(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     line, = [line for line in done.stderr.splitlines() if 'resuming from' in line]
     assert 'epoch_2.pth' in line and line.endswith(f': resuming from {first}')
-    assert 'going on from run/epoch_1.pth, 1 epochs done' in done.stdout
+    assert 'going on from run/epoch_1.pth, 1 epoch done' in done.stdout
     assert torch.load(tmp_path / 'run' / 'epoch_2.pth')['meta']['epoch'] == 2

@@ -69,7 +69,7 @@ def test_the_terminal_says_what_happens_and_the_log_has_all(job):
                      'rate 0.0001, ', printed)
     assert re.search(r'train: 1 of 17 boxes skipped', printed)
     assert re.search(r'\nepoch 1 of 1: (AP \S+ \(AP50 \S+\), )?loss \S+', printed)
-    assert re.search(r'\nend: 1 epochs done, \d+ s\n', printed) and '\nnext: python tools/check_run.py run; ' in printed
+    assert re.search(r'\nend: 1 epoch done, \d+ s\n', printed) and '\nnext: python tools/check_run.py run; ' in printed
     assert len(printed.splitlines()) < 20 and 'Epoch(train)' not in printed and 'Traceback' not in printed
     log, = folder.glob('run/*/*.log')
     assert f'full log: {log.relative_to(folder)}\n' in printed
@@ -103,7 +103,7 @@ def test_resume_goes_on_from_the_checkpoint(job):
     step = run_tool('train', config, '--work-dir', folder / 'run', '--resume', '--cfg-options',
                     'train_cfg.max_epochs=2', cwd=folder)
     assert step.returncode == 0, step.stderr[-3000:]
-    assert 'going on from run/epoch_1.pth, 1 epochs done' in step.stdout
+    assert 'going on from run/epoch_1.pth, 1 epoch done' in step.stdout
     first, second = (torch.load(folder / 'run' / f'epoch_{epoch}.pth') for epoch in (1, 2))
     assert second['meta']['epoch'] == 2
     changed = {key.rsplit('.', 2)[0] for key in first['state_dict']
