@@ -22,9 +22,9 @@ _PATIENCE = 5.0  # seconds for a process that was told to end
 COMMANDS = dict(
     init='prepare', doctor='prepare', anchors='prepare', import_keras='weights', verify_import='weights',
     complete_labels='training', first_loss='training', plan='training', look='prepare', train='training',
-    test='training',
-    check_run='results', plot_run='results', compare='results', evaluate='results', draw='results', detect='results',
-    blend_weights='results', export_keras='weights', export='weights', mmdet_tool='results', benchmark='results')
+    test='training', check_run='results', plot_run='results', compare='results', evaluate='results', draw='results',
+    detect='results', blend_weights='results', export_keras='weights', export='weights', mmdet_tool='results',
+    benchmark='results')
 """All commands, about in the order they are used in -> the room of their file, which has
 ``<command>_command(arguments) -> exit code``."""
 

@@ -1,7 +1,8 @@
 """Suppression of duplicate boxes, as pure functions of tensors.
 
 One measure of pairs (:class:`BoxPairs`) and one greedy rule over it (:func:`mgdet_plugin.compat.mmcv_ops.greedy`) serve
-every method. Pairs are measured a block at a time, so that memory stays bounded however many boxes there are.
+every method. Pairs are measured a block at a time, so that memory stays bounded however many boxes there are; soft
+suppression alone holds all pairs.
 
 Shapes: K boxes sorted by falling score, M of them kept; boxes (K, 4) as (x1, y1, x2, y2) in pixels.
 """
