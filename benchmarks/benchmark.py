@@ -124,6 +124,7 @@ SUITES: dict[str, Callable[..., Any]] = {
     'train_step': _late('speed:train_step'),
     'suppression': _late('speed:suppression'),
     'suppression_cells': _late('speed:suppression_cells'),
+    'suppression_classes': _late('speed:suppression_classes'),
     'validation': _late('guard_benchmark:validation'),
     'guarded_step': _late('guard_benchmark:guarded_step'),
 }

@@ -79,15 +79,44 @@ def train_step(device: torch.device) -> tuple[str, Case, Case]:
 def suppression(device: torch.device, count: int = 1000) -> tuple[str, Case, Case]:
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(count, 2, generator=generator) * SIDE
-    boxes = torch.cat((corner, corner + 10 + torch.rand(count, 2, generator=generator) * 60), 1).to(device)
-    scores = torch.rand(count, generator=generator).to(device)
-    labels = torch.zeros(count, dtype=torch.long, device=device)
+    boxes = torch.cat((corner, corner + 10 + torch.rand(count, 2, generator=generator) * 60), 1)
+    scores = torch.rand(count, generator=generator)
+    return _suppression(boxes, scores, torch.zeros(count, dtype=torch.long), True, device)
+
+
+def _suppression(boxes: Tensor, scores: Tensor, labels: Tensor, class_agnostic: bool,
+                 device: torch.device) -> tuple[str, Case, Case]:
+    boxes, scores, labels = (each.to(device) for each in (boxes, scores, labels))
     config = dict(type='nms', iou_threshold=0.45)
-    peer = f"mmcv batched_nms{' compiled' if has_compiled_ops() else ''}, {count:,} boxes"
-    return (peer, lambda: suppress(boxes, scores, labels, NMSOptions()),
-            lambda: batched_nms(boxes, scores, labels, config, class_agnostic=True))
+    peer = f"mmcv batched_nms{' compiled' if has_compiled_ops() else ''}, {len(boxes):,} boxes"
+    return (peer, lambda: suppress(boxes, scores, labels, NMSOptions(class_agnostic=class_agnostic)),
+            lambda: batched_nms(boxes, scores, labels, config, class_agnostic=class_agnostic))
 
 
 def suppression_cells(device: torch.device) -> tuple[str, Case, Case]:
     """As many boxes as an image of 608 pixels has cells."""
     return suppression(device, 19**2 + 38**2 + 76**2)
+
+
+def suppression_classes(device: torch.device, num_classes: int = 80) -> tuple[str, Case, Case]:
+    """By class, a made-up map of 608 pixels: nine cells a level on each of 20 objects, half the others on nothing."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    centres, sizes = rand(20, 2) * 608, 20 + rand(20, 2) * 180
+    classes = torch.randint(num_classes, (20, ), generator=generator)
+    found = []
+    for stride in (32, 16, 8):
+        cells = torch.cartesian_prod(*[torch.arange(stride / 2, 608, stride)] * 2)  # (H W, 2) their centres
+        distance, nearest = (cells[:, None] - centres).abs().amax(-1).min(1)
+        own = distance <= 1.5 * stride
+        centre = torch.where(own[:, None], centres[nearest], cells) + 2 * rand(len(cells), 2)
+        half = torch.where(own[:, None], sizes[nearest], stride + 2 * stride * rand(len(cells), 2)) / 2
+        scores = torch.where(own, 0.3 + 0.7 * rand(len(cells)), 0.2 * rand(len(cells)))
+        labels = torch.where(own, classes[nearest], torch.randint(num_classes, (len(cells), ), generator=generator))
+        found.append((torch.cat((centre - half, centre + half), 1), scores, labels))
+    boxes, scores, labels = map(torch.cat, zip(*found))
+    above = scores > 0.1
+    return _suppression(boxes[above], scores[above], labels[above], False, device)

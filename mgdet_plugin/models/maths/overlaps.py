@@ -59,8 +59,8 @@ def centre_distance_penalty(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """
     left, top, right, bottom = _corners(boxes1)
     left2, top2, right2, bottom2 = _corners(boxes2)
-    distance = (left + right - left2).sub_(right2).div_(2).square_()
-    distance.add_((top + bottom - top2).sub_(bottom2).div_(2).square_())
+    distance = ((left + right) / 2 - (left2 + right2) / 2).square_()
+    distance.add_(((top + bottom) / 2 - (top2 + bottom2) / 2).square_())
     diagonal = torch.maximum(right, right2).sub_(torch.minimum(left, left2)).square_()
     diagonal.add_(torch.maximum(bottom, bottom2).sub_(torch.minimum(top, top2)).square_())
     return distance.div_(diagonal.clamp_(min=_TINY))

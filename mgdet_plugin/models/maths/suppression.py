@@ -1,8 +1,7 @@
 """Suppression of duplicate boxes, as pure functions of tensors.
 
 One measure of pairs (:class:`BoxPairs`) and one greedy rule over it (:func:`mgdet_plugin.compat.mmcv_ops.greedy`) serve
-every method. Pairs are measured a block at a time, so that memory stays bounded however many boxes there are; soft
-suppression alone holds all pairs.
+every method. Pairs are measured a block at a time, so that memory stays bounded however many boxes there are.
 
 Shapes: K boxes sorted by falling score, M of them kept; boxes (K, 4) as (x1, y1, x2, y2) in pixels.
 """
@@ -23,6 +22,8 @@ CLUSTER_MODES = ('plain', 'score_penalty', 'weighted')
 SOFT_DECAYS = ('linear', 'gaussian')
 CLUSTER_SIGMA = 0.2
 FUSED_AT_ONCE = 128  # boxes that join fused boxes at a time
+SOFT_AT_ONCE = 2048  # boxes up to which soft suppression measures all pairs beforehand, in place of a row a box taken
+LABELLED_AT_ONCE = 256  # boxes of several labels that are decided together
 
 
 class Suppressed(NamedTuple):
@@ -75,7 +76,7 @@ def cluster_nms(pairs: BoxPairs, scores: Tensor, threshold: float, mode: str = '
         limit: Of 'plain': boxes that are wanted, the best; None: all.
     """
     everything = torch.arange(len(scores), device=scores.device)
-    index = greedy(pairs, everything, threshold, limit if mode == 'plain' else None)
+    index = _kept(pairs, everything, threshold, limit if mode == 'plain' else None)
     if mode == 'plain':
         return Suppressed(index, pairs.boxes[index], scores[index])
     blocks = index.split(max(PAIRS_AT_ONCE // max(len(scores), 1), 1))
@@ -88,6 +89,36 @@ def cluster_nms(pairs: BoxPairs, scores: Tensor, threshold: float, mode: str = '
         boxes, scores = (torch.cat(each) for each in zip(*merged))
     order = scores.argsort(descending=True, stable=True)
     return Suppressed(index[order], boxes[order], scores[order])
+
+
+def _kept(pairs: BoxPairs, everything: Tensor, threshold: float, limit: int | None) -> Tensor:
+    """Numbers of the boxes that greedy suppression keeps, by falling score; arguments as in :func:`.greedy`.
+
+    Boxes of different labels never meet, so each label is settled for itself; as many whole labels as are no more than
+    ``LABELLED_AT_ONCE`` boxes are settled together, since for a few boxes the calls cost more than the pairs.
+    """
+    if pairs.labels is None or len(everything) <= LABELLED_AT_ONCE:
+        return greedy(pairs, everything, threshold, limit)
+    labels, order = pairs.labels.sort(stable=True)
+    kept, start = [], 0
+    for size, mixed in _runs(labels.unique_consecutive(return_counts=True)[1].tolist()):
+        run = order[start:start + size]  # of several labels it is not by falling score: all that is kept is wanted
+        kept.append(greedy(pairs, run, threshold) if mixed
+                    else greedy(replace(pairs, labels=None), run, threshold, limit))
+        start += size
+    return torch.cat(kept).sort().values[:limit]
+
+
+def _runs(counts: list[int]) -> list[tuple[int, bool]]:
+    """Sizes of runs of labels that are settled together, from the boxes of each label, and whether they are several."""
+    runs: list[tuple[int, bool]] = []
+    for count in counts:
+        if runs and runs[-1][0] + count <= LABELLED_AT_ONCE:
+            runs[-1] = (runs[-1][0] + count, True)
+        else:
+            runs.append((count, False))
+    return runs
+
 
 def _better(pairs: BoxPairs, rows: Tensor, columns: Tensor) -> Tensor:
     """Measure (R, S) of boxes with those of lower score, 0 with the others."""
@@ -127,11 +158,14 @@ def soft_nms(pairs: BoxPairs, scores: Tensor, threshold: float, score_thr: float
         limit: Boxes that are wanted, the best; None: all.
     """
     everything = torch.arange(len(scores), device=scores.device)
-    factors = pairs(everything, everything).clamp_(min=0)
-    if decay == 'gaussian':
-        factors.square_().div_(-sigma).exp_()
-    else:
-        factors.mul_(factors.ge(threshold)).neg_().add_(1)
+
+    def factors(rows: Tensor) -> Tensor:
+        measure = pairs(rows, everything).clamp_(min=0)  # (R, K)
+        if decay == 'gaussian':
+            return measure.square_().div_(-sigma).exp_()
+        return measure.mul_(measure.ge(threshold)).neg_().add_(1)
+
+    held = factors(everything) if len(scores) <= SOFT_AT_ONCE else None
     left, taken = scores.clone(), torch.zeros_like(scores, dtype=torch.bool)
     index, final = [everything[:0]], [scores[:0]]
     for _ in everything[:limit]:
@@ -141,7 +175,7 @@ def soft_nms(pairs: BoxPairs, scores: Tensor, threshold: float, score_thr: float
         index.append(best[None])
         final.append(score[None])
         taken[best] = True
-        left.mul_(factors[best]).masked_fill_(taken, -1.0)
+        left.mul_(factors(best[None])[0] if held is None else held[best]).masked_fill_(taken, -1.0)
     found = torch.cat(index)
     return Suppressed(found, pairs.boxes[found], torch.cat(final))
 
