@@ -21,13 +21,14 @@ _OUTSIDE = 'outside of its image'
 
 
 def box_findings(data: PictureSet) -> Iterator[Finding]:
-    """Boxes that cannot be used, reach beyond their picture, are there twice or fill it."""
+    """Boxes that cannot be used, reach beyond their picture, are there twice, fill it or are never counted as found."""
     places: dict[str, list[Example]] = dict(degenerate=[], outside=[], beyond=[], huge=[])
     boxes = list(data.boxes())
     for record, box in boxes:
         kind, text = fault(box.corners, record.size)
         if kind:
             places[kind].append(_example(record, text, box))
+    unfound = [_example(record, '', box) for record, box in boxes if box.id == 0 and record.split != TRAIN]
     twice, two_classes = _doubles(data.records)
     kinds = (
         ('degenerate', WARNING, places['degenerate'], 'have no size: skipped',
@@ -41,7 +42,9 @@ def box_findings(data: PictureSet) -> Iterator[Finding]:
         ('two_classes', WARNING, two_classes, f'are of two classes (IoU of {SAME:g} or more)',
          'keep the right one: a cell can learn one class'),
         ('huge', NOTE, places['huge'], f'fill {HUGE:.0%} of the picture or more',
-         'see whether they are labels of a whole picture; objects that fill it are right'))
+         'see whether they are labels of a whole picture; objects that fill it are right'),
+        ('id_zero', NOTE, unfound, 'have the annotation id 0, which pycocotools counts as never found',
+         'number the annotations of sets that are measured on from 1, as init does'))
     for kind, severity, examples, what, advice in kinds:
         yield from found(kind, severity, examples, number_of(len(boxes), 'box'), what, advice)
 

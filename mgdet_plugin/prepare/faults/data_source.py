@@ -205,7 +205,8 @@ def _coco_records(split: str, dataset: CocoDataset, classes: tuple[str, ...],
         name = names[each['category_id']]
         if name in classes and not each.get('ignore'):
             x, y, w, h = map(float, each['bbox'])
-            boxes[each['image_id']].append(PictureBox((x, y, x + w, y + h), places[name], bool(each.get('iscrowd'))))
+            boxes[each['image_id']].append(
+                PictureBox((x, y, x + w, y + h), places[name], bool(each.get('iscrowd')), each['id']))
     folder = Path(dataset.data_prefix['img'])
     for image in content['images']:
         yield PictureRecord(str(folder / image['file_name']), (image['width'], image['height']),

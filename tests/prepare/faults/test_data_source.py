@@ -13,7 +13,11 @@ from PIL import Image
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.name_lists import text_names
 from mgdet_plugin.datasets.sources.annotated import Box, Hints, Picture
+from mgdet_plugin.datasets.sources.find import read_annotated
+from mgdet_plugin.prepare.coco_writing import coco_content
+from mgdet_plugin.prepare.faults.box_faults import box_findings
 from mgdet_plugin.prepare.faults.data_source import config_of, data_of, gather, is_data
+from mgdet_plugin.prepare.faults.findings import NOTE
 from mgdet_plugin.prepare.faults.picture_records import PictureBox, PictureSet
 from tests.conftest import ROOT
 from tests.support.annotated_sets import (
@@ -166,8 +170,8 @@ def test_a_voc_set_of_a_config(tmp_path: Path) -> None:
     assert [len(record.sound) for record in data.records] == [1, 0, 0] and data.records[0].size == (40, 30)
 
 
-def test_a_set_with_other_classes_is_told(clean: FaultySet) -> None:
-    clean.splits['val']['categories'].append(dict(id=2, name='ghost'))
+def of_config(clean: FaultySet) -> Config:
+    """A config of its sets, without test set and evaluators."""
     cfg, folder = config_of(LIKE), clean.write()
     for split in ('train', 'val'):
         names = [each['name'] for each in clean.splits[split]['categories']]
@@ -177,6 +181,28 @@ def test_a_set_with_other_classes_is_told(clean: FaultySet) -> None:
     cfg.test_dataloader, cfg.model.bbox_head.num_classes = None, 2
     for split in ('val', 'test'):
         cfg[f'{split}_evaluator'] = None
-    data = gather(cfg)
+    return cfg
+
+
+def test_a_set_with_other_classes_is_told(clean: FaultySet) -> None:
+    clean.splits['val']['categories'].append(dict(id=2, name='ghost'))
+    data = gather(of_config(clean))
     assert list(data.refused) == ['val'] and data.classes == ('disc', 'square', 'ghost')
     assert json.dumps(data.refused)
+
+
+def test_an_object_that_pycocotools_never_counts_is_told(clean: FaultySet) -> None:
+    """The one with the id 0, of what is measured on; data by themselves are numbered anew by init."""
+    assert clean.splits['train']['annotations'][0]['id'] == clean.splits['val']['annotations'][0]['id'] == 0
+    [finding] = [each for each in box_findings(gather(of_config(clean))) if each.kind == 'id_zero']
+    assert finding.severity == NOTE and finding.what.startswith('1 of 8 boxes has the annotation id 0')
+    assert [(each.split, Path(each.path).name) for each in finding.examples] == [('val', '0.png')]
+    clean.splits['val']['annotations'][0]['id'] = 77
+    for data in (gather(of_config(clean)), read(clean.folder)):
+        assert 'id_zero' not in {each.kind for each in box_findings(data)}
+
+
+def test_init_numbers_annotations_from_one(clean: FaultySet) -> None:
+    annotated = read_annotated(clean.write())
+    content = coco_content(annotated.pictures, annotated.classes, clean.folder)
+    assert [each['id'] for each in content['annotations']] == list(range(1, 9))
