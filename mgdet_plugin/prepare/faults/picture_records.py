@@ -17,7 +17,7 @@ Corners = tuple[float, float, float, float]
 
 class PictureBox(NamedTuple):
     """A box as it is annotated: corners (x1, y1, x2, y2) in pixels of the picture, place of its class, whether it is
-    a region to be ignored (COCO's ``iscrowd``, VOC's ``difficult``), and its id in a COCO file that is measured with."""
+    a region to be ignored (COCO's ``iscrowd``, VOC's ``difficult``), and its id in the COCO file of a config."""
 
     corners: Corners
     label: int

@@ -19,7 +19,7 @@ from mgdet_plugin.deploy.export import export_model as export_module
 from mgdet_plugin.deploy.export.export_model import export_model
 from mgdet_plugin.deploy.export.graph import DetectorGraph
 from mgdet_plugin.deploy.export.labelled import labelled_pictures, mean_ap
-from mgdet_plugin.deploy.export.parity import Parity, matches
+from mgdet_plugin.deploy.export.parity import Parity, map_difference, matches
 from mgdet_plugin.deploy.export.quantisation import LADDER, decoding_operations, quantise
 from tests.support.predicted import needs, tiny_model
 from tests.support.small_run import CLASSES
@@ -122,18 +122,31 @@ def test_a_broken_bound_leaves_nothing_and_an_earlier_file_as_it_was(tiny, tmp_p
 
 
 def parity(**fields):
-    return Parity(**{**dict(pictures=2, maps=1e-5, boxes=3, matched=2, extra=1, corner=0.5, score=0.1, ap=(0.5, 0.495),
-                            milliseconds=(20.0, 10.0), bytes=(2_000_000, 1_000_000)), **fields})
+    return Parity(**{**dict(pictures=2, maps=1e-5, map_size=20.0, boxes=3, matched=2, extra=1, corner=0.5, score=0.1,
+                            ap=(0.5, 0.495), milliseconds=(20.0, 10.0), bytes=(2_000_000, 1_000_000)), **fields})
 
 
 def test_bounds_of_parity():
     parity().check('fp32', 0.01)
     parity(maps=1.0).check('int8', 0.01)
+    parity(maps=0.02, map_size=7000.0).check('fp32', 0.01)
     assert '2 matched, 1 missing, 1 extra' in parity().table() and '2.00 times as fast' in parity().table()
     for fields, precision in ((dict(ap=(0.5, 0.489)), 'int8'), (dict(maps=2e-3), 'fp32'),
-                              (dict(maps=float('nan')), 'fp32')):
+                              (dict(maps=0.08, map_size=7000.0), 'fp32'), (dict(maps=float('nan')), 'fp32'),
+                              (dict(maps=float('inf'), map_size=float('inf')), 'fp32')):
         with pytest.raises(UserError, match='nothing was written'):
             parity(**fields).check(precision, 0.01)
+
+
+def test_each_map_is_held_against_its_own_bound():
+    """A small map that is off by more than 0.001 is not hidden by a large one."""
+    pictures = [Picture('a', ()), Picture('b', ())]
+    reference = SimpleNamespace(prepared=lambda path: path)
+    ours = dict(a=[np.full(3, 9.0), np.full(3, -7000.0)], b=[np.full(3, 8.0), np.full(3, 7000.0)])
+    theirs = dict(a=[np.full(3, 9.0005), np.full(3, -7000.05)], b=[np.full(3, 8.0009), np.full(3, 7000.01)])
+    assert map_difference(reference, pictures, (ours.get, theirs.get)) == pytest.approx((9e-4, 8.0))
+    theirs['a'][1] = np.full(3, np.nan)
+    assert np.isnan(map_difference(reference, pictures, (ours.get, theirs.get))[0])
 
 
 def test_boxes_match_one_to_one_within_a_class():
