@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from itertools import chain
@@ -201,7 +202,7 @@ def prepare_test(arguments: Sequence[str]) -> None:
     args, cfg = parse_like_mmdet('test', arguments)
     cfg.load_from = args.checkpoint
     with checked(cfg):
-        _say(chain(_prepare(cfg, ('test', )), _other_views(cfg) if args.tta else ()), args.launcher)
+        _say(chain(_prepare(cfg, ('test', )), _views(cfg) if args.tta else ()), args.launcher)
 
 
 def _say(lines: Iterable[str], launcher: str) -> None:
@@ -249,8 +250,12 @@ def _old_pictures(cfg: Config, keep: Keeping, inspector: Inspector | None) -> It
                           image_paths(dataset), inspector)
 
 
-def _other_views(cfg: Config) -> Iterator[str]:
-    """A line where test-time augmentation looks at none of the size that the test set is looked at in."""
+def _views(cfg: Config) -> Iterator[str]:
+    """A line where test-time augmentation looks at none of the size that the test set is looked at in, or at what mmdet
+    chooses, which would be a warning there."""
+    if not cfg.get('tta_pipeline'):
+        warnings.filterwarnings('ignore', 'Cannot find ``tta_')
+        yield '--tta looks at each picture and its mirror image: the config has no tta_pipeline that names other views'
     sizes = {tuple(step['scale']) for leaf in iter_dataset_cfgs(cfg.test_dataloader['dataset'])
              for step in leaf.get('pipeline') or () if step.get('type') == 'Letterbox'}
     views = {tuple(step['scale']) for each in cfg.get('tta_pipeline') or () for steps in each.get('transforms') or ()

@@ -104,6 +104,14 @@ def test_where_nothing_can_be_written_is_found_before_any_work(words, argv, monk
         getattr(import_module(f'mgdet_plugin.cli.{COMMANDS[command]}.{command}'), f'{command}_command')(arguments)
 
 
+@pytest.mark.parametrize('command', ['plan', 'doctor', 'anchors'])
+@pytest.mark.parametrize('part', ['train_dataloader', 'model'])
+def test_a_part_that_a_config_lacks_is_named(command, part):
+    module = import_module(f'mgdet_plugin.cli.{COMMANDS[command]}.{command}')
+    with pytest.raises(UserError, match=rf'mgdet_nano_staged\.py has no {part}; inherit a config that has'):
+        getattr(module, f'{command}_command')(['mgdet_nano_staged', '--cfg-options', f'{part}=None'])
+
+
 def test_one_line_and_exit_2(capsys):
     with pytest.raises(SystemExit) as stopped, user_errors_to_exit():
         raise UserError('two\n  lines')
