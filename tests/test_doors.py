@@ -1,6 +1,7 @@
 """Through every door, out of every format and shape: the same boxes, truth and figures, in pixels of the picture."""
 import copy
 import pickle
+import warnings
 from unittest.mock import Mock
 
 import numpy as np
@@ -14,7 +15,7 @@ from mmengine.evaluator import Evaluator
 from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.engine.preflight import _other_views
+from mgdet_plugin.engine.preflight import _views
 from tests.support.doors import (
     DOORS,
     FORMATS,
@@ -97,12 +98,18 @@ def test_views_of_another_size_are_said(folder):
     cfg = case_of(folder, 'COCO', ORDERS[0], 'usual').cfg
     views = [[dict(type='Letterbox', scale=(64, 64)), dict(type='Letterbox', scale=(96, 64))]]
     cfg.tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=views)]
-    [line] = _other_views(cfg)
+    [line] = _views(cfg)
     assert line.startswith('--tta looks at 64x64, 96x64 alone, the test set at ')
     scale = next(step['scale'] for step in cfg.test_dataloader.dataset.pipeline if step['type'] == 'Letterbox')
     views[0].append(dict(type='Letterbox', scale=scale))
     cfg.tta_pipeline[1]['transforms'] = views
-    assert not list(_other_views(cfg))
+    assert not list(_views(cfg))
+    cfg.tta_pipeline = None
+    with warnings.catch_warnings(record=True) as said:
+        assert [line] != [*_views(cfg)] == ['--tta looks at each picture and its mirror image: the config has no '
+                                            'tta_pipeline that names other views']
+        warnings.warn('Cannot find ``tta_pipeline`` in config, we will set it as default.', stacklevel=1)
+    assert not said  # of mmdet's script
 
 
 FLIPS = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]

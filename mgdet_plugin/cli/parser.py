@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -21,6 +23,16 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, module: str, doc: str | None) -> None:
         super().__init__(f'mgdet {module.rpartition(".")[2]}', description=doc,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def parse_known_args(self, args: Sequence[str] | None = None,  # type: ignore[override]
+                         namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        """Refuse an empty argument, as a shell makes of a variable that is not set; as a path it would mean here."""
+        words = list(sys.argv[1:] if args is None else args)
+        for before, word in zip(('', *words), words):
+            option = word if word.startswith('--') else before if before.startswith('--') else 'an argument'
+            if not word.strip() or re.fullmatch(r'--[\w-]+=\s*', word):
+                self.error(f"{option.partition('=')[0]} is empty; give a value, or leave it out")
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise what a tool prints as ``error: ...`` with exit code 2."""

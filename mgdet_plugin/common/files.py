@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, BinaryIO, cast
 
 from mgdet_plugin.common.errors import UserError
@@ -55,8 +55,8 @@ def check_destination(path: Path, *sources: Path) -> None:
         raise UserError(f'cannot write {path}: there is no folder {path.parent}; make it first')
     if path.is_dir():
         raise UserError(f'cannot write {path}: it is a folder; give the path of a file')
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f'cannot write {path}: no permission to write in {path.parent}')
+    if fault := _unwritable(path.parent):
+        raise UserError(f'cannot write {path}: {fault} in {path.parent}; give another path')
     if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
         raise UserError(f'cannot write {path}: it is the file to read from; give another path')
 
@@ -82,19 +82,43 @@ def files_below(folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
                     if not name.startswith('.') and name.lower().endswith(suffixes))
 
 
+def check_folder(folder: Path) -> Path:
+    """Refuse a folder that cannot be made or written to, before any work; none is made.
+
+    Raises:
+        UserError: It cannot.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise UserError(f'cannot make the folder {folder}: {there} is a file; give another')
+    if fault := _unwritable(there):
+        raise UserError(f'cannot write to {folder}: {fault} in {there}; give another folder')
+    return folder
+
+
 def make_folder(folder: Path) -> Path:
     """A folder to write to, made where it is not there.
 
     Raises:
         UserError: It cannot be made or written to.
     """
+    check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f'cannot make the folder {folder}: {error.strerror}; give another with --out') from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f'cannot write to {folder}: no permission; give another folder with --out')
+        raise UserError(f'cannot make the folder {folder}: {error.strerror}; give another') from error
     return folder
+
+
+def _unwritable(folder: Path) -> str:
+    """Why no file can be made in a folder, found out by making one that has no name; '' where one can be."""
+    try:
+        with TemporaryFile(dir=folder):
+            return ''
+    except PermissionError:
+        return 'no permission to write'
+    except OSError as error:  # permissions say nothing of a file system such as /proc
+        return f'no file can be made ({error.strerror})'
 
 
 def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]],

@@ -52,5 +52,6 @@ def check_checkpoint_start(path: str, start: bytes) -> None:
         UserError: With the bytes seen.
     """
     if start[:1] != b'\x80' and start != b'PK':
-        raise UserError(f'{path} is no checkpoint that torch can load safely (it begins with the bytes '
-                        f'{start.hex(" ")}); {WRITTEN_BY}')
+        seen = f'it begins with the bytes {start.hex(" ")}' if start else 'it is empty'
+        raise UserError(f'{path} is no checkpoint that torch can load safely ({seen}); '
+                        f'{WRITTEN_BY}')

@@ -121,8 +121,9 @@ _PATCH_FINDER = PatchFinder()
 def patch_drawing(module: ModuleType) -> None:
     """Let mmdet's inferencer draw an array in the colours it detects in, with configs that import this package.
 
-    To the network an array is BGR, as a file is; the visualizer takes RGB, and only a file is turned for it. With any
-    other config mmdet does what it does.
+    To the network an array is BGR, as a file is; the visualizer takes RGB, and only a file is turned for it. Backends
+    that write a run's record need its folder: there is none, so they are left out, which mmengine warns of one by one.
+    With any other config mmdet does what it does.
     """
     import numpy as np
     visualize = module.DetInferencer.visualize
@@ -132,7 +133,16 @@ def patch_drawing(module: ModuleType) -> None:
             inputs = [each[..., ::-1] if isinstance(each, np.ndarray) and each.ndim == 3 else each for each in inputs]
         return visualize(self, inputs, *args, **kwargs)
 
+    build = module.DetInferencer._init_visualizer
+
+    def build_visualizer(self: Any, cfg: Any) -> Any:
+        if 'mgdet_plugin' in str(cfg.get('custom_imports')) and cfg.get('visualizer'):
+            backends = [each for each in cfg.visualizer.get('vis_backends') or () if each.get('save_dir')]
+            cfg.visualizer.vis_backends = backends
+        return build(self, cfg)
+
     module.DetInferencer.visualize = visualize_rgb
+    module.DetInferencer._init_visualizer = build_visualizer
 
 
 def patch_thresholds(module: ModuleType) -> None:

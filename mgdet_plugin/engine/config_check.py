@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import nearest
 from mgdet_plugin.compat.building import BuildError, building_from
+from mgdet_plugin.datasets.formats.annotation_check import config_name
 
 _PLACES = dict(
     model=('MODELS', 'TASK_UTILS'), tta_model=('MODELS', ), data_preprocessor=('MODELS', ), dataset=('DATASETS', ),
@@ -56,6 +57,18 @@ _FOREIGN = ('Albu', )
 """Types whose members are another library's."""
 _FUNCTIONS = ('nms', 'nms_cfg', 'override')
 """Keys of parts whose type is in no registry."""
+
+
+def check_parts(cfg: Config, *keys: str) -> None:
+    """Refuse a config that lacks a part.
+
+    Raises:
+        UserError: It does.
+    """
+    lacking = [key for key in keys if not cfg.get(key)]
+    if lacking:
+        raise UserError(f'{config_name(cfg)} has no {" and no ".join(lacking)}; inherit a config that has, such as '
+                        '_base_ = "mgdet_plugin::mgdet_nano_stage1.py"')
 
 
 class _Fields(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from itertools import chain
@@ -17,18 +18,20 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import check_folder
 from mgdet_plugin.common.resources import config_path, mmdet_script
 from mgdet_plugin.compat.console import VERBOSE, show, shows
 from mgdet_plugin.compat.launch import end_launched_process
 from mgdet_plugin.datasets import Inspector, check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.annotation_check import config_name
+from mgdet_plugin.datasets.formats.dataset_report import number_of
 from mgdet_plugin.datasets.old_images import image_paths, pipeline_of
 from mgdet_plugin.engine.checkpoint_check import check_weights
-from mgdet_plugin.engine.config_check import checked
+from mgdet_plugin.engine.config_check import check_parts, checked
 from mgdet_plugin.engine.hooks.console_hook import ConsoleHook
 from mgdet_plugin.engine.keep_check import check_keep
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
-from mgdet_plugin.engine.resume_choice import extended_end, is_finished, resolve_resume
+from mgdet_plugin.engine.resume_choice import added_epochs, extended_end, is_finished, resolve_resume
 from mgdet_plugin.engine.truth_check import check_truth
 from mgdet_plugin.plan.keeping import Keeping, is_followed
 from mgdet_plugin.plan.plan import Plan, start_of
@@ -92,7 +95,7 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
         The parsed arguments and the config with its options merged.
 
     Raises:
-        UserError: If the config is missing.
+        UserError: If the config is missing, or the work folder cannot be written to.
     """
     script = runpy.run_path(str(mmdet_script(name)), run_name=name)
     called = sys.argv
@@ -104,10 +107,7 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
     cfg = Config.fromfile(config_path(args.config))
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
-    lacking = [key for key in _NEEDED[name] if not cfg.get(key)]
-    if lacking:
-        raise UserError(f'{config_name(cfg)} has no {" and no ".join(lacking)}; inherit a config that has, such as '
-                        '_base_ = "mgdet_plugin::mgdet_nano_stage1.py"')
+    check_parts(cfg, *_NEEDED[name])
     scaling = cfg.get('auto_scale_lr')
     if getattr(args, 'auto_scale_lr', False) and not {'enable', 'base_batch_size'} <= set(scaling or ()):
         raise UserError('--auto-scale-lr needs auto_scale_lr=dict(enable=False, base_batch_size=N) in the config, got '
@@ -121,6 +121,7 @@ def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespa
         show(VERBOSE)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
+    check_folder(Path(cfg.work_dir))
     return args, cfg
 
 
@@ -159,6 +160,12 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None) -> l
                         'give --more-epochs N, or start a run from its best.pth (load_from) in another --work-dir')
             _say(said, args.launcher)
             return None
+        elif cfg.get('resume') and not {'train_cfg.max_epochs', 'train_cfg.end_epoch'} & set(args.cfg_options or ()):
+            added, end = added_epochs(cfg)
+            if added:
+                settled += ['--cfg-options', f'train_cfg.end_epoch={end}']
+                said.append(f'{number_of(added, "epoch")} had been added to this run by --more-epochs: it goes on to '
+                            f'epoch {end}')
         if unwatched:
             said.append(f'no validation ({", ".join(unwatched)} None): no best.pth is kept, no stage ends early, and '
                         'only spikes, divergence and NaN of the training losses are guarded')
@@ -195,7 +202,7 @@ def prepare_test(arguments: Sequence[str]) -> None:
     args, cfg = parse_like_mmdet('test', arguments)
     cfg.load_from = args.checkpoint
     with checked(cfg):
-        _say(chain(_prepare(cfg, ('test', )), _other_views(cfg) if args.tta else ()), args.launcher)
+        _say(chain(_prepare(cfg, ('test', )), _views(cfg) if args.tta else ()), args.launcher)
 
 
 def _say(lines: Iterable[str], launcher: str) -> None:
@@ -243,8 +250,12 @@ def _old_pictures(cfg: Config, keep: Keeping, inspector: Inspector | None) -> It
                           image_paths(dataset), inspector)
 
 
-def _other_views(cfg: Config) -> Iterator[str]:
-    """A line where test-time augmentation looks at none of the size that the test set is looked at in."""
+def _views(cfg: Config) -> Iterator[str]:
+    """A line where test-time augmentation looks at none of the size that the test set is looked at in, or at what mmdet
+    chooses, which would be a warning there."""
+    if not cfg.get('tta_pipeline'):
+        warnings.filterwarnings('ignore', 'Cannot find ``tta_')
+        yield '--tta looks at each picture and its mirror image: the config has no tta_pipeline that names other views'
     sizes = {tuple(step['scale']) for leaf in iter_dataset_cfgs(cfg.test_dataloader['dataset'])
              for step in leaf.get('pipeline') or () if step.get('type') == 'Letterbox'}
     views = {tuple(step['scale']) for each in cfg.get('tta_pipeline') or () for steps in each.get('transforms') or ()

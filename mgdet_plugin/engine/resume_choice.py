@@ -190,6 +190,19 @@ def extended_end(cfg: Config, more: int) -> int:
     return epoch + more
 
 
+def added_epochs(cfg: Config) -> tuple[int, int]:
+    """How many epochs were added to the run that ``cfg.load_from`` is of, of which that knows nothing, and its end.
+
+    A run that is killed in the first of them has saved no checkpoint since; the guard's record knows. (0, 0) else.
+    """
+    path = Path(cfg.work_dir) / FILE
+    if not cfg.get('stages') or Path(cfg.load_from).resolve().parent != path.parent.resolve() or not path.is_file():
+        return 0, 0
+    record, planned = GuardRecord.read(path), _position(cfg)[1]
+    return (record.end_epoch - planned, record.end_epoch) if record.ended is None and record.end_epoch > planned else (
+        0, 0)
+
+
 def without_resume(arguments: list[str]) -> list[str]:
     """Take ``--resume`` and its value out of a command line, in every way argparse reads it."""
     kept: list[str] = []

@@ -41,7 +41,7 @@ _GUARDED = ('obj', 'conf', 'cls')  # in the names of objectness and class losses
 
 
 def take_baselines(runner: Runner, loop: LossValLoop | None, record: GuardRecord, before: GuardRecord | None,
-                   options: GuardOptions) -> None:
+                   options: GuardOptions, new_classes: Sequence[str | int] = ()) -> None:
     """Measure losses and metrics of the loaded weights and of a random start, or take those of an earlier stage.
 
     Args:
@@ -50,6 +50,7 @@ def take_baselines(runner: Runner, loop: LossValLoop | None, record: GuardRecord
         record: Takes the figures.
         before: The record of the checkpoint the weights are from, if there is one.
         options: The guard's.
+        new_classes: Those that the loaded weights have not learnt.
 
     Raises:
         UserError: A guarded loss is not there, or the loaded weights have no finite one.
@@ -71,7 +72,8 @@ def take_baselines(runner: Runner, loop: LossValLoop | None, record: GuardRecord
         if options.random_start:
             with told(runner, loop, RANDOM):
                 record.random = measure_random(runner, loop)
-        _warn_of_worse(runner, record)
+        classes = (loop.dataloader.dataset.metainfo or {}).get('classes', ())  # type: ignore[attr-defined]
+        _warn_of_worse(runner, record, 0 < len(classes) <= len(set(new_classes)))
     own = [name for name in (*record.pretrained, *record.random) if name.partition('/')[0] not in loop.others]
     record.metric = record.metric or next(iter([*expected_of(loop.evaluator.metrics), *mean_aps(own)]), '')
     record.guarded = guarded_terms(record, options.terms)
@@ -119,12 +121,20 @@ def _say(runner: Runner, record: GuardRecord, seconds: float) -> None:
         runner.visualizer.add_scalars(dict(record.pretrained), step=0, file_path=f'{runner.timestamp}.json')
 
 
-def _warn_of_worse(runner: Runner, record: GuardRecord) -> None:
-    """Say before the first step that weights know less than nothing of the images they are to be trained on."""
-    loaded, start = (each.get('val/loss', math.nan) for each in (record.pretrained, record.random))
+def _warn_of_worse(runner: Runner, record: GuardRecord, all_new: bool) -> None:
+    """Say before the first step that weights know less than nothing of the images they are to be trained on.
+
+    Where they have learnt none of the classes, the loss of these is random in both and is left out.
+    """
+    def loss(values: Mapping[str, float]) -> float:
+        of_class = [value for name, value in values.items() if name.startswith('val/loss_') and 'cls' in name]
+        return values.get('val/loss', math.nan) - (sum(of_class) if all_new else 0)
+
+    loaded, start = loss(record.pretrained), loss(record.random)
     if record.start == FULL and loaded > start:
+        what = 'val/loss without that of the classes, which are all new,' if all_new else 'val/loss'
         runner.logger.warning(
-            f'guard: {LOADED} are worse than {RANDOM} on the validation images, val/loss {loaded:.4g} against '
+            f'guard: {LOADED} are worse than {RANDOM} on the validation images, {what} {loaded:.4g} against '
             f'{start:.4g}. Images of another domain can do that; far more often it is classes in another order, '
             'colours in another order or another mean and std than the weights were trained with, other anchors or '
             'strides, or labels that are not those of the images: look at these before training')
@@ -145,7 +155,7 @@ def told(runner: Runner, loop: LossValLoop, what: str) -> Iterator[None]:
         nonlocal done, said
         done += len(data['inputs'])
         now = time.perf_counter()
-        if now - said >= _SAY_EVERY:
+        if now - said >= _SAY_EVERY and done < total:
             said = now
             runner.logger.info(f'guard: measuring {what}: {done} of {total:.0f} images, about '
                                f'{max(0.0, (now - begun) * (total - done) / done):.0f} s left', extra=SAID)

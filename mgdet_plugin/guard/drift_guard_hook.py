@@ -12,6 +12,7 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mgdet_plugin.common.checkpoints import new_classes_of
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import KEY, OLD, GuardRecord, Validation, keeps, kept_share
 from mgdet_plugin.common.metric_names import AUTO
@@ -62,12 +63,14 @@ class DriftGuardHook(Hook):
         self.options = GuardOptions.build(options)
         self._resumed: tuple[GuardRecord, LossWatch] | None = None
         self._inherited: GuardRecord | None = None
+        self._new_classes: tuple[str | int, ...] = ()
         self._training: TrainingWatch | None = None  # once the run has begun
         self._start: Mapping[str, Tensor] | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Take the record of a checkpoint to resume from, or the baselines of loaded weights."""
         kept = checkpoint.get(KEY)
+        self._new_classes = new_classes_of(checkpoint)
         if isinstance(kept, Mapping):
             record = GuardRecord.from_plain(kept['record'])
             if runner._resume:
@@ -102,6 +105,7 @@ class DriftGuardHook(Hook):
             if self.options.terms is not None:
                 record.guarded = guarded_terms(record, self.options.terms)
         record.best, record.keep = _best_by(runner), _keep_summary(runner)
+        record.end_epoch = run.loop.end_epoch or record.end_epoch  # of a run that is killed before it saves it
         if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
             runner.logger.warning('guard: EarlyStoppingHook keeps no state in checkpoints, and goes by the figures of '
                                   'weights the guard has put back; plan.early_stopping does neither')
@@ -127,7 +131,7 @@ class DriftGuardHook(Hook):
                                   'the weights it is resumed with')
         record = GuardRecord(start=start, limit=self.options.limit,
                              metric=next((name for name in _best_by(runner)[:1] if 'loss' not in name), ''))
-        take_baselines(runner, loop, record, self._inherited, self.options)
+        take_baselines(runner, loop, record, self._inherited, self.options, self._new_classes)
         if is_main_process():
             Path(runner.work_dir, BAD_BATCHES).unlink(missing_ok=True)  # an earlier run's
         return record

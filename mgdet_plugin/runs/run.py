@@ -1,6 +1,7 @@
 """What a training run left in its work folder: the guard's record and the scalars of every iteration."""
 from __future__ import annotations
 
+import ast
 import json
 import math
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ def read_run(work_dir: str | Path) -> Run:
     if path.is_file():
         run = Run(**vars(GuardRecord.read(path)), folder=folder, training=training)
     else:
-        run = Run(start='', folder=folder, recorded=False, training=training,
+        run = Run(start=_start_of(folder), folder=folder, recorded=False, training=training,
                   validations=_validations(folder, training))
         if not training and not run.validations:
             raise UserError(f'{folder} holds neither a {FILE}, which the default hook drift_guard writes, nor a '
@@ -94,6 +95,23 @@ def read_run(work_dir: str | Path) -> Run:
         run.metric = next(iter(run.mean_aps()), run.metric)
     run.guarded = [name for name in run.guarded if f'val/{name}' not in run.silent]
     return run
+
+
+def _start_of(folder: Path) -> str:
+    """'nothing' where the only config in a work folder, as a run leaves it there, loads no weights; '' if unknown.
+
+    It is read as data, not run.
+    """
+    configs = list(folder.glob('*.py'))
+    try:
+        tree = ast.parse(configs[0].read_text(encoding='utf-8')) if len(configs) == 1 else ast.Module([], [])
+    except (ValueError, SyntaxError, RecursionError, OSError):
+        return ''
+    values = {target.id: each.value for each in tree.body if isinstance(each, ast.Assign)
+              for target in each.targets if isinstance(target, ast.Name)}
+    loaded = values.get('load_from')
+    pretrained = any(isinstance(each, ast.Constant) and each.value == 'Pretrained' for each in ast.walk(tree))
+    return 'nothing' if isinstance(loaded, ast.Constant) and loaded.value is None and not pretrained else ''
 
 
 def _logs(folder: Path) -> list[list[dict[str, Any]]]:

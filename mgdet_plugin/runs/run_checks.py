@@ -54,7 +54,8 @@ def check_run(run: Run | str | Path) -> list[Check]:
     run = run if isinstance(run, Run) else read_run(run)
     last = run.last
     if not run.recorded:
-        return [_training_fell(run), Check(NAMES[1], None, f'not judged: {NO_GUARD}'), _detects(run), _no_nan(run),
+        band = f'not asked: {NOTHING_TO_KEEP[run.start]}' if run.start else f'not judged: {NO_GUARD}'
+        return [_training_fell(run), Check(NAMES[1], None, band), _detects(run), _no_nan(run),
                 _old_kept(run)]
     if last is None:
         without = run.ended == 'plan' and not run.pretrained and not run.random  # which a validation set gives
@@ -177,9 +178,10 @@ def _training_fell(run: Run) -> Check:
     losses = run.training.get('loss', np.array([]))
     losses = losses[np.isfinite(losses)]
     if len(losses) < 2:
-        return Check(NAMES[0], None, f'not judged: {NO_GUARD}, and fewer than two training losses are logged')
+        why = '' if run.start else f'{NO_GUARD}, and '
+        return Check(NAMES[0], None, f'not judged: {why}fewer than two training losses are logged')
     first, end = float(losses[0]), float(np.median(losses[-max(1, len(losses) // 10):]))
-    line = f'training loss {end:.4g} at the end, {first:.4g} first logged; {NO_GUARD}'
+    line = f'training loss {end:.4g} at the end, {first:.4g} first logged' + ('' if run.start else f'; {NO_GUARD}')
     return Check(NAMES[0], end < first, line + ('' if end < first else '; it has not fallen'),
                  dict(loss=end, first=first))
 
@@ -191,6 +193,11 @@ def _detects(run: Run) -> Check:
         return Check(NAMES[2], None, 'not judged: no validation' + (
             ' yet' if last is None else ' has given a mean AP: nothing was detected, or it measures none'))
     passed = None if kept(run).metrics.get(run.metric, 0.0) > 0 else False
+    if run.start:
+        nothing = NOTHING_TO_KEEP[run.start]
+        return Check(NAMES[2], passed, f'not asked: {nothing}; {_best_line(run, last)}' if passed is None else
+                     f'{_best_line(run, last)}; {nothing}, and nothing right is detected yet: train longer, on more '
+                     'pictures, or start from weights')
     return Check(NAMES[2], passed, f'{_best_line(run, last)}; not held against pretrained weights: {NO_GUARD}')
 
 

@@ -1,9 +1,11 @@
 """What a person gets wrong: one line, the value seen, what to do, and nothing written."""
 import sys
+from importlib import import_module
 
 import pytest
 import torch
 
+from mgdet_plugin.cli import COMMANDS
 from mgdet_plugin.common.errors import UserError, user_errors_to_exit
 from mgdet_plugin.common.resources import mmdet_script
 from mgdet_plugin.engine.preflight import prepare_test, prepare_train
@@ -78,6 +80,36 @@ def test_unknown_mmdet_tool():
     with pytest.raises(UserError, match='no tool'):
         mmdet_script('../../../os')
     assert mmdet_script('analysis_tools/get_flops').name == 'get_flops.py'
+
+
+@pytest.mark.parametrize(('words', 'option'), [
+    (['look', 'mgdet_nano_keep', '--out', ''], '--out'), (['init', '.', '--out='], '--out'),
+    (['doctor', ''], 'an argument'), (['detect', 'a.jpg', '--weights', ' '], '--weights'),
+    (['train', 'mgdet_nano_keep', '--work-dir='], '--work-dir')])
+def test_an_empty_argument_means_nothing(words, option):
+    command, *arguments = words
+    with pytest.raises(UserError, match=f'^{option} is empty; give a value, or leave it out; see --help'):
+        getattr(import_module(f'mgdet_plugin.cli.{COMMANDS[command]}.{command}'), f'{command}_command')(arguments)
+
+
+@pytest.mark.parametrize('words', [
+    ['look', 'mgdet_nano_keep', '--out', '/proc/x.png'], ['doctor', 'mgdet_nano_keep', '--out', '/proc/x'],
+    ['anchors', 'mgdet_nano_keep', '--out', '/proc/x'], ['init', 'tests/data', '--out', '/proc/x.py'],
+    ['train', 'mgdet_nano_keep', '--work-dir', '/proc/x'],
+    ['test', 'mgdet_nano_keep', 'README.md', '--out', '/proc/x.pkl']])
+def test_where_nothing_can_be_written_is_found_before_any_work(words, argv, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command, *arguments = words
+    with pytest.raises(UserError, match=r'cannot write (to )?/proc/x\S*: no file can be made'):
+        getattr(import_module(f'mgdet_plugin.cli.{COMMANDS[command]}.{command}'), f'{command}_command')(arguments)
+
+
+@pytest.mark.parametrize('command', ['plan', 'doctor', 'anchors'])
+@pytest.mark.parametrize('part', ['train_dataloader', 'model'])
+def test_a_part_that_a_config_lacks_is_named(command, part):
+    module = import_module(f'mgdet_plugin.cli.{COMMANDS[command]}.{command}')
+    with pytest.raises(UserError, match=rf'mgdet_nano_staged\.py has no {part}; inherit a config that has'):
+        getattr(module, f'{command}_command')(['mgdet_nano_staged', '--cfg-options', f'{part}=None'])
 
 
 def test_one_line_and_exit_2(capsys):

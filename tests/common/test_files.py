@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
 from mgdet_plugin.common import files
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import write_together
+from mgdet_plugin.common.files import check_destination, check_folder, write_together
 
 
 class Terminal(io.StringIO):
@@ -27,6 +28,22 @@ def test_shows_bytes_on_a_terminal_once_the_delay_is_over(monkeypatch, stream, d
     text = stream.getvalue()
     assert ('import model5.h5' in text and '1.00M/4.00M' in text) is shown
     assert shown or text == ''
+
+
+@pytest.mark.parametrize(('path', 'line'), [
+    ('/proc/x.png', r'cannot write /proc/x\.png: no file can be made \(.+\) in /proc; give another path'),
+    ('nowhere/x.png', 'there is no folder nowhere; make it first')])
+def test_a_file_that_cannot_be_made_is_refused_before_any_work(path, line):
+    with pytest.raises(UserError, match=line):
+        check_destination(Path(path))
+
+
+def test_a_folder_is_tried_and_not_made(tmp_path):
+    (tmp_path / 'file').touch()
+    assert check_folder(tmp_path / 'a/b') == tmp_path / 'a/b' and [*tmp_path.iterdir()] == [tmp_path / 'file']
+    for folder, line in ((tmp_path / 'file/a', 'file is a file; give another'), (Path('/proc/a/b'), 'in /proc; give')):
+        with pytest.raises(UserError, match=line):
+            check_folder(folder)
 
 
 def test_several_files_appear_together_or_not_at_all(tmp_path):

@@ -1,6 +1,7 @@
 """Red is red in every picture the tools write, and in what the network is given."""
 import json
 import pickle
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,6 +108,13 @@ def by_analyze_results(folder, out):
     with plain_config_text():
         run_tool('analysis_tools/analyze_results', [str(folder / 'cfg.py'), str(out / 'found.pkl'), str(out / 'shown'),
                                                     '--topk', '1'])
+
+
+def test_the_inferencer_warns_of_no_backend_of_a_run(folder):
+    """A run's visualizer writes into the run's folder, and here is none."""
+    with warnings.catch_warnings(record=True) as said:
+        infer = DetInferencer(str(folder / 'cfg.py'), str(folder / 'w.pth'), 'cpu', show_progress=False)
+    assert infer.visualizer is not None and not [each for each in said if 'Failed to add' in str(each.message)]
 
 
 @pytest.mark.parametrize('door', [by_draw, by_detect, by_inferencer, by_inferencer_from_an_array, by_hook,

@@ -136,7 +136,10 @@ def test_what_cannot_be_loaded(tiny, predictor, tmp_path):
     with pytest.raises(UserError, match=r'has no a\.bin beside it'):
         detect(tmp_path / 'a.xml')
     (tmp_path / 'a.bin').write_bytes(b'')
-    with pytest.raises(UserError, match=r'a\.xml cannot be run by OpenVINO'):
+    with pytest.raises(UserError, match=r'a\.xml cannot be run by OpenVINO \(it does not begin as XML\)'):
+        detect(tmp_path / 'a.xml')
+    (tmp_path / 'a.xml').write_text('<?xml version="1.0"?><net name="a" version="11"></net>')
+    with pytest.raises(UserError, match=r'a\.xml says nothing of its classes and input'):
         detect(tmp_path / 'a.xml')
 
 

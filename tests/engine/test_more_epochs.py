@@ -104,6 +104,20 @@ def test_the_command_counts_from_the_end(ended: tuple[Path, Path], capsys: pytes
     assert 'To train on give --more-epochs N' in capsys.readouterr().err
 
 
+def test_a_run_killed_before_it_saved_an_added_epoch_goes_on_to_its_end(
+        data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = config(tmp_path, data, [HEAD])
+    cfg.dump(tmp_path / 'config.py')
+    words = [str(tmp_path / 'config.py'), '--work-dir', str(tmp_path / 'run'), '--resume']
+    steps = run(cfg, tmp_path / 'run').iter
+    run(cfg, tmp_path / 'run', kill=('iter', steps + 1), resume=True, change=extended(5))
+    settled = prepare_train(words)
+    assert settled is not None and settled[-2:] == ['--cfg-options', 'train_cfg.end_epoch=5']
+    assert '3 epochs had been added to this run by --more-epochs: it goes on to epoch 5' in capsys.readouterr().err
+    assert run(cfg, tmp_path / 'run', resume=True, change=extended(5)).epoch == 5
+    assert prepare_train(words) is None and 'already finished' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(('words', 'line'), [
     (['--resume'], r'--more-epochs 3 goes on from .* and --resume auto says otherwise'),
     (['--cfg-options', 'load_from=a.pth'], 'load_from says otherwise'),

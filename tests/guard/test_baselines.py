@@ -54,9 +54,18 @@ def test_progress_is_told_and_what_metrics_print_is_not(runner, monkeypatch, cap
     (FULL, 1014.0, True), (FULL, 151.0, False), ('backbone', 1014.0, False), (FULL, float('nan'), False)])
 def test_weights_that_are_worse_than_none_are_told_at_the_start(runner, caplog, start, loaded, warned):
     record = GuardRecord(start=start, pretrained={'val/loss': loaded}, random={'val/loss': 152.0})
-    baselines._warn_of_worse(runner, record)
+    baselines._warn_of_worse(runner, record, all_new=False)
     assert ('worse than a random start' in caplog.text and 'val/loss 1014 against 152' in caplog.text) == warned
     assert all('\n' not in each.getMessage() for each in caplog.records)
+
+
+@pytest.mark.parametrize(('others', 'said'), [
+    (40.0, ''), (60.0, 'val/loss without that of the classes, which are all new, 60 against 50')])
+def test_the_loss_of_classes_that_are_all_new_is_no_fault_of_the_weights(runner, caplog, others, said):
+    record = GuardRecord(start=FULL, pretrained={'val/loss': others + 30, 'val/loss_obj': others, 'val/loss_cls': 30.0},
+                         random={'val/loss': 60.0, 'val/loss_obj': 50.0, 'val/loss_cls': 10.0})
+    baselines._warn_of_worse(runner, record, all_new=True)
+    assert said in caplog.text and bool(caplog.text) == bool(said)
 
 
 def test_a_loss_that_is_always_0_is_not_guarded_and_said_once(runner, caplog):

@@ -177,6 +177,28 @@ def test_a_run_without_a_guard_is_judged_by_its_log(tmp_path, losses, scores, ex
     assert verdict(checks) == ('FAIL' if False in expected else 'NOT MEASURED')
 
 
+FROM_NOTHING = 'load_from = None\nmodel = dict(backbone=dict(init_cfg=None))\n'
+
+
+@pytest.mark.parametrize(('config', 'scores', 'expected', 'result'), [
+    (FROM_NOTHING, [0.1, 0.3], [True, None, None, True, None], 'PASS'),
+    (FROM_NOTHING, [0.0, 0.0], [True, None, False, True, None], 'FAIL'),
+    (FROM_NOTHING.replace('None\n', "'a.pth'\n"), [0.1, 0.3], [True, None, None, True, None], 'NOT MEASURED'),
+    (FROM_NOTHING.replace('=None)', "=dict(type='Pretrained'))"), [0.1, 0.3], [True, None, None, True, None],
+     'NOT MEASURED'),
+    ('load_from = (', [0.1, 0.3], [True, None, None, True, None], 'NOT MEASURED')])
+def test_a_run_from_nothing_is_not_asked_for_what_it_had_not(tmp_path, config, scores, expected, result):
+    """By the config that it left: without a guard, as configs for training from nothing have it."""
+    log_of(tmp_path, FALLING, [{'pascal_voc/mAP': score} for score in scores])
+    (tmp_path / 'my.py').write_text(config)
+    checks = check_run(read_run(tmp_path))
+    assert [each.passed for each in checks] == expected and verdict(checks) == result
+    said = ' '.join([each.line for each in checks] + [verdict_line(checks)])
+    assert ('no guard' in said and 'pretrained weights' in said) == (result == 'NOT MEASURED')
+    assert ('nothing was pretrained' in said) == (config is FROM_NOTHING)
+    assert ('nothing right is detected yet' in said) == (result == 'FAIL')
+
+
 def test_the_best_checkpoint_is_what_is_judged(tmp_path):
     """The end may be a little worse; but the losses of both must be in the band."""
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
+from mgdet_plugin.common import files
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights import conversion
 from mgdet_plugin.weights.import_report import BY_ORDER, summary, tensor_table
@@ -349,7 +350,10 @@ def test_refuses_destinations_that_cannot_be_written(tmp_path, source):
 
 
 def test_refuses_a_closed_folder(tmp_path, source, monkeypatch):
-    monkeypatch.setattr(os, 'access', lambda path, mode: not (path == tmp_path and mode == os.W_OK))
+    def refuse(dir):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(files, 'TemporaryFile', refuse)
     assert 'no permission to write in' in refusal(source, tmp_path / 'out.pth')
 
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from mgdet_plugin.cli.parser import Parser, cfg_options
+from mgdet_plugin.common.files import check_folder
 from mgdet_plugin.common.resources import config_path
 from mgdet_plugin.common.weights_path import check_weights_path
 
@@ -25,6 +27,8 @@ def anchors_command(arguments: Sequence[str]) -> int:
     config_path(args.config)
     if args.measure:
         check_weights_path(args.measure, args.config)
+    if args.out:
+        check_folder(Path(args.out))
     from mgdet_plugin.prepare.anchors import choose_anchors, write_choice
     choice = choose_anchors(args.config, args.metric, args.generations, args.seed, args.measure,
                             cfg_options(args.cfg_options))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mgdet_plugin.cli.parser import FORMATS, Parser, cfg_options
+from mgdet_plugin.common.files import check_folder
 from mgdet_plugin.common.resources import config_path
 
 
@@ -33,6 +34,8 @@ def doctor_command(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     if not Path(args.source).exists():
         config_path(args.source)
+    if args.out:
+        check_folder(Path(args.out))
     from mgdet_plugin.common.name_lists import text_names
     from mgdet_plugin.datasets.sources.annotated import Hints
     from mgdet_plugin.prepare.faults.doctor import examine, write_examination

@@ -18,7 +18,8 @@ def init_command(arguments: Sequence[str]) -> int:
     parser.add_argument('--from-yaml', type=Path, metavar='YAML', help='training, evaluation or inference file of the '
                         'TensorFlow project: its settings, and its data and weights where none are given')
     parser.add_argument('--weights', type=Path, metavar='W', help='model5.h5, darknet53.h5 or a checkpoint .pth to '
-                        'start from (default: none, the small model from nothing)')
+                        'start from (default: none, the small model from nothing); weights/digits_source.h5 of a '
+                        'checkout is one of the small model to try it with')
     parser.add_argument('--old', type=Path, metavar='D', help='pictures like those the weights were trained on: the '
                         'run keeps what they knew')
     parser.add_argument('--out', type=Path, metavar='MY.py', help="config to write (default: the data's name, here); "

@@ -1,4 +1,4 @@
-"""Draw the samples a stage trains on, mixed as it mixes them, with truth, cells, anchors and decoded targets."""
+"""Draw the samples a stage, or a run without stages, trains on, with truth, cells, anchors and decoded targets."""
 from __future__ import annotations
 
 import sys
@@ -24,7 +24,8 @@ def look_command(arguments: Sequence[str]) -> int:
                         'drawn, all are counted (default: 12)')
     parser.add_argument('--checkpoint', metavar='CKPT', help='draw what these weights find beside each sample')
     parser.add_argument('--score-thr', type=float, default=0.3, metavar='S', help='lowest score drawn (default: 0.3)')
-    parser.add_argument('--out', metavar='F.png', help='(default: work_dirs/CFG/look/stage<N>_epoch<E>.png)')
+    parser.add_argument('--out', metavar='F.png', help='(default: work_dirs/CFG/look/stage<N>_epoch<E>.png, without '
+                        'stages epoch<E>.png)')
     parser.add_cfg_options()
     args = parser.parse_args(arguments)
     path = config_path(args.config)

@@ -20,10 +20,12 @@ def plan_command(arguments: Sequence[str]) -> int:
     path = config_path(args.config)
     from mmengine.config import Config
 
-    from mgdet_plugin.engine.config_check import checked
+    from mgdet_plugin.engine.config_check import check_parts, checked
     from mgdet_plugin.plan.report import plan_report, plan_text, report_without_stages
     cfg = Config.fromfile(path)
     cfg.merge_from_dict(cfg_options(args.cfg_options))
+    if cfg.get('stages'):
+        check_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     with checked(cfg):
         report, findings = plan_report(cfg, args.processes) if cfg.get('stages') else (report_without_stages(cfg), [])
     rules = [dict(rule=each.rule, error=each.is_error, text=each.text) for each in findings]

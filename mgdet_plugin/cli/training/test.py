@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mgdet_plugin.cli.parser import Parser, cfg_options
 from mgdet_plugin.common.errors import require
+from mgdet_plugin.common.files import check_destination
 from mgdet_plugin.common.resources import config_path
 from mgdet_plugin.common.weights_path import check_weights_path
 
@@ -31,6 +33,8 @@ def test_command(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     require(not args.out or args.out.endswith(('.pkl', '.pickle')), '--out must name a .pkl file (COCO JSON is written '
             'by --cfg-options test_evaluator.outfile_prefix=NAME)', args.out)
+    if args.out:
+        check_destination(Path(args.out))
     args.config = config_path(args.config)
     cfg_options(args.cfg_options)  # refuses what mmdet's parser would fail on
     if '://' not in args.checkpoint:  # a remote address is left to mmengine

@@ -34,6 +34,8 @@ def read_annotated(data: Path, form: str | None = None, hints: Hints | None = No
     files = list_files(data)
     found = {name: there for name, module in FORMATS.items() if form in (None, name) and (there := module.find(files))}
     if not found:
+        if form in (None, 'yolo'):
+            yolo.refuse_faulty(files)
         wanted = '; '.join(f'{name}: {module.LOOKS}' for name, module in FORMATS.items() if form in (None, name))
         raise UserError(f'{data} holds no annotations that are known. Looked for {wanted}. Seen: {_seen(files)}')
     if len(found) > 1:

@@ -1,6 +1,7 @@
 """YOLO's label files: by a ``data.yaml``, by lists of pictures, or by folders ``images`` and ``labels`` alone."""
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -91,9 +92,9 @@ def _boxes(lines: Sequence[str], classes: Sequence[str], size: tuple[int, int], 
             values = [float(word) for word in words[1:]]
         except ValueError:
             values = []
-        if (len(values) != 4 and (len(values) < 6 or len(values) % 2)) or max(map(abs, values)) > RELATIVE:
-            raise UserError(f'{where}, line {number}: {line[:80]!r} is no label; "class x y w h" or "class x1 y1 x2 y2 '
-                            'x3 y3 ..." in shares of the picture is needed')
+        if (len(values) != 4 and (len(values) < 6 or len(values) % 2)) or not max(map(abs, values)) <= RELATIVE or any(
+                map(math.isnan, values)):
+            raise _no_label(where, number, line)
         if len(values) == 4:
             x, y, width, height = values
             left, top = x - width / 2, y - height / 2
@@ -104,6 +105,32 @@ def _boxes(lines: Sequence[str], classes: Sequence[str], size: tuple[int, int], 
         name = numbered(classes, words[0], f'{where}, line {number}')
         boxes.append(Box(name, (left * size[0], top * size[1], width * size[0], height * size[1])))
     return boxes, outlines
+
+
+def _no_label(where: str, number: int, line: str) -> UserError:
+    return UserError(f'{where}, line {number}: {line[:80]!r} is no label; "class x y w h" or "class x1 y1 x2 y2 x3 y3 '
+                     '..." in shares of the picture is needed')
+
+
+def refuse_faulty(files: Files) -> None:
+    """Say of files that were no annotations what is wrong where they can only be meant as YOLO's.
+
+    Raises:
+        UserError: A ``data.yaml`` is broken or lacks what it needs, or a line of a label file is no label.
+    """
+    for path in files.ending('.yaml', '.yml'):
+        if path.stem == 'data' or path == files.given:
+            lacking = [key for key in ('names', 'train') if key not in _content(path)]
+            if lacking:
+                raise UserError(f'{path} has no {" and no ".join(lacking)}; names lists the classes, train the folder '
+                                'of the pictures')
+    for path in files.ending('.txt'):
+        if 'labels' in path.relative_to(files.root).parent.parts or any(
+                path.with_suffix(suffix).is_file() for suffix in PICTURE_SUFFIXES):
+            lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+            for number, line in enumerate(lines, 1):
+                if line.strip() and not _LABEL.fullmatch(line.strip()):
+                    raise _no_label(str(path), number, line)
 
 
 def _read_set(path: Path, hints: Hints) -> tuple[tuple[str, ...], Named, list[str]]:
@@ -170,7 +197,10 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding='utf-8', errors='replace'), yaml.BaseLoader)  # 'no' stays a text
     except yaml.YAMLError as error:
-        raise UserError(f'{path} is no valid YAML ({str(error).splitlines()[0]}); correct it') from error
+        mark = getattr(error, 'problem_mark', None)
+        line = f', line {mark.line + 1}' if mark else ''
+        said = getattr(error, 'problem', None) or str(error).splitlines()[0]
+        raise UserError(f'{path}{line}: this is no valid YAML ({said}); correct it') from error
     return content if isinstance(content, dict) else {}
 
 

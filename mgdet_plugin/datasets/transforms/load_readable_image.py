@@ -47,5 +47,6 @@ class LoadReadableImage(LoadImageFromFile):
         try:
             return self.load(results)
         except DECODER_ERRORS as error:
-            print_log(f'{results["img_path"]} cannot be read and is skipped ({error})', 'current', logging.WARNING)
+            # for the log's file: a person has been told before training, of all of them at once
+            print_log(f'{results["img_path"]} cannot be read and is skipped ({error})', 'current', logging.INFO)
             return None

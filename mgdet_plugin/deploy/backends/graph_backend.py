@@ -127,6 +127,8 @@ def load_openvino(path: str, device: str | None = None, threads: int | None = No
     if not Path(path).with_suffix('.bin').is_file():
         raise UserError(f'{path} has no {Path(path).with_suffix(".bin").name} beside it, which holds its weights; an '
                         'OpenVINO model is both files')
+    if not Path(path).read_bytes()[:64].lstrip().startswith(b'<?xml'):  # or OpenVINO tries every format, loudly
+        raise UserError(f'{path} cannot be run by OpenVINO (it does not begin as XML); export it again')
     core = library.Core()
     device = (device or _CONFIGURED).upper()
     if device.partition('.')[0] not in core.available_devices:
@@ -135,10 +137,11 @@ def load_openvino(path: str, device: str | None = None, threads: int | None = No
     try:
         model = core.read_model(path)
         text = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
+        description = Description.from_text(text, path)
+        run = openvino_run(core, model, description.precision, device, threads)
     except RuntimeError as error:
         raise UserError(f'{path} cannot be run by OpenVINO ({_first_line(error)}); export it again') from None
-    description = Description.from_text(text, path)
-    return GraphBackend(description, openvino_run(core, model, description.precision, device, threads), path)
+    return GraphBackend(description, run, path)
 
 
 def openvino_run(core: Any, model: Any, precision: str, device: str = _CONFIGURED, threads: int | None = None) -> Run:

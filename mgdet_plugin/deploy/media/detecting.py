@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
+from mgdet_plugin.common.files import check_folder
 from mgdet_plugin.deploy.media.find_media import find_media
 from mgdet_plugin.deploy.thresholds import class_thresholds
 
@@ -136,15 +137,15 @@ def _new_folder(given: str | Path | None) -> Path:
     """The folder to write to, not made yet.
 
     Raises:
-        UserError: It holds something.
+        UserError: It holds something, or cannot be made.
     """
     if given is None:
         numbers = count(2)
         out = FOLDER
         while out.exists():
             out = FOLDER.with_name(f'{FOLDER.name}_{next(numbers)}')
-        return out
+        return check_folder(out)
     out = Path(given)
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f'the folder {out} is not empty, and nothing in it shall be lost; give a new one with --out')
-    return out
+    return check_folder(out)

@@ -70,7 +70,7 @@ class VideoFile:
         self._library = needed('av', 'a video')
         self._path, self._size = path, (size[0] // 2 * 2, size[1] // 2 * 2)
         self._temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-        self._last = -1
+        self._last, self._step = -1, _TICKS // 25  # of a video of one frame
         try:
             self._container = self._library.open(str(self._temporary), 'w', format='mp4')
             self._stream = self._container.add_stream('h264', options=dict(preset='veryfast'))
@@ -94,8 +94,9 @@ class VideoFile:
         if pixels.shape[0] // 2 * 2 != height or pixels.shape[1] // 2 * 2 != width:
             pixels = cv2.resize(pixels, self._size)
         frame = self._library.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format='rgb24')
-        self._last = frame.pts = max(self._last + 1, round(time * _TICKS))
-        frame.time_base = Fraction(1, _TICKS)
+        before, self._last = self._last, max(self._last + 1, round(time * _TICKS))
+        self._step = self._last - before if before >= 0 else self._step
+        frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
         self._encode(frame)
 
     def close(self) -> None:
@@ -113,7 +114,11 @@ class VideoFile:
 
     def _encode(self, frame: Any) -> None:
         try:
-            self._container.mux(self._stream.encode(frame))
+            packets = self._stream.encode(frame)
+            if frame is None:  # the others last until the next; without this the last one lasts no time
+                for packet in packets:
+                    packet.duration = self._step
+            self._container.mux(packets)
         except OSError as error:
             raise self._unwritten(error) from error
 

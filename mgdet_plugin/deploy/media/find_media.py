@@ -68,8 +68,19 @@ def find_media(given: Sequence[str], out: Path) -> list[Media]:
     base = os.path.commonpath([os.path.abspath(folder) for folder in files.values()]) if files else ''
     named = {os.path.relpath(path, base): path for path in files}
     return list(_with_stems([
-        *((named[name], name, 'picture' if name.lower().endswith(PICTURE_SUFFIXES) else 'video')
-          for name in sorted(named)), *dict.fromkeys(live)]))
+        *((named[name], name, _kind_of(named[name])) for name in sorted(named)), *dict.fromkeys(live)]))
+
+
+def _kind_of(path: str) -> Kind:
+    """What a file is by its ending; a GIF that moves is a video, one that stands still a picture."""
+    if not path.lower().endswith('.gif'):
+        return 'picture' if path.lower().endswith(PICTURE_SUFFIXES) else 'video'
+    from PIL import Image
+    try:
+        with Image.open(path) as opened:
+            return 'video' if getattr(opened, 'is_animated', False) else 'picture'
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return 'picture'
 
 
 def _with_stems(found: Iterable[tuple[str, str, Kind]]) -> Iterator[Media]:

@@ -55,7 +55,7 @@ class ConsoleHook(Hook):
             left = (time.monotonic() - self._begun) / (done - self._first_iter) * (whole - done)
             stage = f" '{run.stage.name}'" if run is not None and len(run.plan.stages) > 1 else ''
             step = '' if _by_iteration(runner) else f'{stage}, step {batch_idx + 1} of {len(runner.train_dataloader)}'
-            return f'{_place(runner, 1)}{step}: {_loss(runner)}about {in_words(left)} left'
+            return f'{_place(runner, 1)}{step}{_after_colon(_loss(runner), _left(left))}'
 
         self._show(done / whole, text)
 
@@ -71,15 +71,15 @@ class ConsoleHook(Hook):
                         outputs: Sequence[Any] | None = None) -> None:
         """Show how far a test is."""
         done, whole = batch_idx + 1, len(runner.test_dataloader)
-        self._show(done / whole, lambda: f'step {done} of {whole}: about '
-                   f'{in_words((time.monotonic() - self._begun) / done * (whole - done))} left')
+        self._show(done / whole, lambda: f'step {done} of {whole}' + _after_colon(
+            _left((time.monotonic() - self._begun) / done * (whole - done))))
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
         """Say what a validation found, of all domains, and whether it is the best so far."""
         words, run, best = [figures_in_words(metrics or {})], staged_run(runner), _best(runner)
         if run is not None and run.kept is not None:
             words.append(f'{run.kept[0]:.1%} of the old AP kept')
-        if best != self._best:
+        if best != self._best and best.get('best_score') != 0:  # the first one is kept, whatever it is
             words.append('best so far')
         if run is not None and run.rolled_back:
             words.append('rolled back')
@@ -113,6 +113,16 @@ def in_words(seconds: float) -> str:
     return f'{minutes} min' if minutes < 60 else f'{minutes // 60} h {minutes % 60} min'
 
 
+def _left(seconds: float) -> str:
+    """How long it still takes; nothing at the end."""
+    return f'about {in_words(seconds)} left' if seconds >= 1 else ''
+
+
+def _after_colon(*words: str) -> str:
+    said = ', '.join(filter(None, words))
+    return f': {said}' if said else ''
+
+
 def _say(runner: Runner, text: str) -> None:
     runner.logger.info(text, extra=SAID)
 
@@ -139,7 +149,7 @@ def _place(runner: Runner, more: int = 0) -> str:
 
 def _loss(runner: Runner) -> str:
     scalars = runner.message_hub.log_scalars
-    return f'loss {scalars["train/loss"].mean(_WINDOW):.4g}, ' if 'train/loss' in scalars else ''
+    return f'loss {scalars["train/loss"].mean(_WINDOW):.4g}' if 'train/loss' in scalars else ''
 
 
 def _best(runner: Runner) -> dict[str, Any]:
@@ -160,8 +170,9 @@ def _end(runner: Runner, seconds: float) -> list[str]:
         score = runner.message_hub.get_info('best_score')
         figure = next((hook.key_indicators[0] for hook in runner.hooks if isinstance(hook, CheckpointHook)
                        and getattr(hook, 'key_indicators', None)), '')
-        lines.append(f'best: {figures_in_words({figure: score}) or f"{figure} {score:.4g}"}'
-                     f'{f" of epoch {epoch[1]}" if epoch else ""}: {best}')
+        words, of_epoch = figures_in_words({figure: score}), f' of epoch {epoch[1]}' if epoch else ''
+        lines.append(f'nothing right was detected yet ({words}); the first weights measured{of_epoch}: {best}'
+                     if words and score == 0 else f'best: {words or f"{figure} {score:.4g}"}{of_epoch}: {best}')
     else:
         last = runner.message_hub.get_info('last_ckpt')
         lines.append(f'no best.pth; the last weights: {os.path.relpath(last) if last else "not saved"}')

@@ -82,10 +82,11 @@ def _tile(number: int, seen: SeenSample, colours: Sequence[Colour], names: Seque
 
 
 def _caption(seen: SeenSample) -> str:
-    how = ', '.join(seen.sample.augmented)
+    how = ', '.join(seen.sample.augmented or ())
     if seen.sample.old:
         return f'OLD IMAGE, kept without labels{", " if how else ""}{how}'
-    return f'{how or "not mixed"}, {number_of(len(seen.objects.boxes), "object")}, {Path(seen.sample.path).name}'
+    said = f'{how or "not mixed"}, ' if seen.sample.augmented is not None else ''
+    return f'{said}{number_of(len(seen.objects.boxes), "object")}, {Path(seen.sample.path).name}'
 
 
 def _truth(objects: AssignedObjects, colours: Sequence[Colour], names: Sequence[str]) -> list[Box]:

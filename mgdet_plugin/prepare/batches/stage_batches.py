@@ -1,8 +1,11 @@
 """The samples of an epoch as a run of a config loads them, by the run's own dataset and batch sampler."""
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from mmdet.datasets.transforms import PackDetInputs
@@ -29,21 +32,23 @@ class StageSample(NamedTuple):
     """One sample of a batch.
 
     Attributes:
-        batch: Number of the batch in its epoch, from 0.
-        drawn: What the sampler gave, with the sample's seed.
+        epoch: Epoch of the run, from 0.
         path: The picture it is named after; a mix shows others, too.
         old: Whether it is an old image, which the model is held on and not trained on.
-        augmented: Names of the steps that the plan or a mix applied.
+        augmented: Names of the steps that the plan or a mix applied; None where no plan says what may be.
         inputs: (3, H, W) as the pipeline gives it, BGR.
         sample: What goes with it.
+        batch: Number of the batch in its epoch, from 0.
+        drawn: What the sampler gave, with the sample's seed; None of a run without a plan.
     """
-    batch: int
-    drawn: SampleIndex
+    epoch: int
     path: str
     old: bool
-    augmented: tuple[str, ...]
+    augmented: tuple[str, ...] | None
     inputs: Tensor
     sample: DetDataSample
+    batch: int = 0
+    drawn: SampleIndex | None = None
 
 
 class StageBatches:
@@ -69,9 +74,7 @@ class StageBatches:
         loader = Runner.build_dataloader(staged_dataloader(cfg.train_dataloader, plan, cfg.get('val_dataloader')), seed)
         self.dataset: StagedDataset = loader.dataset
         self.sampler: StagedBatchSampler = loader.batch_sampler
-        for step in (step for leaf in self.dataset.leaves for step in pipeline_steps(leaf.pipeline)):
-            if isinstance(step, PackDetInputs):  # a config need not pack what is told here
-                step.meta_keys = (*step.meta_keys, 'img_path', 'augmented')
+        _pack_paths(step for leaf in self.dataset.leaves for step in pipeline_steps(leaf.pipeline))
         self.sampler.set_seed(seed)
         if plan.keep is not None and self.dataset.old is not None:
             memory = _pictures(cfg, plan, self.dataset, say).choose(plan.keep, self.dataset.old, is_followed(cfg))
@@ -106,6 +109,11 @@ class StageBatches:
                 break
         return new[:wanted_new] + old[:wanted_old]
 
+    def drawn(self, count: int, most: int) -> set[int]:
+        """Which of the first so many samples are drawn, at most ``most``: the first ones of new and of old images."""
+        wanted = set(self.indices(min(count, most)))
+        return {place for place, each in enumerate(self.indices(count)) if each in wanted}
+
     def _all(self) -> Iterator[tuple[int, SampleIndex]]:
         """Batch and index of every sample to the stage's end."""
         for epoch in range(self.epoch, self.last + 1):
@@ -120,8 +128,65 @@ class StageBatches:
         for number, index in self.indices(count):
             loaded = self.dataset[index]
             sample = loaded['data_samples']
-            yield StageSample(number, index, str(sample.img_path), bool(sample.get('kept')), tuple(sample.augmented),
-                              loaded['inputs'], sample)
+            yield StageSample(index.epoch, str(sample.img_path), bool(sample.get('kept')), tuple(sample.augmented),
+                              loaded['inputs'], sample, number, index)
+
+
+class PlainBatches:
+    """The batches of a run without stages, as its own dataloader gives them.
+
+    In the first epoch of a run of one process, whose images other processes load (``num_workers``), they are the run's
+    own, bit for bit. In later epochs and without such processes the pictures and their order are, and what is drawn at
+    random is not: that depends on what was drawn before.
+
+    Args:
+        cfg: The config.
+        epoch: Epoch of the run, from 0.
+        seed: Seed of the run.
+
+    Raises:
+        UserError: A part cannot be built.
+    """
+    mixes: Sequence[str] = ()
+
+    def __init__(self, cfg: Config, epoch: int, seed: int) -> None:
+        self._loader = Runner.build_dataloader(dict(cfg.train_dataloader), seed)
+        self.dataset: Any = self._loader.dataset
+        self.epoch = epoch
+        _pack_paths(step for pipeline in _pipelines(self.dataset) for step in pipeline_steps(pipeline))
+
+    def drawn(self, count: int, most: int) -> set[int]:
+        """Which of the first so many samples are drawn: the first ones."""
+        return set(range(min(count, most)))
+
+    def samples(self, count: int) -> Iterator[StageSample]:
+        """So many samples, in later epochs, too, one at a time."""
+        return islice(self._all(), count)
+
+    def _all(self) -> Iterator[StageSample]:
+        for epoch in itertools.count(self.epoch):
+            if hasattr(self._loader.sampler, 'set_epoch'):
+                self._loader.sampler.set_epoch(epoch)
+            for batch in self._loader:
+                yield from (StageSample(epoch, str(sample.get('img_path')), False, None, inputs, sample)
+                            for inputs, sample in zip(batch['inputs'], batch['data_samples']))
+
+
+def _pipelines(dataset: Any) -> Iterator[Any]:
+    """The pipelines of a dataset and of those inside its wrappers."""
+    inner = [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', ())
+    for each in inner:
+        yield from _pipelines(each)
+    pipeline = getattr(dataset, 'pipeline', None)
+    if pipeline is not None:  # a wrapper that mixes keeps its steps in a list
+        yield pipeline if hasattr(pipeline, 'transforms') else SimpleNamespace(transforms=pipeline)
+
+
+def _pack_paths(steps: Iterable[Any]) -> None:
+    """Let the steps that pack a sample pack what is told here, which a config need not ask for."""
+    for step in steps:
+        if isinstance(step, PackDetInputs):
+            step.meta_keys = (*step.meta_keys, 'img_path', 'augmented')
 
 
 def _pictures(cfg: Config, plan: Plan, dataset: StagedDataset, say: Callable[[str], object]) -> OldPictures:

@@ -42,10 +42,10 @@ class Tally:
 
     def add(self, sample: StageSample, objects: AssignedObjects) -> None:
         """Take a sample into account."""
-        self.epoch = max(self.epoch, sample.drawn.epoch)
+        self.epoch = max(self.epoch, sample.epoch)
         self.old += sample.old
         self.new += not sample.old
-        (self.old_mixed if sample.old else self.mixed).update(sample.augmented)
+        (self.old_mixed if sample.old else self.mixed).update(sample.augmented or ())
         self.objects += len(objects.boxes)
         self.cells += len(objects.owner)
         if len(objects.owner):
@@ -53,12 +53,12 @@ class Tally:
             self.error = max(self.error, float(objects.errors.max()))
             self.off += int(((objects.errors > _LIES_ON) | objects.wrong).sum())
 
-    def lines(self, planned: Mapping[str, float]) -> list[str]:
-        """It for a person, beside the planned shares of the mixing steps."""
+    def lines(self, planned: Mapping[str, float] | None) -> list[str]:
+        """It for a person, beside the planned shares of the mixing steps; None without a plan."""
         shares = ', '.join(f'{self.mixed[name]} {name} ({self.mixed[name] / max(1, self.new):.1%}, planned {share:.0%})'
-                           for name, share in planned.items()) or 'none of a mixing step'
-        old = ', '.join(f'{self.old_mixed[name]} {name}' for name in planned if self.old_mixed[name])
-        parts = [f'{number_of(self.new, "new image")}, {shares}']
+                           for name, share in (planned or {}).items()) or 'none of a mixing step'
+        old = ', '.join(f'{self.old_mixed[name]} {name}' for name in planned or () if self.old_mixed[name])
+        parts = [number_of(self.new, 'image') if planned is None else f'{number_of(self.new, "new image")}, {shares}']
         if self.old:
             parts.append(f'{number_of(self.old, "old image")}{" (" if old else ""}{old}{")" if old else ""}')
         cells = f' in {number_of(self.cells, "cell")}' if self.cells else ''

@@ -1,8 +1,9 @@
 """What to look at: a stage and an epoch of a plan, how many samples, and whose detections beside them."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
 from mgdet_plugin.plan.plan import Plan
@@ -75,3 +76,19 @@ def place_of(plan: Plan, view: View) -> Place:
     last = first[index] + plan.stages[index].epochs
     return Place(index, epoch, f"stage {index + 1} '{names[index]}' of {len(names)} (epochs {first[index] + 1} to "
                  f'{last})')
+
+
+def place_without_stages(train_cfg: Mapping[str, Any], view: View) -> Place:
+    """Where in a run without stages to look.
+
+    Raises:
+        UserError: It has no such epoch, or a stage is asked for.
+    """
+    if view.stage is not None:
+        raise UserError(f'the config has no stages, got --stage {view.stage}; leave it out')
+    last, iterations = train_cfg.get('max_epochs'), train_cfg.get('max_iters')
+    epoch = view.epoch or 1
+    if isinstance(last, int) and epoch > last:
+        raise UserError(f'the run has {last} epochs, got {epoch}')
+    length = f'{last} epochs' if last else f'{iterations:,} iterations' if iterations else 'length not said'
+    return Place(0, epoch - 1, f'no stages ({length})')

@@ -23,6 +23,7 @@ from mgdet_plugin.datasets.formats.dataset_report import DatasetReport, some
 from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded, picture_size
 from mgdet_plugin.datasets.sources.annotated import Hints, Picture
 from mgdet_plugin.datasets.sources.find import FORMATS, list_files, read_annotated
+from mgdet_plugin.engine.config_check import check_parts
 from mgdet_plugin.prepare.faults.picture_records import TRAIN, PictureBox, PictureRecord, PictureSet
 from mgdet_plugin.prepare.sound_set import sound_set
 
@@ -38,10 +39,11 @@ def config_of(source: str | Path, options: Mapping[str, Any] | None = None) -> C
         options: Dotted keys of the config to set.
 
     Raises:
-        UserError: It is not there.
+        UserError: It is not there, or has no model or training set.
     """
     cfg = Config.fromfile(config_path(source))
     cfg.merge_from_dict(dict(options or {}))
+    check_parts(cfg, 'model', 'train_dataloader')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     return cfg
 

@@ -1,6 +1,7 @@
 """A page about a data set that needs nothing but itself: what was found, with pictures."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -22,7 +23,8 @@ from mgdet_plugin.runs.run_page import html_figure, html_table, whole_page
 SHOWN = 12  # pictures of a finding
 _SIDE = 300  # pixels of a shown picture's longer side
 _CONTEXT = 6  # times the size of a small box that is shown around it
-_LEAST = 160  # pixels of a picture, below which no part is shown
+_LEAST = 120  # pixels of a picture, below which no part is shown
+_SMALL, _AROUND = 16, 14  # pixels as drawn: a box smaller than the first gets corners so far around it
 _RED = (214, 40, 40)
 _MARK = {ERROR: ('fail', '✗ '), WARNING: ('open', '! '), NOTE: ('soft', '')}
 _STYLE = """
@@ -92,9 +94,24 @@ def _drawn(picture: Image.Image, example: Example) -> bytes:
     left, top, right, bottom = shown_part(picture.size, example)
     part = picture.crop((left, top, right, bottom))
     boxes = [Box((x1 - left, y1 - top, x2 - left, y2 - top), _RED, '') for x1, y1, x2, y2 in example.boxes]
-    stream = BytesIO()
-    draw_boxes(part, boxes, _SIDE / max(part.size)).save(stream, 'JPEG', quality=85)
+    stream, scale = BytesIO(), _SIDE / max(part.size)
+    boxes += [_corners_around(box, scale) for box in boxes if _size(box) * scale < _SMALL]
+    draw_boxes(part, boxes, scale).save(stream, 'JPEG', quality=85)
     return stream.getvalue()
+
+
+def _size(box: Box) -> float:
+    """Side of a square of a box's area, in pixels."""
+    x1, y1, x2, y2 = box.corners
+    return math.sqrt(abs((x2 - x1) * (y2 - y1)))
+
+
+def _corners_around(box: Box, scale: float) -> Box:
+    """What lets a person find a box that is hardly a dot."""
+    x1, y1, x2, y2 = box.corners
+    away = _AROUND / scale
+    return Box((min(x1, x2) - away, min(y1, y2) - away, max(x1, x2) + away, max(y1, y2) + away), box.colour, '',
+               corners_alone=True)
 
 
 def shown_part(size: tuple[int, int], example: Example) -> tuple[int, int, int, int]:

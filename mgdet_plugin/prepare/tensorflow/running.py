@@ -13,7 +13,7 @@ _SMALLEST, _LARGEST = 320, 672  # pixels; there the input is one of these sizes 
 _LOADING = {f'data_loader.{name}': said for names, said in (
     (('use_tf_dataset', 'use_gpu_preprocessing'), 'pictures are loaded and changed on processors, by processes'),
     (('prefetch_buffer', ), "train_dataloader.prefetch_factor, PyTorch's 2 batches a process"),
-    (('num_parallel_calls', 'num_workers'), "train_dataloader.num_workers, the base's 4 processes"),
+    (('num_parallel_calls', 'num_workers'), "train_dataloader.num_workers, the base's 4 processes or one a processor"),
     (('shuffle_buffer_size', ), 'every epoch is shuffled as a whole'),
     (('interleave_cycle_length', ), 'the files of a set are read in any order'),
     (('cache_images', ), 'the system keeps files that fit in memory'),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgdet_plugin.common.errors import UserError, require
-from mgdet_plugin.common.files import make_folder, write_together
+from mgdet_plugin.common.files import check_folder, make_folder, write_together
 from mgdet_plugin.common.resources import command, config_path, shown_config
 from mgdet_plugin.common.weights_path import check_weights_path
 
@@ -52,7 +52,7 @@ def evaluate(config: str, checkpoint: str, before: str | None = None, old: str |
     for each in weights.values():
         check_weights_path(each, str(paths[NEW]))
     own = FOLDER if split == 'val' else f'{FOLDER}_{split}'  # a run's page is of its validation set
-    folder = make_folder(Path(out) if out else Path(checkpoint).parent / own)
+    folder = check_folder(Path(out) if out else Path(checkpoint).parent / own)
     from mmengine.config import Config
     cfgs = {name: Config.fromfile(path) for name, path in paths.items()}
     for name, cfg in cfgs.items():
@@ -108,7 +108,7 @@ def _write_run(cfg: Config, folder: Path, best: Path) -> Path:
     if followed is not None:
         sets[OLD], shown[OLD] = followed, said
     found = measure(sets, weights, folder.resolve().name, shown, say=len)  # the run has said it at its start
-    return write(found, make_folder(folder / FOLDER))[-1]
+    return write(found, folder / FOLDER)[-1]
 
 
 def _old_set(cfg: Config, folder: Path) -> tuple[Config | None, str]:
@@ -183,6 +183,7 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
     from mgdet_plugin.runs.analysis.evaluation_page import evaluation_page
     from mgdet_plugin.runs.analysis.evaluation_record import as_csv, tables
     from mgdet_plugin.runs.run_axes import png, svg
+    make_folder(folder)
     rows = tables(evaluation)
     figures = draw_analysis(evaluation)
     images = {name: png(figure) for name, figure in figures.items()}

@@ -9,11 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from mgdet_plugin.datasets.formats.dataset_report import some
 from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS
 from mgdet_plugin.runs.analysis.analysis import Analysis, mean
 from mgdet_plugin.runs.analysis.error_kinds import KINDS, MEANING, MISSED
 from mgdet_plugin.runs.analysis.evaluation_record import AFTER, BEFORE, Evaluation, Row
-from mgdet_plugin.runs.analysis.picture_errors import PictureErrors, drawn_picture, picture_errors, worst_pictures
+from mgdet_plugin.runs.analysis.picture_errors import (
+    MOST_WRONG,
+    PictureErrors,
+    drawn_picture,
+    picture_errors,
+    worst_pictures,
+)
 from mgdet_plugin.runs.run_page import html_figure, html_table, whole_page
 
 TITLES = dict(
@@ -42,6 +49,8 @@ STYLE = """
 li { margin: .25rem 0; } .good { color: #00704f; } .wrong { color: #b23c00; }
 """
 _OFTEN = 0.02  # share of a class's objects from which a confusion is worth a line
+_FEW = 3  # classes of a line
+_USELESS = 0.01  # the best F1, below which no score is worth asking for
 _LOST, _GAINED, _OFF = 0.02, 0.0005, 0.05  # AP of a class, AP50 of a kind of error, calibration error: the same
 FIGURES_OF_SUMMARY = dict(
     images='images', objects='objects', AP='AP', AP50='AP50', AP75='AP75', best_f1='best F1', threshold='at score',
@@ -105,8 +114,11 @@ def _weakest(measured: Mapping[str, Analysis]) -> Iterable[str]:
     one = measured[AFTER]
     values = [mean(column) for column in one.curves.average.T]
     known = sorted((value, name) for value, name in zip(values, one.classes) if not math.isnan(value))
-    if len(known) > 1:
-        yield 'the weakest classes are ' + ', '.join(f'{name} (AP {value:.3f})' for value, name in known[:3])
+    at_zero = [name for name in one.classes if (0.0, name) in known]
+    if len(at_zero) > _FEW:  # none of them is weaker than another
+        yield f'{len(at_zero):,} of {len(known):,} classes have an AP of 0: {some(at_zero, _FEW)}'
+    elif len(known) > 1 and known[-1][0] > 0:
+        yield 'the weakest classes are ' + ', '.join(f'{name} (AP {value:.3f})' for value, name in known[:_FEW])
     if BEFORE in measured:
         before = [mean(column) for column in measured[BEFORE].curves.average.T]
         lost = sorted((value - was, name) for value, was, name in zip(values, before, one.classes)
@@ -128,6 +140,9 @@ def _scores(one: Analysis) -> Iterable[str]:
         yield 'nothing that is found is right'
         return
     precision, recall, f1 = one.overall.best
+    if f1 < _USELESS:
+        yield f'hardly anything that is found is right: F1 is {f1:.4f} at best, whatever score is asked for'
+        return
     yield (f'F1 is best, {f1:.3f}, for detections with a score of at least {one.threshold:.2f}: {precision:.0%} of '
            f'them are right, and {recall:.0%} of the objects are found')
     kept = one.calibration.counts > 0
@@ -225,6 +240,9 @@ def _caption(one: Analysis, found: Sequence[Sequence[PictureErrors]], place: int
     result, last = one.results[place], found[-1][place]
     kinds = ', '.join(f'{last.kinds.count(kind)} {kind}' for kind in KINDS if kind in last.kinds)
     said = [f'{len(last.right)} of {int((~result.crowd).sum())} found', *([f'wrong: {kinds}'] if kinds else [])]
+    if len(last.wrong) > MOST_WRONG:
+        said.append(f'drawn are the {MOST_WRONG} wrong ones with the highest scores, '
+                    f'{len(last.wrong) - MOST_WRONG:,} more are not')
     if len(found) > 1:
         said.append(f'errors {found[0][place].total} → {last.total}')
     return f'{Path(result.path).name}: {"; ".join(said)}'

@@ -13,6 +13,7 @@ from mgdet_plugin.runs.analysis.analysis import Analysis
 from mgdet_plugin.runs.analysis.error_kinds import RIGHT
 
 SHOWN = 6  # pictures of a set
+MOST_WRONG = 12  # wrong detections that are drawn on a picture, which more would hide
 _SIDE = 380  # pixels of a drawn picture's longer side
 _SPACE = 6  # pixels between two
 _FEW = 12  # boxes up to which right ones are named, too
@@ -96,10 +97,11 @@ def _truth(one: Analysis, errors: PictureErrors, place: int) -> list[Box]:
 
 def _found(one: Analysis, errors: PictureErrors, place: int) -> list[Box]:
     result = one.results[place]
-    few = len(errors.right) + len(errors.wrong) <= _FEW
+    wrong = errors.wrong[np.argsort(-result.scores[errors.wrong], kind='stable')][:MOST_WRONG]
+    few = len(errors.right) + len(wrong) <= _FEW
     return [Box(_corners(result.boxes[each]), colour, f'{one.classes[result.labels[each]]} {result.scores[each]:.2f}'
                 if few or colour == _RED else '')
-            for places, colour in ((errors.right, _GREEN), (errors.wrong, _RED)) for each in places]
+            for places, colour in ((errors.right, _GREEN), (wrong, _RED)) for each in places]
 
 
 def _corners(box: np.ndarray) -> tuple[float, float, float, float]:

@@ -1,5 +1,6 @@
 """Pictures are read before training as training reads them: what fails is named, and seen ones are remembered."""
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import Inspector, LoadReadableImage, StagedDataset, check_datasets
 from mgdet_plugin.datasets.formats import pictures
+from mgdet_plugin.datasets.transforms import load_readable_image
 
 MakeSet = Callable[..., Config]
 
@@ -134,3 +136,13 @@ def test_time_is_bounded_and_what_was_seen_remembered(make_coco: MakeSet, tmp_pa
     assert check_datasets(cfg, ['train'], Inspector(budget=-1))[0].lines()[0].startswith('train: 1 of 2 pictures were')
     memory.write_text('[')
     assert check_datasets(cfg, ['train'], Inspector())[0].lines() == []
+
+
+def test_a_picture_that_is_skipped_is_told_before_training_and_not_again(tmp_path, monkeypatch):
+    """Each time it is drawn, the log's file has it."""
+    said = []
+    monkeypatch.setattr(load_readable_image, 'print_log', lambda text, logger, level: said.append((text, level)))
+    (tmp_path / 'a.jpg').write_bytes(b'no picture')
+    assert LoadReadableImage().transform(dict(img_path=str(tmp_path / 'a.jpg'))) is None
+    [(text, level)] = said
+    assert 'a.jpg cannot be read and is skipped' in text and level == logging.INFO

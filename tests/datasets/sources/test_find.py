@@ -211,3 +211,26 @@ def test_a_picture_of_another_split_is_not_taken_for_one_that_is_missing(place):
         read_annotated(place)
     (place / 'train.json').write_text(text)  # a name that tells no split may lie in any folder
     assert by_split(read_annotated(place)) == dict(train=1)
+
+
+@pytest.mark.parametrize('first', ['0 nan 0.5 0.2 0.2', '0 0.5 0.5', '0 0.5 0.5 0.2 wide', '0 inf 1 1 1'])
+@pytest.mark.parametrize('with_set', [True, False])
+def test_a_faulty_label_is_named_with_its_line(place, first, with_set):
+    """Also where no file holds a label that could tell the format."""
+    write_yolo(place / 'labels', [shown(place / 'images' / 'a.png')])
+    (place / 'labels/a.txt').write_text(f'\n{first}\n')
+    if with_set:
+        (place / 'data.yaml').write_text('names: [ant]\ntrain: images\n')
+    with pytest.raises(UserError, match=rf"labels/a\.txt, line 2: '{first}' is no label; "):
+        read_annotated(place)
+
+
+@pytest.mark.parametrize(('text', 'line'), [
+    ('names: [ant\ntrain: images\n', r'data\.yaml, line 2: this is no valid YAML \('),
+    ('train: images\n', r'data\.yaml has no names; names lists the classes'),
+    ('nc: 2\n', r'data\.yaml has no names and no train; ')])
+def test_a_faulty_data_yaml_is_named(place, text, line):
+    picture(place / 'images' / 'a.png')
+    (place / 'data.yaml').write_text(text)
+    with pytest.raises(UserError, match=line):
+        read_annotated(place)

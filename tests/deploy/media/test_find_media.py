@@ -2,8 +2,10 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.deploy.media.captures import UnreadableError, read_picture
 from mgdet_plugin.deploy.media.find_media import find_media
 
 
@@ -28,6 +30,17 @@ def test_folders_and_globs_at_any_depth(there):
     assert names('a/**/*.jpg') == ['1.jpg', 'b/1.jpg']
     assert names('a/b/c.mp4') == ['c.mp4'] and names(str(there / 'a/1.jpg')) == ['1.jpg']
     assert [media.kind for media in find_media(['a/b'], Path('out'))] == ['picture', 'video']
+
+
+def test_a_gif_that_moves_is_a_video_and_one_that_stands_still_a_picture(there):
+    frames = [Image.new('RGB', (8, 8), colour) for colour in ('red', 'blue')]
+    frames[0].save(there / 'a/moves.gif', save_all=True, append_images=frames[1:])
+    frames[0].save(there / 'a/stands.GIF')
+    (there / 'a/broken.gif').write_bytes(b'GIF89a')
+    assert [media.kind for media in find_media(['a/*.[gG]*'], Path('out'))] == ['picture', 'video', 'picture']
+    assert read_picture('a/stands.GIF')[0, 0].tolist() == [0, 0, 255]
+    with pytest.raises(UnreadableError, match='cannot be read'):
+        read_picture('a/broken.gif')
 
 
 def test_several_sources_are_named_from_what_they_have_in_common_and_each_is_taken_once(there):

@@ -54,6 +54,13 @@ def frames_of(path):
         found.append((stamp, capture.retrieve()[1]))
 
 
+def rate_and_length(path):
+    """Frames a second and seconds of a video, as players read them."""
+    capture = cv2.VideoCapture(str(path))
+    fps, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    return round(fps, 3), round(count / fps, 3)
+
+
 def test_pictures_records_labels_and_crops(pictures, tmp_path):
     done = look(tmp_path / 'out', pictures, txt=True, crops=True)
     assert (done.pictures, done.frames, dict(done.objects)) == (2, 0, dict(red=1, green=1, blue=1))
@@ -102,6 +109,7 @@ def test_a_video_is_written_with_its_times(tmp_path):
     done = look(tmp_path / 'out', path, predictor=predictor, every=2, batch=4, txt=True)
     assert (done.frames, done.failures, predictor._backend.batches) == (6, [], [4, 2])
     written = frames_of(tmp_path / 'out/a.mp4')
+    assert rate_and_length(tmp_path / 'out/a.mp4') == (2.5, 2.4)  # the last frame lasts as long as the one before
     assert np.allclose([stamp for stamp, _ in written], np.arange(6) * 0.4, atol=0.002)
     assert written[0][1].shape == (256, 384, 3)  # enlarged until text is legible
     for index, (_, frame) in enumerate(written):  # the outline is the class's colour, red and blue not exchanged

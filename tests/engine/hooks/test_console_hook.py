@@ -83,6 +83,20 @@ def test_progress_with_the_time_that_is_left(runner: SimpleNamespace, clock: Clo
         "epoch 3 of 4 'head', step 4 of 5: loss 6, about 2 min left"]
 
 
+def test_at_the_end_no_time_is_left(runner: SimpleNamespace, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    hook = ConsoleHook()
+    runner.test_dataloader = range(2)
+    for index, step in enumerate((hook.after_train_iter, hook.after_test_iter)):
+        runner.epoch, runner.iter = 3, 18
+        for batch in range(2):
+            clock.now += 20
+            step(runner, batch)
+            runner.iter += 1
+        assert capsys.readouterr().out.splitlines()[-1] == (
+            "epoch 4 of 4 'head', step 2 of 5: loss 6", 'step 2 of 2')[index]
+        console_hook.PROGRESS = console.ProgressLine(clock)
+
+
 def test_a_quiet_run_has_no_progress_and_no_end(runner: SimpleNamespace, clock: Clock, caplog: pytest.LogCaptureFixture,
                                                 capsys: pytest.CaptureFixture[str]) -> None:
     caplog.set_level(logging.INFO)
@@ -112,6 +126,22 @@ def test_a_line_a_validation_with_both_domains_and_the_best_marked(
     line = 'AP 0.500, loss 71.25; old AP 0.600, loss 65; 97.6% of the old AP kept'
     assert said(caplog) == [f'epoch 1 of 4: {line}; best so far', f'epoch 2 of 4: {line}',
                             'epoch 2 of 4: 97.6% of the old AP kept; rolled back']
+
+
+def test_nothing_detected_is_not_praised(runner: SimpleNamespace, clock: Clock,
+                                         caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    hook, info = ConsoleHook(), runner.message_hub.runtime_info
+    hook.before_train(runner)
+    runner.epoch = 1
+    info.update(best_ckpt='best_coco_bbox_mAP_epoch_1.pth', best_score=0.0)
+    runner.hooks = [CheckpointHook(save_best='coco/bbox_mAP', rule='greater')]
+    hook.after_val_epoch(runner, {'coco/bbox_mAP': 0.0})
+    Path('run/best.pth').touch()
+    hook.after_train(runner)
+    assert said(caplog)[:3] == ['epoch 1 of 4: AP 0.000', 'end: 1 epoch done, 0 s',
+                                'nothing right was detected yet (AP 0.000); the first weights measured of epoch 1: '
+                                'run/best.pth']
 
 
 def test_the_end_names_the_best_and_what_comes_next(runner: SimpleNamespace, run: SimpleNamespace, clock: Clock,

@@ -4,12 +4,14 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.runner import Runner
 from PIL import Image
 
 from mgdet_plugin.cli.prepare.look import look_command
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.deploy.sheet import rgb_of_input
 from mgdet_plugin.plan.plan import Plan
+from mgdet_plugin.prepare.batches.stage_batches import PlainBatches
 from mgdet_plugin.prepare.batches.view import View, place_of
 from mgdet_plugin.runs import mmdet_tools
 from tests.support.mmdet_detectors import YOLOV3
@@ -37,6 +39,21 @@ def test_a_stage_is_said_in_a_line_and_drawn(config, capsys):
     assert line.endswith(f'drawn in {path}')
     sheet = np.asarray(Image.open(path))
     assert sheet.shape[1] > 1000 and (sheet == (255, 255, 255)).all(-1).any() and sheet.std() > 20
+
+
+def test_a_run_without_stages_is_drawn_as_it_loads_its_samples(config, tmp_path, capsys):
+    """Its own first batch, bit for bit, as two processes load it."""
+    words = ['--samples', '20', '--out', str(tmp_path / 'a.png'), '--cfg-options', 'stages=None',
+             'train_cfg.max_epochs=2', 'train_dataloader.num_workers=2']
+    assert look_command([str(config), *words]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith("no stages (2 epochs), epoch 1 to 3, seed 1 (the config's): 20 images; ")
+    assert 'targets decode to the truth within' in line and 'mosaic' not in line and Image.open(tmp_path / 'a.png')
+    cfg = Config.fromfile(config)
+    cfg.train_dataloader.num_workers = 2
+    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, 1)))
+    seen = [each.inputs for each in PlainBatches(cfg, 0, 1).samples(len(batch['inputs']))]
+    assert len(seen) > 1 and all(map(torch.equal, seen, batch['inputs']))
 
 
 def test_detections_are_drawn_beside(config, tmp_path, capsys):
@@ -78,7 +95,10 @@ def test_a_picture_is_drawn_in_rgb():
     (['--score-thr', '2'], 'the lowest score must be from 0 to 1, got 2.0'),
     (['--checkpoint', 'nowhere.pth'], r'nowhere\.pth'),
     (['--out', 'nowhere/a.png'], 'there is no folder nowhere'),
-    (['--cfg-options', 'stages=None'], r'has no stages, .*browse_dataset .*cfg\.py --not-show --output-dir browse'),
+    (['--stage', '1', '--cfg-options', 'stages=None'], 'the config has no stages, got --stage 1'),
+    (['--cfg-options', 'stages=None', 'train_cfg.max_epochs=2', '--epoch', '3'], 'the run has 2 epochs, got 3'),
+    (['--cfg-options', 'train_dataloader=None'], r'cfg\.py has no train_dataloader; inherit a config that has'),
+    (['--cfg-options', 'model=None'], r'cfg\.py has no model; inherit a config that has'),
     (['--cfg-options', 'train_dataloader.dataset.ann_file=gone.json'], r'gone\.json')])
 def test_what_cannot_be_looked_at_is_one_line(config, words, line):
     with pytest.raises(UserError, match=line):

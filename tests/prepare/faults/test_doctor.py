@@ -4,10 +4,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from io import BytesIO
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
@@ -17,8 +19,9 @@ from PIL import Image
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.prepare.faults import data_source, picture_faults
 from mgdet_plugin.prepare.faults.doctor import PAGE, RECORD, examine, write_examination
+from mgdet_plugin.prepare.faults.doctor_page import _drawn
 from mgdet_plugin.prepare.faults.examination import Examination
-from mgdet_plugin.prepare.faults.findings import ERROR, EXIT_CODES, NOTE, WARNING, exit_code, some_of
+from mgdet_plugin.prepare.faults.findings import ERROR, EXIT_CODES, NOTE, WARNING, Example, exit_code, some_of
 from mgdet_plugin.prepare.faults.picture_faults import PictureLook
 from tests.support.faulty_set import SIDE, FaultySet, Plant, make_clean_set, noise
 
@@ -277,3 +280,14 @@ def test_data_alone_are_told_to_name_their_classes(clean: FaultySet, tmp_path: P
     [finding] = [each for each in examined(clean, weights=str(tmp_path / 'w.pth'), pictures=0).findings
                  if each.kind == 'weights_classes']
     assert 'disc (row 1, here 0), square (row 0, here 1)' in finding.what and '--classes NAMES.txt' in finding.advice
+
+
+@pytest.mark.parametrize(('box', 'is_marked'), [((300, 200, 302, 202), True), ((300, 200, 300, 205), True),
+                                                ((300, 200, 500, 300), False)])
+def test_a_box_that_is_hardly_a_dot_has_corners_around_it(box: tuple[float, ...], is_marked: bool) -> None:
+    picture = Image.new('RGB', (640, 480), 'white')
+    drawn = Image.open(BytesIO(_drawn(picture, Example('a.png', boxes=(box, )))))
+    red = np.argwhere(np.asarray(drawn).astype(int)[..., 1] < 150)  # rows, columns
+    assert drawn.width == 300
+    spread = np.ptp(red, axis=0).max()
+    assert (25 <= spread <= 60) == is_marked and len(red) > 20

@@ -6,8 +6,16 @@ import pytest
 from PIL import Image
 
 from mgdet_plugin.runs.analysis.analysis import analyse
+from mgdet_plugin.runs.analysis.evaluation_page import _caption, remarks
+from mgdet_plugin.runs.analysis.evaluation_record import Evaluation
 from mgdet_plugin.runs.analysis.matching import sorted_result
-from mgdet_plugin.runs.analysis.picture_errors import PictureErrors, drawn_picture, picture_errors, worst_pictures
+from mgdet_plugin.runs.analysis.picture_errors import (
+    MOST_WRONG,
+    PictureErrors,
+    drawn_picture,
+    picture_errors,
+    worst_pictures,
+)
 
 
 def errors(wrong, missed):
@@ -58,3 +66,25 @@ def test_truth_and_detections_side_by_side(weights, analysis):
         middle = 30 * 380 // 200
         assert is_green[middle, of_panel][15:25].any()  # the left side of the cat that is found
         assert is_red[:, of_panel].any() and is_red[70 * 190 // 100, of_panel][280:].any() == (panel > 0)
+
+
+def test_of_many_wrong_detections_the_surest_are_drawn(tmp_path):
+    """The lower half of the picture holds the ones of lower scores."""
+    Image.new('RGB', (200, 200), 'black').save(tmp_path / 'a.png')
+    places = [(x, y) for y in (20, 120, 150, 175) for x in range(5, 190, 15)]
+    found = [[x, y, 10, 10] for x, y in places]
+    assert sum(y == 20 for _, y in places) > MOST_WRONG
+    result = sorted_result(1, str(tmp_path / 'a.png'), [[90, 90, 15, 15]], [0], [0], [225], found,
+                           [0.9 - 0.01 * index for index in range(len(found))], [0] * len(found))
+    one = analyse([result], ('cat', ))
+    errors = picture_errors(one, 0.0)[0]
+    pixels = np.asarray(Image.open(BytesIO(drawn_picture([one], [errors], 0)))).astype(int)[:, 386:]
+    red = np.argwhere(pixels[..., 0] > pixels[..., 1] + 60)
+    assert len(errors.wrong) == len(found) and red[:, 0].max() < 100  # of 380
+    evaluation = Evaluation('t', {'test set': {'after': one}})
+    assert f'drawn are the {MOST_WRONG} wrong ones with the highest scores, {len(found) - MOST_WRONG} more are not' in (
+        _caption(one, [picture_errors(one, 0.0)], 0))
+    assert remarks(evaluation) == ['nothing that is found is right']  # and no class is called the weakest
+    result = sorted_result(2, '', [[0, 0, 9, 9]] * 5, [0, 1, 2, 3, 4], [0] * 5, [81] * 5, [[0, 0, 9, 9]], [0.5], [4])
+    lines = remarks(Evaluation('t', {'test set': {'after': analyse([result], 'abcde')}}))
+    assert any(line.startswith('4 of 5 classes have an AP of 0: a, b, c') for line in lines)
