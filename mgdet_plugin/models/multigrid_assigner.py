@@ -130,7 +130,6 @@ class MultiGridAssigner:
         claims = self._claims(boxes, level, image, usable.nonzero().squeeze(1), grid)
         claims = claims.take(self._nearest(claims, boxes, grid) if self.conflict == 'nearest' else
                              self._reference(claims, grid))
-        claims = claims.take((claims.image * grid.num_cells + claims.cell).argsort())
         return self._targets(claims, boxes, labels, anchor, len(batch_gt_instances), grid)
 
     def match_anchors(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,22 +162,23 @@ class MultiGridAssigner:
         order = order[claims.distance[order].argsort(stable=True)]
         key = claims.image * grid.num_cells + claims.cell
         order = order[key[order].argsort(stable=True)]
-        key = key[order]
-        first = torch.ones_like(key, dtype=torch.bool)
-        first[1:] = key[1:] != key[:-1]
-        return order[first]
+        return order[_changes(key[order])]
 
     @staticmethod
     def _reference(claims: _Claims, grid: CellGrid) -> Tensor:
-        """Indices of the claims that win by the reference's rule, which is sequential by nature."""
-        owner: dict[int, int] = {}
-        held: dict[int, int] = {}
-        keys = (claims.image * grid.num_cells + claims.cell).tolist()
-        for index, (key, gt) in enumerate(zip(keys, claims.gt.tolist())):
-            if key not in owner or held.get(gt, 0) < CELLS_GUARANTEED:
-                owner[key] = index
-                held[gt] = held.get(gt, 0) + 1
-        return torch.tensor(list(owner.values()), dtype=torch.long, device=claims.cell.device)
+        """Indices of the claims that win by the reference's rule.
+
+        A claim succeeds on a free cell, or while its object has succeeded fewer than three times: so the first on each
+        cell and the first three of each object, however the others end, and a cell's last success keeps it.
+        """
+        key = claims.image * grid.num_cells + claims.cell
+        order = key.argsort(stable=True)
+        key = key[order]
+        place = torch.arange(len(key), device=key.device)
+        earlier = place - torch.where(_changes(claims.gt), place, 0).cummax(0).values  # claims of the same object
+        succeeds = _changes(key) | (earlier[order] < CELLS_GUARANTEED)
+        order, key = order[succeeds], key[succeeds]
+        return order[_changes(key.flip(0)).flip(0)]
 
     def _targets(self, claims: _Claims, boxes: Tensor, labels: Tensor, anchor: Tensor, num_images: int,
                  grid: CellGrid) -> MultiGridTargets:
@@ -189,6 +189,13 @@ class MultiGridAssigner:
         wh = ((box[:, 2:] - box[:, :2]) / sizes).clamp(min=MIN_SIZE_RATIO).log()
         return MultiGridTargets(claims.image, claims.cell, anchor[claims.gt], centre - corner, wh, labels[claims.gt],
                                 box, claims.gt, num_images, self.anchors.shape[1], grid)
+
+
+def _changes(values: Tensor) -> Tensor:
+    """(K,) whether a value differs from the one before it."""
+    first = torch.ones_like(values, dtype=torch.bool)
+    first[1:] = values[1:] != values[:-1]
+    return first
 
 
 def gather_instances(batch_gt_instances: Sequence[InstanceData]) -> tuple[Tensor, Tensor, Tensor]:
