@@ -140,18 +140,18 @@ class MultiGridAssigner:
         return best.div(self.anchors.shape[1], rounding_mode='floor'), best % self.anchors.shape[1]
 
     def _claims(self, boxes: Tensor, level: Tensor, image: Tensor, usable: Tensor, grid: CellGrid) -> _Claims:
-        """Claims of the usable boxes in order, nine a box less those outside the map."""
-        stride = torch.tensor(self.strides, device=boxes.device)[level][:, None]
-        centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / stride  # (G, 2), in cells
-        gt = usable.repeat_interleave(len(_BLOCK))  # (K,)
-        block = torch.tensor(_BLOCK, device=boxes.device).repeat(usable.numel(), 1)  # (K, 2)
-        place = centre.floor().long()[gt] + block
-        sizes = torch.tensor(grid.map_sizes, device=boxes.device)[level[gt]]  # (K, 2) as (H, W)
-        inside = ((place >= 0) & (place < sizes.flip(1))).all(1)
-        gt, place, sizes = gt[inside], place[inside], sizes[inside]
-        cell = grid.level_starts[level[gt]] + place[:, 1] * sizes[:, 1] + place[:, 0]
-        distance = (centre[gt] - place - 0.5).square().sum(1)
-        return _Claims(image[gt], cell, gt, distance)
+        """Claims of the usable boxes in order, nine a box less those outside the map; U usable boxes."""
+        level, image, boxes = level[usable], image[usable], boxes[usable]
+        stride = torch.tensor(self.strides, device=boxes.device)[level]
+        height, width = torch.tensor(grid.map_sizes, device=boxes.device)[level].unbind(1)
+        col, row = ((boxes[:, axis] + boxes[:, axis + 2]) / 2 / stride for axis in (0, 1))  # (U,), in cells
+        dx, dy = torch.tensor(_BLOCK, device=boxes.device).unbind(1)
+        cols, rows = col.floor().long()[:, None] + dx, row.floor().long()[:, None] + dy  # (U, 9)
+        inside = (cols >= 0) & (cols < width[:, None]) & (rows >= 0) & (rows < height[:, None])
+        box = inside.nonzero()[:, 0]  # (K,)
+        cell = (grid.level_starts[level][:, None] + rows * width[:, None] + cols)[inside]
+        distance = (col[:, None] - cols - 0.5).square() + (row[:, None] - rows - 0.5).square()
+        return _Claims(image[box], cell, usable[box], distance[inside])
 
     @staticmethod
     def _nearest(claims: _Claims, boxes: Tensor, grid: CellGrid) -> Tensor:
@@ -173,8 +173,7 @@ class MultiGridAssigner:
         """
         key = claims.image * grid.num_cells + claims.cell
         order = key.argsort(stable=True)
-        key = key[order]
-        place = torch.arange(len(key), device=key.device)
+        key, place = key[order], torch.arange(len(key), device=key.device)
         earlier = place - torch.where(_changes(claims.gt), place, 0).cummax(0).values  # claims of the same object
         succeeds = _changes(key) | (earlier[order] < CELLS_GUARANTEED)
         order, key = order[succeeds], key[succeeds]
