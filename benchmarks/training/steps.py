@@ -44,10 +44,9 @@ def amp_rows(sides: tuple[int, ...] = (320, 416), repeats: int = 5) -> list[dict
     device, rows = torch.device('cpu'), []
     for side in sides:
         (ours, theirs), batch = detectors(device), batch_of(IMAGES, side, 5)
-        laid = dict(layout=torch.channels_last)
-        cases = {'ours': stepping(copy.deepcopy(ours), mixed=True, **laid),
+        cases = {'ours': stepping(copy.deepcopy(ours), mixed=True, layout=torch.channels_last),
                  'our own float32': stepping(copy.deepcopy(ours)),
-                 'our own float32, channels innermost': stepping(ours, **laid),
+                 'our own float32, channels innermost': stepping(ours, layout=torch.channels_last),
                  'mmdet YOLOv3-d53, float32': stepping(theirs)}
         seconds = in_turns({name: partial(step, batch) for name, step in cases.items()}, repeats)
         rows += [row(f'amp_step_{side}', f'{peer}, a step of {IMAGES} images of {side} pixels', 's',
