@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from benchmarks.training.keep_step import keep_step_rows
 from benchmarks.training.steps import batch_of, in_turns
 from benchmarks.training.targets import assign_by_loop
 from mgdet_plugin.models import MultiGridAssigner
@@ -26,3 +27,9 @@ def test_cases_take_turns_and_the_first_is_not_counted():
     order = []
     seconds = in_turns(dict(a=lambda: order.append('a'), b=lambda: order.append('b')), 2)
     assert order == ['a', 'b'] * 3 and all(0 <= each < 0.1 for each in seconds.values())
+
+
+def test_old_images_are_held_beside_as_many_new_ones():
+    rows = {each['suite']: each for each in keep_step_rows(repeats=1)}
+    assert list(rows) == ['keep_step_nothing_held', 'keep_step_cached', 'keep_step_asked']
+    assert all(each['ours_s'] > 0 and each['peer_s'] == rows['keep_step_asked']['peer_s'] for each in rows.values())
