@@ -41,7 +41,8 @@ def keep_step_rows(repeats: int = 20) -> list[dict[str, Any]]:
 
 def _guard() -> tuple[Any, StepGuard]:
     """The small model with channels innermost, and what runs its steps."""
-    model = small_model(torch.device('cpu')).train().to(memory_format=torch.channels_last)
+    model: Any = small_model(torch.device('cpu')).train()
+    model.to(memory_format=torch.channels_last)
     return model, StepGuard(model, OptimWrapper(torch.optim.Adam(model.parameters(), lr=1e-6, eps=1e-7)))
 
 
