@@ -30,23 +30,25 @@ Case = Callable[[], Any]
 
 
 def validation(device: torch.device) -> tuple[str, Case, Case]:
-    """A pass over validation images with predictions and losses, and one with predictions alone."""
-    model, batches = _model(device), _batches('val')
+    """A pass over the validation images of two domains with predictions and losses, and one with predictions alone."""
+    model, domains = small_model(device), (_batches('val'), _batches('old'))
     model.eval()
 
     def ours() -> None:
-        meter = LossMeter()
-        with torch.no_grad():
-            for batch in batches:
-                measured_step(model, batch, meter)
-        meter.means(device)
+        for batches in domains:
+            meter = LossMeter()
+            with torch.no_grad():
+                for batch in batches:
+                    measured_step(model, batch, meter)
+            meter.means(device)
 
     @torch.no_grad()
     def peer() -> None:
-        for batch in batches:
+        for batch in [batch for batches in domains for batch in batches]:
             model.val_step(batch)  # type: ignore[operator]
 
-    return f"mmengine's val_step of the same detector, {IMAGES} images of 192 pixels, loaded before", ours, peer
+    what = f"mmengine's val_step of the same detector, two domains of {IMAGES} images of 192 pixels, loaded before"
+    return what, ours, peer
 
 
 def guarded_step(device: torch.device) -> tuple[str, Case, Case]:
@@ -57,7 +59,7 @@ def guarded_step(device: torch.device) -> tuple[str, Case, Case]:
 
 
 def _trained(device: torch.device) -> tuple[nn.Module, OptimWrapper]:
-    model = _model(device)
+    model = small_model(device)
     model.train()
     return model, OptimWrapper(torch.optim.Adam(model.parameters(), lr=1e-6, eps=1e-7))
 
@@ -88,7 +90,8 @@ def _plain(model: Any, wrapper: OptimWrapper, batches: list[Any]) -> Case:
     return run
 
 
-def _model(device: torch.device) -> nn.Module:
+def small_model(device: torch.device) -> nn.Module:
+    """The small detector with random weights."""
     init_default_scope('mmdet')
     torch.manual_seed(0)
     cfg = Config.fromfile(Path(__file__).parents[1] / CONFIG).model
@@ -97,11 +100,11 @@ def _model(device: torch.device) -> nn.Module:
 
 
 def _batches(split: str) -> list[Any]:
-    """Batches of the embedded target domain, plain, in memory."""
+    """Batches of a split of the embedded target domain, or of the old domain's validation, plain, in memory."""
     cfg = Config.fromfile(Path(__file__).parents[1] / CONFIG)
     init_default_scope('mmdet')
     ensure_embedded_data(cfg)
-    settings = cfg[f'{split}_dataloader'].dataset
+    settings = (cfg.val_cfg.others.old.dataloader if split == 'old' else cfg[f'{split}_dataloader']).dataset
     settings.pipeline = cfg.val_dataloader.dataset.pipeline
     dataset = DATASETS.build(settings)
     samples = [dataset[index] for index in range(IMAGES)]

@@ -24,7 +24,7 @@ OUR_CONFIG = 'configs/_base_/models/multigrid_darknet53.py'
 Case = Callable[[], Any]
 
 
-def _models(device: torch.device) -> tuple[nn.Module, nn.Module]:
+def detectors(device: torch.device) -> tuple[nn.Module, nn.Module]:
     """MultiGridDet and mmdet's YOLOv3, both with Darknet53, 80 classes and random weights."""
     init_default_scope('mmdet')
     root = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ def inference(device: torch.device) -> tuple[str, Case, Case]:
         model.eval()
         return torch.no_grad()(lambda: model(images, samples, mode='predict'))
 
-    ours, theirs = _models(device)
+    ours, theirs = detectors(device)
     return f'mmdet YOLOv3-d53, one image of {SIDE} pixels', case(ours), case(theirs)
 
 
@@ -72,7 +72,7 @@ def train_step(device: torch.device) -> tuple[str, Case, Case]:
 
         return step
 
-    ours, theirs = _models(device)
+    ours, theirs = detectors(device)
     return f'mmdet YOLOv3-d53, loss and gradients of two images of {SIDE} pixels', case(ours), case(theirs)
 
 

@@ -130,7 +130,6 @@ class MultiGridAssigner:
         claims = self._claims(boxes, level, image, usable.nonzero().squeeze(1), grid)
         claims = claims.take(self._nearest(claims, boxes, grid) if self.conflict == 'nearest' else
                              self._reference(claims, grid))
-        claims = claims.take((claims.image * grid.num_cells + claims.cell).argsort())
         return self._targets(claims, boxes, labels, anchor, len(batch_gt_instances), grid)
 
     def match_anchors(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,18 +140,18 @@ class MultiGridAssigner:
         return best.div(self.anchors.shape[1], rounding_mode='floor'), best % self.anchors.shape[1]
 
     def _claims(self, boxes: Tensor, level: Tensor, image: Tensor, usable: Tensor, grid: CellGrid) -> _Claims:
-        """Claims of the usable boxes in order, nine a box less those outside the map."""
-        stride = torch.tensor(self.strides, device=boxes.device)[level][:, None]
-        centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / stride  # (G, 2), in cells
-        gt = usable.repeat_interleave(len(_BLOCK))  # (K,)
-        block = torch.tensor(_BLOCK, device=boxes.device).repeat(usable.numel(), 1)  # (K, 2)
-        place = centre.floor().long()[gt] + block
-        sizes = torch.tensor(grid.map_sizes, device=boxes.device)[level[gt]]  # (K, 2) as (H, W)
-        inside = ((place >= 0) & (place < sizes.flip(1))).all(1)
-        gt, place, sizes = gt[inside], place[inside], sizes[inside]
-        cell = grid.level_starts[level[gt]] + place[:, 1] * sizes[:, 1] + place[:, 0]
-        distance = (centre[gt] - place - 0.5).square().sum(1)
-        return _Claims(image[gt], cell, gt, distance)
+        """Claims of the usable boxes in order, nine a box less those outside the map; U usable boxes."""
+        level, image, boxes = level[usable], image[usable], boxes[usable]
+        stride = torch.tensor(self.strides, device=boxes.device)[level]
+        height, width = torch.tensor(grid.map_sizes, device=boxes.device)[level].unbind(1)
+        col, row = ((boxes[:, axis] + boxes[:, axis + 2]) / 2 / stride for axis in (0, 1))  # (U,), in cells
+        dx, dy = torch.tensor(_BLOCK, device=boxes.device).unbind(1)
+        cols, rows = col.floor().long()[:, None] + dx, row.floor().long()[:, None] + dy  # (U, 9)
+        inside = (cols >= 0) & (cols < width[:, None]) & (rows >= 0) & (rows < height[:, None])
+        box = inside.nonzero()[:, 0]  # (K,)
+        cell = (grid.level_starts[level][:, None] + rows * width[:, None] + cols)[inside]
+        distance = (col[:, None] - cols - 0.5).square() + (row[:, None] - rows - 0.5).square()
+        return _Claims(image[box], cell, usable[box], distance[inside])
 
     @staticmethod
     def _nearest(claims: _Claims, boxes: Tensor, grid: CellGrid) -> Tensor:
@@ -163,22 +162,22 @@ class MultiGridAssigner:
         order = order[claims.distance[order].argsort(stable=True)]
         key = claims.image * grid.num_cells + claims.cell
         order = order[key[order].argsort(stable=True)]
-        key = key[order]
-        first = torch.ones_like(key, dtype=torch.bool)
-        first[1:] = key[1:] != key[:-1]
-        return order[first]
+        return order[_changes(key[order])]
 
     @staticmethod
     def _reference(claims: _Claims, grid: CellGrid) -> Tensor:
-        """Indices of the claims that win by the reference's rule, which is sequential by nature."""
-        owner: dict[int, int] = {}
-        held: dict[int, int] = {}
-        keys = (claims.image * grid.num_cells + claims.cell).tolist()
-        for index, (key, gt) in enumerate(zip(keys, claims.gt.tolist())):
-            if key not in owner or held.get(gt, 0) < CELLS_GUARANTEED:
-                owner[key] = index
-                held[gt] = held.get(gt, 0) + 1
-        return torch.tensor(list(owner.values()), dtype=torch.long, device=claims.cell.device)
+        """Indices of the claims that win by the reference's rule.
+
+        A claim succeeds on a free cell, or while its object has succeeded fewer than three times: so the first on each
+        cell and the first three of each object, however the others end, and a cell's last success keeps it.
+        """
+        key = claims.image * grid.num_cells + claims.cell
+        order = key.argsort(stable=True)
+        key, place = key[order], torch.arange(len(key), device=key.device)
+        earlier = place - torch.where(_changes(claims.gt), place, 0).cummax(0).values  # claims of the same object
+        succeeds = _changes(key) | (earlier[order] < CELLS_GUARANTEED)
+        order, key = order[succeeds], key[succeeds]
+        return order[_changes(key.flip(0)).flip(0)]
 
     def _targets(self, claims: _Claims, boxes: Tensor, labels: Tensor, anchor: Tensor, num_images: int,
                  grid: CellGrid) -> MultiGridTargets:
@@ -189,6 +188,13 @@ class MultiGridAssigner:
         wh = ((box[:, 2:] - box[:, :2]) / sizes).clamp(min=MIN_SIZE_RATIO).log()
         return MultiGridTargets(claims.image, claims.cell, anchor[claims.gt], centre - corner, wh, labels[claims.gt],
                                 box, claims.gt, num_images, self.anchors.shape[1], grid)
+
+
+def _changes(values: Tensor) -> Tensor:
+    """(K,) whether a value differs from the one before it."""
+    first = torch.ones_like(values, dtype=torch.bool)
+    first[1:] = values[1:] != values[:-1]
+    return first
 
 
 def gather_instances(batch_gt_instances: Sequence[InstanceData]) -> tuple[Tensor, Tensor, Tensor]:

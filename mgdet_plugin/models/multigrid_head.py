@@ -190,7 +190,8 @@ class MultiGridHead(BaseDenseHead):
         else:
             sizes = self.bbox_coder.anchors.to(cells)[level, targets.anchor]
         place = (grid.col[targets.cell], grid.row[targets.cell], grid.stride[targets.cell])
-        pred = MultiGridPredictions(cells, boxes, self.bbox_coder.decode_boxes(raw, sizes, *place),
+        pred = MultiGridPredictions(split_fields(cells, self.num_anchors).objectness, positive, boxes,
+                                    self.bbox_coder.decode_boxes(raw, sizes, *place),
                                     activate_xy(raw[:, :2], self.bbox_coder.xy_scale),
                                     spared_objects(batch_gt_instances, batch_gt_instances_ignore))
         return self.loss_module(pred, targets)

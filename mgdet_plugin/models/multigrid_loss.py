@@ -36,13 +36,15 @@ class MultiGridPredictions:
     """What the loss needs of a forward pass.
 
     Attributes:
-        cells: (B, N, D) raw channels.
+        objectness: (B, N) logits.
+        positive: (P, D) raw channels of the positive cells.
         boxes: (B, N, 4) boxes as the coder decodes them, with each cell's most likely or expected anchor, in pixels.
         positive_boxes: (P, 4) boxes of the positive cells, with their assigned or expected anchor, in pixels.
         positive_xy: (P, 2) activated xy of the positive cells, in cells.
         objects: (B, G, 4) objects of each image in pixels, padded with empty boxes: what the ignore mask spares.
     """
-    cells: Tensor
+    objectness: Tensor
+    positive: Tensor
     boxes: Tensor
     positive_boxes: Tensor
     positive_xy: Tensor
@@ -169,7 +171,7 @@ class MultiGridLoss(nn.Module):
 
     def forward(self, pred: MultiGridPredictions, targets: MultiGridTargets) -> dict[str, Tensor]:
         """Losses of a batch: ``loss_coord``, ``loss_obj``, ``loss_anchor``, ``loss_cls`` (+ options), scaled."""
-        fields = split_fields(pred.cells[targets.image, targets.cell], targets.num_anchors)
+        fields = split_fields(pred.positive, targets.num_anchors)
         norm = self._level_norms(targets)  # (L,)
         positive_norm = norm[targets.grid.level[targets.cell]]  # (P,)
         with torch.no_grad():
@@ -177,7 +179,7 @@ class MultiGridLoss(nn.Module):
         if self.cell_weight_power:
             positive_norm = positive_norm / loss_terms.cell_weights(fit, targets.gt, self.cell_weight_power)
         term = loss_terms.softmax_term if self.use_softmax else loss_terms.sigmoid_term
-        factors = self._factors(fields.cls.shape[-1], pred.cells.device)
+        factors = self._factors(fields.cls.shape[-1], pred.positive.device)
         cls = term(fields.cls, targets.label, self.label_smoothing, self.focal, factors)
         losses = dict(
             loss_coord=self.coord_scale * (self._coord(pred, targets, fields.wh, fit) / positive_norm).sum(),
@@ -214,7 +216,7 @@ class MultiGridLoss(nn.Module):
 
     def _objectness(self, pred: MultiGridPredictions, targets: MultiGridTargets, fit: Tensor) -> Tensor:
         """(B, N) weighted objectness loss of each cell."""
-        logits = pred.cells[..., 4]
+        logits = pred.objectness
         best = loss_terms.best_overlap(pred.boxes.detach(), pred.objects, self.overlap)
         ignored = self.soft_ignore_weight * best.pow(self.soft_ignore_power)
         weight = torch.where(best > self.ignore_thr, ignored, torch.full_like(best, self.no_object_scale))

@@ -8,13 +8,13 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.plan.plan import Plan
 
 
-@pytest.mark.parametrize(('side', 'old'), [('without', 0), ('third', 2), ('third_cached', 2), ('half', 4),
-                                           ('half_cached', 4)])
-def test_each_side_takes_four_new_images_and_its_old_ones(side, old):
+@pytest.mark.parametrize(('side', 'old'), [('without', 0), ('nothing_of_six', 0), ('third', 2), ('third_cached', 2),
+                                           ('half', 4), ('half_cached', 4)])
+def test_each_side_takes_its_new_images_and_its_old_ones(side, old):
     cfg = Config.fromfile(ROOT / CONFIG)
     cfg.merge_from_dict(dict(SIDES[side]))
     plan = Plan.from_cfg(cfg)
-    assert cfg.train_dataloader.batch_size == NEW and plan.epochs == 2
+    assert cfg.train_dataloader.batch_size == (6 if side == 'nothing_of_six' else NEW) and plan.epochs == 2
     assert (plan.keep.beside(NEW) if plan.keep else 0) == old
     assert bool(plan.keep and plan.keep.cache) is side.endswith('cached')
 
@@ -31,7 +31,7 @@ def test_rows_are_medians_over_turns(monkeypatch):
     rows = {row['suite']: row for row in keep_rows(repeats=2)}
     assert order == [f'{side}_{turn}' for turn in range(2) for side in SIDES]
     assert rows['keep_third_step']['ratio'] == 1.5 and rows['keep_half_memory']['ratio'] == 1.5
-    assert len(rows) == 8 and {row['unit'] for row in rows.values()} == {'s', 'MB'}
+    assert len(rows) == 10 and {row['unit'] for row in rows.values()} == {'s', 'MB'}
 
 
 def test_a_run_that_fails_is_one_line(tmp_path):

@@ -107,9 +107,11 @@ def test_mixed_precision(data, tmp_path):
     """mmengine's wrapper, its loss scaler where there is one and a resume in the middle."""
     cfg = staged_config(tmp_path, data, STAGES, custom_hooks=[dict(type='CheckpointHook', by_epoch=False, interval=1)],
                         **{**NO_VALIDATION, 'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'})
-    run(cfg, tmp_path / 'whole')
+    runner = run(cfg, tmp_path / 'whole')
     run(cfg, tmp_path / 'stopped', kill=('iter', 3))
     run(cfg, tmp_path / 'stopped', resume=True)
+    kernel = runner.model.get_parameter('neck.blocks.0.conv2.conv.weight')
+    assert kernel.is_contiguous(memory_format=torch.channels_last) != has_accelerator()
     assert ('loss_scaler' in newest(tmp_path / 'whole')['optimizer']) == has_accelerator()
     assert differences(state_of(newest(tmp_path / 'stopped')), state_of(newest(tmp_path / 'whole'))) == []
 

@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.plan.freezing import digests, freeze, frozen_of, is_frozen, predict_layers, trained_parts
+from mgdet_plugin.plan.freezing import digests, freeze, frozen_of, hold, is_frozen, predict_layers, trained_parts
 from mgdet_plugin.plan.plan import Stage
 from tests.conftest import ROOT
 from tests.support.mmdet_detectors import RETINANET, YOLOV3
@@ -53,6 +53,22 @@ def test_levels(nano, level, trained):
         assert len(names) == 6 and all('predict_convs' in name for name in names)
     assert len(frozen.norms) == {0: 0, 1: 52, 2: 66}[level]
     assert len(frozen.tensors(nano)) == {0: 0, 1: 312, 2: 396}[level]
+
+
+@pytest.mark.parametrize(('level', 'kept'), [(0, 3), (1, 0), (2, 0)])
+def test_nothing_of_a_frozen_backbone_is_kept_for_gradients(nano, level, kept):
+    images, gradients = torch.rand(2, 3, 64, 64), []
+    for context in (torch.enable_grad, torch.no_grad if level else torch.enable_grad):  # the same, bit for bit
+        model = copy.deepcopy(nano)
+        frozen = freeze(model.train(), stage(level))
+        hold(frozen.norms.values())
+        with context():
+            maps = model.backbone(images)
+        assert sum(each.requires_grad for each in maps) == kept
+        sum(each.square().mean() for each in model.bbox_head(model.neck(maps))).backward()
+        gradients.append({name: each.grad for name, each in model.named_parameters() if each.grad is not None})
+    assert len(gradients[0]) == len(list(nano.parameters())) - len(frozen.parameters)
+    assert all(torch.equal(each, gradients[1][name]) for name, each in gradients[0].items())
 
 
 def test_resolving_changes_nothing(nano):

@@ -1,18 +1,24 @@
 """Convolutions with the channels innermost in memory."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import Runner
+
+from mgdet_plugin.compat.launch import has_accelerator
 
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
     """Keep the model's maps and kernels with the channels innermost: the same numbers up to rounding, sooner.
 
-    Measured on one CPU core (docs/benchmarks.md). Under DDP, whose buckets have their layout by then, nothing is done.
+    Measured on one CPU core (docs/benchmarks.md); in mixed precision on a CPU ``StagedTrainLoop`` registers it, unless
+    the config does. Under DDP, whose buckets have their layout by then, nothing is done.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -21,3 +27,13 @@ class ChannelsLastHook(Hook):
             runner.logger.info('ChannelsLastHook: left as it is under distributed training')
             return
         runner.model.to(memory_format=torch.channels_last)
+        runner.logger.info('ChannelsLastHook: kernels and maps have their channels innermost in memory')
+
+
+def lay_out_mixed_precision(runner: Runner) -> None:
+    """Register the hook where a run on a CPU is in mixed precision and has none: bfloat16 is made for that layout."""
+    wrapper = runner.optim_wrapper
+    kind = wrapper.get('type') if isinstance(wrapper, Mapping) else type(wrapper)
+    if (kind in ('AmpOptimWrapper', AmpOptimWrapper) and not has_accelerator()
+            and not any(isinstance(hook, ChannelsLastHook) for hook in runner.hooks)):
+        runner.register_hook(ChannelsLastHook())

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets.old_images import OldImages, image_paths, old_pipeline, pipeline_of
 from mgdet_plugin.datasets.staged.staged_batch_sampler import StagedBatchSampler
+from mgdet_plugin.engine.hooks.channels_last_hook import lay_out_mixed_precision
 from mgdet_plugin.engine.hooks.keep_hook import KeepHook
 from mgdet_plugin.engine.hooks.staged_unfreeze_hook import StagedUnfreezeHook
 from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import StagedOptimWrapperConstructor
@@ -56,6 +57,7 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         super().__init__(runner, staged_dataloader(dataloader, plan, runner.cfg.get('val_dataloader')),
                          min(plan.epochs, max_epochs or plan.epochs), **kwargs)
         self.staged = StagedRun(runner, self, plan)
+        lay_out_mixed_precision(runner)
         if plan.keep is not None:
             runner.register_hook(KeepHook(plan.keep))
         self.skip = 0  # batches of the coming epoch that were trained on before an interruption

@@ -13,6 +13,7 @@ from mgdet_plugin.models.maths.overlaps import overlap
 
 FOCAL_GAMMA = 2.0
 FOCAL_ALPHA = 0.25
+PAIRS_AT_ONCE = 1 << 18  # of boxes and objects: what is computed of more does not stay in a core's cache
 FIT_FLOOR = 1e-3  # so that an object none of whose cells fits yet weighs as much as any
 
 
@@ -24,8 +25,10 @@ def best_overlap(boxes: Tensor, objects: Tensor, kind: str) -> Tensor:
     """
     if objects.shape[1] == 0:
         return boxes.new_zeros(boxes.shape[:2])
+    at_once = max(1, PAIRS_AT_ONCE // max(1, objects.shape[:2].numel())) if boxes.is_cpu else boxes.shape[1] or 1
     with torch.no_grad():
-        return overlap(boxes[:, :, None], objects[:, None], kind).amax(2)
+        return torch.cat([overlap(part[:, :, None], objects[:, None], kind).amax(2)
+                          for part in boxes.split(at_once, 1)], 1)
 
 
 def smooth_one_hot(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:

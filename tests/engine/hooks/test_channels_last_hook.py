@@ -1,4 +1,5 @@
 """Channels innermost in memory: another layout, the same network."""
+import logging
 from types import SimpleNamespace
 
 import torch
@@ -14,7 +15,8 @@ def test_kernels_are_laid_out_anew_and_compute_the_same():
     images = torch.rand(2, 3, 12, 12)
     before, weights = model.eval()(images), {name: value.clone() for name, value in model.state_dict().items()}
     assert not model[3].weight.is_contiguous(memory_format=torch.channels_last)
-    HOOKS.build(dict(type='ChannelsLastHook')).before_train(SimpleNamespace(model=model))
+    HOOKS.build(dict(type='ChannelsLastHook')).before_train(
+        SimpleNamespace(model=model, logger=logging.getLogger()))
     assert isinstance(HOOKS.build(dict(type='ChannelsLastHook')), ChannelsLastHook)
     assert model[3].weight.is_contiguous(memory_format=torch.channels_last)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())

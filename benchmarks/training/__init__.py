@@ -1,0 +1,1 @@
+"""What a training step costs: in mixed precision, by stage, in targets and loss, and as its input grows."""
