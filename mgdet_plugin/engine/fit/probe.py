@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
+from multiprocessing import active_children
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -226,8 +227,9 @@ def main(path: str) -> None:
     cfg = Config.fromfile(wish.pop('config'))
     for found in measure_batches(cfg, **wish) if 'sizes' in wish else measure_stages(cfg, **wish):
         print(f'{_MARK}{json.dumps(found)}', flush=True)
-    sys.stdout.flush()
-    os._exit(0)  # what loads images has nothing to end
+    for child in active_children():  # what loads images would keep this process's output open
+        child.kill()
+    os._exit(0)
 
 
 if __name__ == '__main__':
