@@ -39,8 +39,8 @@ def fit_hours(cfg: Config, hours: float, begun: float) -> tuple[list[int], str]:
                         f'them, takes about {in_words(least)}, and {in_words(max(0.0, left))} are left; give at least '
                         f'{math.ceil(needed * 1000) / 1000:g}, or train a smaller model, input or set')
     epochs = fitted_epochs(planned, costs, left)
-    steps = ', '.join(f"{stage['name']} {length} epoch{'s' if length > 1 else ''} of {each['iterations']} steps of {each['step']:.3g} s"
-                      for stage, length, each in zip(cfg.stages, epochs, costs.stages))
+    steps = ', '.join(f"{stage['name']} {length} epoch{'s' if length > 1 else ''} of {each['iterations']} steps of "
+                      f"{each['step']:.3g} s" for stage, length, each in zip(cfg.stages, epochs, costs.stages))
     said = (f'--hours {hours:g}: {steps}; a validation takes {costs.validation:.3g} s, a checkpoint '
             f'{costs.checkpoint:.2g} s: about {in_words(costs.seconds(epochs))} of the {in_words(left)} that are left')
     return epochs, said

@@ -130,7 +130,7 @@ def config(tmp_path_factory) -> Path:
     path = write_config(folder / 'config.py', make_dataset(folder / 'data', count=24), **options)
     cfg = Config.fromfile(path)
     cfg.train_cfg.pop('max_epochs')
-    cfg.train_dataloader.update(num_workers=1, persistent_workers=True)  # whose end nothing may wait for
+    cfg.train_dataloader.update(num_workers=1, persistent_workers=True)  # nothing may wait for its end
     cfg.dump(path)
     return path
 
