@@ -125,8 +125,8 @@ def test_words_are_read_again():
 @pytest.fixture(scope='module')
 def config(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('fit')
-    options = dict(stages=[dict(STAGES[0], epochs=2), dict(STAGES[2], epochs=4)], plan=dict(start='nothing', early_stopping=None),
-                   load_from=None)
+    options = dict(stages=[dict(STAGES[0], epochs=2), dict(STAGES[2], epochs=4)], load_from=None,
+                   plan=dict(start='nothing', early_stopping=None))
     path = write_config(folder / 'config.py', make_dataset(folder / 'data', count=24), **options)
     cfg = Config.fromfile(path)
     cfg.train_cfg.pop('max_epochs')
