@@ -130,11 +130,12 @@ SUITES: dict[str, Callable[..., Any]] = {
 }
 """Name -> what gives the peer's name and two cases for a torch device: ours and the peer's."""
 ROWS: dict[str, Callable[[], list[dict[str, Any]]]] = {
-    'import': _late('import_benchmark:import_rows'), 'keep': _late('keep_benchmark:keep_rows'),
-    'deploy': _late('deploy_benchmark:deploy_rows'), 'amp_step': _late('training.steps:amp_rows'),
-    'stage_step': _late('training.steps:stage_rows'), 'targets': _late('training.targets:target_rows'),
-    'scaling': _late('training.scaling:scaling_rows'), 'keep_step': _late('training.keep_step:keep_step_rows')}
-"""Suites of several rows; the sides of import, keep and stage_step run in processes of their own."""
+    'import': _late('import_benchmark:import_rows'), 'start': _late('start_benchmark:start_rows'),
+    'keep': _late('keep_benchmark:keep_rows'), 'deploy': _late('deploy_benchmark:deploy_rows'),
+    'amp_step': _late('training.steps:amp_rows'), 'stage_step': _late('training.steps:stage_rows'),
+    'targets': _late('training.targets:target_rows'), 'scaling': _late('training.scaling:scaling_rows'),
+    'keep_step': _late('training.keep_step:keep_step_rows')}
+"""Suites of several rows; the sides of import, start, keep and stage_step run in processes of their own."""
 LEARNING: dict[str, Callable[[LearningOptions], str]] = {
     'accuracy': _late('accuracy:accuracy'), 'untraining': _late('untraining:untraining'),
     'new_classes': _late('new_classes:new_classes')}

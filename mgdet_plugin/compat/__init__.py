@@ -12,7 +12,8 @@ Nine gaps are closed, all lazily, through the import system:
   closes the next gap, too.
 * Mixed precision is refused without a GPU, and a dataloader without workers where it says how these live.
 * A mistake in a config is a traceback, and ``_base_ = 'mgdet_plugin::...'`` is unknown to mmengine, which knows
-  OpenMMLab's packages alone. :mod:`mgdet_plugin.compat.config_errors` patches its ``Config``.
+  OpenMMLab's packages alone, and lays a config's text out in seconds. :mod:`mgdet_plugin.compat.config_errors` patches
+  its ``Config``.
 * A part of a config that cannot be built is a traceback, too: :mod:`mgdet_plugin.compat.building` makes it one line.
 * A run begins with a thousand lines: :mod:`mgdet_plugin.compat.console` leaves them to the log file.
 * mmdet's inferencer detects on an array as BGR and draws it as RGB.

@@ -1,6 +1,11 @@
-"""A mistake in a config's file or in ``--cfg-options`` is one line: where, what, and what it may have meant."""
+"""A mistake in a config's file or in ``--cfg-options`` is one line: where, what, and what it may have meant.
+
+A config's text is laid out here, too: mmengine leaves that to yapf, which takes a second or more for a config of ours,
+five times before the first step and once more for each checkpoint.
+"""
 from __future__ import annotations
 
+import ast
 import os
 import sys
 import traceback
@@ -12,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.literals import laid_out
 from mgdet_plugin.common.resources import PREFIXES, config_path, nearest, shown_config
 
 _OF_US = ('stages', 'plan', 'keep', 'find_unused_parameters', 'sync_bn', 'tta_model', 'tta_pipeline')
@@ -77,6 +83,21 @@ def patch_config(module: ModuleType) -> None:
     config._parse_lazy_import = staticmethod(in_a_line(read_lazy))
     config.fromfile = staticmethod(fromfile)
     config.merge_from_dict = merge_from_dict
+    config.pretty_text = property(_text)
+
+
+def _text(cfg: Any) -> str:
+    """What a config says, as the text of a config's file.
+
+    Raises:
+        SyntaxError: As mmengine does for a value that no text can stand for.
+    """
+    text = laid_out(cfg.to_dict())
+    try:
+        ast.parse(text)
+    except SyntaxError as error:
+        raise SyntaxError(f'the config has a value that cannot be written: {(error.text or "").strip()}') from error
+    return text
 
 
 def _said(filename: str, error: Exception) -> str:

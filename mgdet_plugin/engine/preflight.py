@@ -28,6 +28,7 @@ from mgdet_plugin.datasets.formats.dataset_report import number_of
 from mgdet_plugin.datasets.old_images import image_paths, pipeline_of
 from mgdet_plugin.engine.checkpoint_check import check_weights
 from mgdet_plugin.engine.config_check import check_parts, checked
+from mgdet_plugin.engine.fit.fitting import Wish, as_words, given_entries, measured_entries
 from mgdet_plugin.engine.hooks.console_hook import ConsoleHook
 from mgdet_plugin.engine.keep_check import check_keep
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
@@ -131,12 +132,14 @@ def is_first_rank(launcher: str = 'none') -> bool:
     return rank is None or os.environ.get(rank, '0') == '0'
 
 
-def prepare_train(arguments: Sequence[str], more_epochs: int | None = None) -> list[str] | None:
+def prepare_train(arguments: Sequence[str], more_epochs: int | None = None,
+                  wish: Wish | None = None) -> list[str] | None:
     """Check what training needs: datasets and weights, or the checkpoint to resume from.
 
     Args:
         arguments: The command line without the program's name.
         more_epochs: By how many the last stage of the ended run in the work folder is to go on.
+        wish: What the run is to be fitted to; a resumed one keeps what it was fitted to.
 
     Returns:
         The command line for mmdet's script, which names the checkpoint to resume from if there is one; None where the
@@ -146,6 +149,8 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None) -> l
         UserError: If something is missing or does not fit.
     """
     args, cfg = parse_like_mmdet('train', arguments)
+    wish = wish or Wish()
+    wish.check(cfg)
     unwatched = [key for key in _VALIDATION if cfg.get(key) is None]
     if unwatched:
         arguments = [*arguments, '--cfg-options', *(f'{key}=None' for key in _VALIDATION)]
@@ -153,6 +158,10 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None) -> l
     with checked(cfg):
         start = start_of(cfg)  # cannot be told once load_from names a checkpoint to resume from
         settled, said = resolve_resume(list(arguments), args.resume if more_epochs is None else 'auto', cfg)
+        resumed = bool(cfg.get('resume')) and '://' not in str(cfg.get('load_from'))
+        entries = given_entries(cfg, wish, resumed)
+        cfg.merge_from_dict(dict(entries))
+        settled = [*settled, *as_words(entries)]
         if more_epochs is not None:
             settled += _extension(args, cfg, more_epochs, settled)
         elif cfg.get('resume') and is_finished(cfg):
@@ -170,7 +179,11 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None) -> l
             said.append(f'no validation ({", ".join(unwatched)} None): no best.pth is kept, no stage ends early, and '
                         'only spikes, divergence and NaN of the training losses are guarded')
         _say(chain(said, _prepare(cfg, ('train', ) if unwatched else ('train', 'val'), start)), args.launcher)
-        return settled
+        if resumed:
+            return settled
+        entries, said = measured_entries(cfg, wish)
+        _say(said, args.launcher)
+        return [*settled, *as_words(entries)]
 
 
 def _extension(args: SimpleNamespace, cfg: Config, more: int, settled: Sequence[str]) -> list[str]:

@@ -63,6 +63,7 @@ class StagedRun:
         else:
             self.progress = Progress.at(self.plan, runner.epoch, self.loop.steps(0))
             self.progress.history, self.progress.start = history, self.plan.start
+            self.progress.fitted = dict(runner.cfg.get('fitted') or {})
             self.progress.run = f'{runner.timestamp}-{os.urandom(4).hex()}'
         for line in refuse_broken(check_rules(self.plan, runner.cfg, unwrap(runner.model),
                                               self.progress.inherited())):

@@ -40,6 +40,8 @@ class Progress:
         more: Epochs by which a person has made the last stage longer; below 0 where it had ended early.
         run: A name that all checkpoints of one run share, resumed or not.
         start: The plan's start, where the config leaves it to what is loaded: on resume that cannot be told.
+        fitted: What of the config was fitted to time or memory before the first step, see
+            :mod:`mgdet_plugin.engine.fit.fitting`.
     """
     stage: int = 0
     first_epoch: int = 0
@@ -62,6 +64,7 @@ class Progress:
     more: int = 0
     run: str = ''
     start: str = ''
+    fitted: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def at(cls, plan: Plan, epoch: int, steps: int) -> Progress:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from textwrap import wrap
 from typing import Any
 
+from mgdet_plugin.common.literals import WIDTH, assigned, lines_of, literal
 from mgdet_plugin.prepare.choices import Choice, Choices, Network, Scenario
-from mgdet_plugin.prepare.literals import WIDTH, assigned, lines_of, literal
 from mgdet_plugin.prepare.recipe import Recipe, merged
 
 HERE = '{{ fileDirname }}/'  # mmengine puts the config's own folder there

@@ -103,7 +103,8 @@ def test_options_are_mmdets(command, make_parser, monkeypatch):
     assert ours.pop('demo')[0] == ('--demo',)
     assert ours.pop('verbose')[0] == ('--verbose',)
     if command == 'train':
-        assert [ours.pop(each)[0] for each in ('quiet', 'more_epochs')] == [('--quiet',), ('--more-epochs',)]
+        assert [ours.pop(each)[0] for each in ('quiet', 'more_epochs', 'batch', 'hours')] == [
+            ('--quiet',), ('--more-epochs',), ('--batch',), ('--hours',)]
     theirs = {key: tuple(None if part is str else part for part in value) for key, value in options(seen[0]).items()}
     assert ours == theirs
 

@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from mgdet_plugin.cli.parser import cfg_options
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.resources import CONFIGS
 
 BASE = 'stages = [dict(epochs=1)]\nload_from = "a.pth"\noptim_wrapper = dict(lr=1)\n'
 
@@ -52,3 +53,16 @@ def test_options_that_lead_somewhere() -> None:
 def test_brackets_that_do_not_match() -> None:
     with pytest.raises(UserError, match='Imbalanced brackets'):
         cfg_options(['a=[1,2'])
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem)
+def test_the_text_of_a_config_says_what_the_config_says(path: Path, tmp_path: Path) -> None:
+    cfg = Config.fromfile(path)
+    cfg.dump(tmp_path / 'again.py')
+    assert Config.fromfile(tmp_path / 'again.py').to_dict() == cfg.to_dict()
+    assert (tmp_path / 'again.py').read_text() == cfg.pretty_text
+
+
+def test_a_value_that_no_text_stands_for_is_refused() -> None:
+    with pytest.raises(SyntaxError, match='a value that cannot be written: a = <object object'):
+        _ = Config(dict(a=object())).pretty_text

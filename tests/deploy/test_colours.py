@@ -20,7 +20,7 @@ from PIL import Image
 from mgdet_plugin.deploy.draw import draw_detections
 from mgdet_plugin.deploy.media.detecting import Wish, detect_media
 from mgdet_plugin.runs.mmdet_tools import run_tool
-from tests.support.small_run import plain_config_text, write_config
+from tests.support.small_run import write_config
 
 SIZE = (90, 60)
 SQUARE = (30, 20, 60, 50)  # x1, y1, x2, y2 of what is red
@@ -105,9 +105,8 @@ def by_browse_dataset(folder, out):
 def by_analyze_results(folder, out):
     samples = [dict(detected(folder).to_dict(), img_id=index) for index in range(2)]
     (out / 'found.pkl').write_bytes(pickle.dumps(samples))
-    with plain_config_text():
-        run_tool('analysis_tools/analyze_results', [str(folder / 'cfg.py'), str(out / 'found.pkl'), str(out / 'shown'),
-                                                    '--topk', '1'])
+    run_tool('analysis_tools/analyze_results', [str(folder / 'cfg.py'), str(out / 'found.pkl'), str(out / 'shown'),
+                                                '--topk', '1'])
 
 
 def test_the_inferencer_warns_of_no_backend_of_a_run(folder):

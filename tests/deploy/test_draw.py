@@ -13,7 +13,7 @@ from PIL import Image
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.deploy.draw import draw_detections
 from mgdet_plugin.deploy.sheet import SHEET_WIDTH, Box, class_colours, draw_boxes, read_rgb, scale_of, write_sheet
-from tests.support.small_run import make_dataset, plain_config_text, write_config
+from tests.support.small_run import make_dataset, write_config
 
 GREEN, GREY = (0, 200, 0), (128, 128, 128)
 
@@ -125,8 +125,7 @@ def test_concatenated_and_repeated_sets_are_drawn(run, tmp_path):
     cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[
         dict(type='RepeatDataset', times=2, dataset=dict(leaf, indices=1)),
         dict(leaf, ann_file='others.json', indices=2)])
-    with plain_config_text():
-        cfg.dump(tmp_path / 'concat.py')
+    cfg.dump(tmp_path / 'concat.py')
     draw((tmp_path / 'concat.py', run[1]), tmp_path / 'a.png', 9, 1.0, enlarge=1)
     sheet = np.asarray(Image.open(tmp_path / 'a.png'))
     assert sheet.shape == (60, 4 * 84 - 4, 3)

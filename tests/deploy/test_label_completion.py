@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.deploy.label_completion import complete_labels, with_found
 from tests.support.mmdet_detectors import YOLOV3
-from tests.support.small_run import CLASSES, make_dataset, plain_config_text, write_config
+from tests.support.small_run import CLASSES, make_dataset, write_config
 
 RED, GREEN, BLUE = range(3)
 
@@ -75,8 +75,7 @@ def weights(folder: Path, name: str, model: dict[str, Any] | None = None, meta: 
         place = next(index for index, step in enumerate(steps) if step.type == 'Letterbox')
         steps[place:place + 1] = [dict(type='Resize', scale=(64, 64), keep_ratio=True),
                                   dict(type='Pad', size_divisor=32)]
-        with plain_config_text():
-            cfg.dump(config)
+        cfg.dump(config)
     init_default_scope('mmdet')
     torch.manual_seed(0)
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(), meta=meta or {}), folder / f'{name}.pth')

@@ -14,7 +14,7 @@ from mgdet_plugin.common.errors import SHOW_ALL, UserError
 from mgdet_plugin.common.resources import mmdet_script
 from mgdet_plugin.runs.mmdet_tools import INSTEAD, NEEDS, _adapted, fault, run_tool
 from tests.conftest import ROOT
-from tests.support.small_run import SIDE, make_dataset, plain_config_text, write_config
+from tests.support.small_run import SIDE, make_dataset, write_config
 
 
 @pytest.fixture(scope='module')
@@ -44,15 +44,13 @@ def run(tmp_path_factory):
 def test_predictions_on_the_test_set_are_judged_by_the_test_set(run, capsys):
     """mmdet's ``eval_metric`` takes the validation set's annotations; half of the images are not in them."""
     folder, config = run
-    with plain_config_text():
-        run_tool('analysis_tools/eval_metric', [str(config), str(folder / 'found.pkl')])
+    run_tool('analysis_tools/eval_metric', [str(config), str(folder / 'found.pkl')])
     metrics = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
     assert metrics['coco/bbox_mAP'] == pytest.approx(1.0)
 
 
 def call(name, *words):
-    with plain_config_text():
-        run_tool(f'analysis_tools/{name}', [*map(str, words)])
+    run_tool(f'analysis_tools/{name}', [*map(str, words)])
 
 
 def test_predictions_that_are_all_right_are_found_right(run, tmp_path, monkeypatch):
@@ -91,10 +89,9 @@ def test_a_package_that_a_tool_needs_is_named_before_it_runs(name, module, packa
 
 
 def test_anchors_of_our_head_are_optimized(run, tmp_path):
-    with plain_config_text():
-        run_tool('analysis_tools/optimize_anchors', [
-            str(run[1]), '--algorithm', 'k-means', '--device', 'cpu', '--input-shape', str(SIDE), str(SIDE), '--iters',
-            '2', '--output-dir', str(tmp_path)])
+    run_tool('analysis_tools/optimize_anchors', [
+        str(run[1]), '--algorithm', 'k-means', '--device', 'cpu', '--input-shape', str(SIDE), str(SIDE), '--iters',
+        '2', '--output-dir', str(tmp_path)])
     [made] = tmp_path.glob('*.json')
     assert len(json.loads(made.read_text())) == 9
 
@@ -114,8 +111,7 @@ def test_categories_without_a_supercategory_get_one(run, tmp_path):
 
 
 def test_configs_are_found_by_name(capsys):
-    with plain_config_text():
-        mmdet_tool_command(['misc/print_config', 'mgdet_nano_stage1'])
+    mmdet_tool_command(['misc/print_config', 'mgdet_nano_stage1'])
     assert 'MultiGridHead' in capsys.readouterr().out
 
 

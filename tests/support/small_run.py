@@ -5,11 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from mmengine.config import Config
@@ -66,21 +63,8 @@ def write_config(path: Path, data: Path, base: str = 'mgdet_model5_stage1.py', *
                          'model.test_cfg.score_thr': 0.001,
                          'randomness': dict(seed=1), 'evaluate': False,
                          **options})
-    with plain_config_text():
-        cfg.dump(path)
+    cfg.dump(path)
     return path
-
-
-@contextmanager
-def plain_config_text() -> Iterator[None]:
-    """A config's text is not laid out for people within it: that is most of a small run's time."""
-
-    def as_it_is(text: str, **_: object) -> tuple[str, bool]:
-        return text, True
-
-    with patch('mmengine.config.config.FormatCode', as_it_is, create=True), \
-            patch('yapf.yapflib.yapf_api.FormatCode', as_it_is):  # onedl-mmengine imports it when it is called
-        yield
 
 
 def environment() -> dict[str, str]:

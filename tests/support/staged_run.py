@@ -23,7 +23,7 @@ from mmengine.runner import Runner
 from torch.nn import functional as F
 
 from mgdet_plugin.models import MultiGridNeck
-from tests.support.small_run import plain_config_text, write_config
+from tests.support.small_run import write_config
 
 _NUMBERS = itertools.count()
 HEAD = dict(name='head', epochs=2, freeze_level=2, lr=1e-4)
@@ -179,15 +179,14 @@ def run(cfg: Config, work_dir: Path, kill: tuple[str, int] | None = None, resume
     if change:
         change(cfg)
     torch.manual_seed(next(_NUMBERS))  # what a process has drawn before must not matter
-    with plain_config_text():  # which mmengine makes anew for every checkpoint
-        runner = Runner.from_cfg(cfg)
-        for hook in hooks:
-            runner.register_hook(hook)
-        try:
-            runner.train()
-            assert kill is None, f'the run ended before {kill}'
-        except Killed:
-            pass
+    runner = Runner.from_cfg(cfg)
+    for hook in hooks:
+        runner.register_hook(hook)
+    try:
+        runner.train()
+        assert kill is None, f'the run ended before {kill}'
+    except Killed:
+        pass
     return runner
 
 

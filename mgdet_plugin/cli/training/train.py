@@ -1,6 +1,7 @@
 """Check datasets and weights, then train by mmdet's own script; options and their meanings are mmdet's."""
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from mgdet_plugin.cli.parser import Parser, cfg_options
@@ -20,6 +21,10 @@ def train_parser() -> Parser:
     parser.add_argument('--demo', action='store_true',
                         help="the small model on embedded data in place of the config's; makes the weights it needs")
     parser.add_argument('--more-epochs', metavar='N', help='go on with the last stage of a run that has ended')
+    parser.add_argument('--batch', metavar='N|auto[:SHARE]',
+                        help='images a step, the rates following; auto: the largest number that fits, measured')
+    parser.add_argument('--hours', metavar='H',
+                        help='fit the lengths of the stages to a time, measured; a resumed run keeps them')
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument('--quiet', action='store_true',
                        help='print a line a stage, a line a validation and warnings; the log file has all')
@@ -33,16 +38,20 @@ def train_command(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     args.config = config_path(args.config)
     cfg_options(args.cfg_options)  # refuses what mmdet's parser would fail on
-    more = args.more_epochs
+    more, begun = args.more_epochs, time.monotonic()
     require(more is None or (more.isdecimal() and int(more) > 0), '--more-epochs takes a whole number of at least 1',
             more)
     import mgdet_plugin.guard  # noqa: F401  configs of earlier versions do not name it in custom_imports
     from mgdet_plugin.cli.training.demo import use_demo
     from mgdet_plugin.compat.console import PROGRESS, QUIET, SHORT, VERBOSE, show
+    from mgdet_plugin.engine.fit.fitting import Batch, Wish, parse_hours
     from mgdet_plugin.engine.preflight import prepare_train, run_mmdet_script
     show(QUIET if args.quiet else VERBOSE if args.verbose else SHORT)
-    args.quiet, args.verbose, args.more_epochs = False, False, None  # which mmdet's script does not know
-    words = prepare_train(use_demo(parser.command_line(args), train=True), None if more is None else int(more))
+    wish = Wish(None if args.batch is None else Batch.parse(args.batch),
+                None if args.hours is None else parse_hours(args.hours), begun)
+    args.quiet, args.verbose = False, False  # these and the next three mmdet's script does not know
+    args.more_epochs = args.batch = args.hours = None
+    words = prepare_train(use_demo(parser.command_line(args), train=True), None if more is None else int(more), wish)
     try:
         if words is not None:
             run_mmdet_script('train', words)

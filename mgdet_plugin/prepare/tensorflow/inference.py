@@ -3,8 +3,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mgdet_plugin.common.literals import assigned
 from mgdet_plugin.common.resources import command
-from mgdet_plugin.prepare.literals import assigned
 from mgdet_plugin.prepare.recipe import Recipe
 
 

@@ -15,7 +15,7 @@ from mgdet_plugin.prepare.batches.stage_batches import PlainBatches
 from mgdet_plugin.prepare.batches.view import View, place_of
 from mgdet_plugin.runs import mmdet_tools
 from tests.support.mmdet_detectors import YOLOV3
-from tests.support.small_run import make_dataset, plain_config_text, write_config
+from tests.support.small_run import make_dataset, write_config
 
 STAGES = [dict(name='head', epochs=2, freeze_level=2, lr=1e-4), dict(name='all', epochs=3, freeze_level=0, lr=1e-4,
                                                                      mosaic_prob=1.0, mixup_prob=0.5)]
@@ -71,8 +71,7 @@ def test_other_detectors_are_shown_their_truth(config, tmp_path, capsys):
     cfg = Config.fromfile(config)
     cfg.model = Config(dict(model=YOLOV3)).model
     cfg.stages = [dict(name='all', epochs=1, freeze_level=0, lr=1e-4)]
-    with plain_config_text():
-        cfg.dump(tmp_path / 'yolo.py')
+    cfg.dump(tmp_path / 'yolo.py')
     assert look_command([str(tmp_path / 'yolo.py'), '--samples', '2', '--out', str(tmp_path / 'a.png')]) == 0
     line = capsys.readouterr().out
     assert '4 objects; drawn in' in line and 'cells' not in line
@@ -114,8 +113,7 @@ def test_an_epoch_tells_its_stage():
 
 def test_browse_dataset_says_who_shows_mixes(config, monkeypatch, capsys):
     monkeypatch.setattr(mmdet_tools, 'run_mmdet_script', lambda name, words: None)
-    with plain_config_text():
-        mmdet_tools.run_tool('analysis_tools/browse_dataset', [str(config)])
+    mmdet_tools.run_tool('analysis_tools/browse_dataset', [str(config)])
     assert 'look CFG draws mosaics, mixups and old images' in capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ from mgdet_plugin.runs.analysis.collect import truth_of
 from mgdet_plugin.runs.analysis.evaluate import evaluate, evaluate_run, evaluation_text
 from mgdet_plugin.runs.analysis.evaluation_record import TABLES
 from tests.support.doors import CLASSES, ORDERS, case_of, reference, settled, write_pictures
-from tests.support.small_run import make_dataset, plain_config_text, write_config
+from tests.support.small_run import make_dataset, write_config
 
 
 @pytest.fixture(scope='module')
@@ -26,8 +26,7 @@ def folder(tmp_path_factory):
     """Return a folder with pictures of red and blue, a config, weights that see them and weights that see nothing."""
     folder = tmp_path_factory.mktemp('evaluate')
     write_pictures(folder)
-    with plain_config_text():
-        case_of(folder, 'COCO', ORDERS[0], 'ours').cfg.dump(folder / 'colours.py')
+    case_of(folder, 'COCO', ORDERS[0], 'ours').cfg.dump(folder / 'colours.py')
     content = torch.load(folder / 'weights.pth')
     for name in content['state_dict']:
         if 'predict_convs' in name:
@@ -171,8 +170,7 @@ def run_folder(tmp_path_factory):
     cfg = Config.fromfile(folder / 'config.py')
     cfg.model.bbox_head.loss.class_weights = None
     cfg.train_cfg.pop('max_epochs', None)
-    with plain_config_text():
-        cfg.dump(folder / 'config.py')
+    cfg.dump(folder / 'config.py')
     from mmdet.registry import MODELS
     torch.manual_seed(0)
     state = MODELS.build(cfg.model).state_dict()

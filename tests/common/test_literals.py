@@ -1,7 +1,7 @@
 """Values as the text of a config: what is written is what is read."""
 import random
 
-from mgdet_plugin.prepare.literals import WIDTH, assigned
+from mgdet_plugin.common.literals import WIDTH, assigned, laid_out
 
 
 def value(draw, depth):
@@ -21,3 +21,12 @@ def test_what_is_written_is_read_again():
         exec('\n'.join(lines), read)
         assert read['found'] == wanted and type(read['found']) is type(wanted)
         assert all(len(line) <= WIDTH for line in lines)
+
+
+def test_a_config_reads_its_own_text_again():
+    wanted = {'names': {'a': 1, 'class': {'lambda': 2}, 'two words': ()}, 'numbers': {3: [{}], 'x': float('inf')},
+              'long': {f'entry {number}': dict(values=['word ' * 5] * 3) for number in range(4)}, 'one': (1, )}
+    text, read = laid_out(wanted), {}
+    exec(text, {'__builtins__': dict(dict=dict, float=float)}, read)
+    assert read == wanted
+    assert [*read] == sorted(wanted) and all(len(line) <= WIDTH for line in text.splitlines())
