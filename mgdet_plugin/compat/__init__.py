@@ -38,7 +38,7 @@ PATCHES = {
     'mmengine.config.config': 'compat.config_errors.patch_config',
     'mmengine.logging.logger': 'compat.console.patch_logger',
     'mmengine.optim.optimizer.amp_optimizer_wrapper': 'compat.launch.patch_mixed_precision',
-    'mmengine.dataset.base_dataset': 'compat.building.patch_pipeline',
+    'mmengine.dataset.base_dataset': 'compat.patch_data',
     'mmengine.evaluator.evaluator': 'compat.building.patch_evaluator',
     'mmengine.registry.registry': 'compat.building.patch_registry',
     'mmengine.runner.runner': 'compat.patch_runner',
@@ -105,6 +105,13 @@ def _patch_after_exec(loader: Loader) -> None:
 def _patch(module: ModuleType) -> None:
     owner, _, function = PATCHES[module.__name__].rpartition('.')
     getattr(import_module(f'mgdet_plugin.{owner}'), function)(module)
+
+
+def patch_data(module: ModuleType) -> None:
+    """Patch the module of datasets and pipelines for both."""
+    from mgdet_plugin.compat import building, dataset_patches
+    building.patch_pipeline(module)
+    dataset_patches.patch_base_dataset(module)
 
 
 def patch_runner(module: ModuleType) -> None:

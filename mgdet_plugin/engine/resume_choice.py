@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
+from mgdet_plugin.common.checkpoint_content import check_finite
 from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import FILE, GuardRecord
@@ -86,11 +87,16 @@ class Resumer:
         state, content = load_checkpoint(path, mmap=True)
         meta = content.get('meta')
         epoch, iteration = (meta.get(key) if isinstance(meta, Mapping) else None for key in ('epoch', 'iter'))
-        if not (isinstance(epoch, int) and isinstance(iteration, int) and 'message_hub' in content):
+        if epoch is None or iteration is None or content.get('message_hub') is None:
             raise UserError(f'{path} holds no state of a training run; to start from its weights give '
                             f'--cfg-options load_from={path} without --resume')
         found = {key.removeprefix('module.'): value for key, value in state.items()}  # of a distributed wrapper
         check_same_tensors(str(path), found, self._wanted, self.cfg)
+        averages = {key.removeprefix('module.'): value for key, value in (content.get('ema_state_dict') or {}).items()
+                    if key.startswith('module.')}
+        if averages:
+            check_same_tensors(f'ema_state_dict of {path}', averages, self._wanted, self.cfg)
+        check_finite(content, path)
         return Saved(epoch, iteration, path.stat().st_mtime, path, _run_of(content), 'optimizer' in content)
 
     def check(self, path: Path) -> None:
