@@ -71,9 +71,10 @@ class PicturePlaces:
         there = [place for place in places if is_there(place)]
         found = next((place for place in there if is_below(place, self.given)), None)
         if there and found is None:
+            folder = os.path.normpath(there[0].parent)
             raise UserError(f'{who}, which lies outside {self.root}; what annotations name is opened below the folder '
-                            f'given alone: to allow it give its folder, by --images {os.path.normpath(there[0].parent)} (in a '
-                            'config by data_prefix=dict(img=...))')
+                            f'given alone: to allow it give its folder, by --images {folder} (in a config by '
+                            'data_prefix=dict(img=...))')
         return found
 
     def all(self) -> list[Path]:

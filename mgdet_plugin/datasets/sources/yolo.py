@@ -144,8 +144,7 @@ def _pictures(path: Path, base: str, value: str, key: str, notes: list[str], pla
     """The pictures of one entry of a ``data.yaml``: a folder or a list, from wherever it is there."""
     below = re.sub(r'^(\.\./)+', '', value)
     for folder in (path.parent / base, Path(base), path.parent, *places.first):
-        place = places.chosen([folder / value, folder / below], lambda each: os.path.isdir(each) or os.path.isfile(each),
-                              f'{path}: {key} is {value!r}')
+        place = places.chosen([folder / value, folder / below], _is_there, f'{path}: {key} is {value!r}')
         if place is not None and place.is_dir():
             return sorted(Path(each) for each in pictures_below(str(place)))
         if place is not None:
@@ -156,6 +155,10 @@ def _pictures(path: Path, base: str, value: str, key: str, notes: list[str], pla
                         'or path')
     notes.append(f'{path.name}: {key} is {value!r}, which is not there: left out')
     return []
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.isdir(path) or os.path.isfile(path)
 
 
 def _from_list(path: Path, root: Path, given: Sequence[Path] = ()) -> Iterator[Path]:
