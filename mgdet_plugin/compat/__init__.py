@@ -1,6 +1,6 @@
 """Make mmdet and mmengine whole on current torch, without importing any of them.
 
-Nine gaps are closed, all lazily, through the import system:
+Ten gaps are closed, all lazily, through the import system:
 
 * mmcv-lite has no compiled extension ``mmcv._ext``, and ``import mmdet.models`` ends there. A finder at the *end* of
   ``sys.meta_path`` answers for that one name with the operations of :mod:`mgdet_plugin.compat.mmcv_ops`. Being last,
@@ -17,6 +17,8 @@ Nine gaps are closed, all lazily, through the import system:
 * A run begins with a thousand lines: :mod:`mgdet_plugin.compat.console` leaves them to the log file.
 * mmdet's inferencer detects on an array as BGR and draws it as RGB.
 * pycocotools compares its thresholds with those of a config, a list, which is equal to no number.
+* mmdet opens whatever picture annotations name, and mmengine reads some of them by pickle:
+  :mod:`mgdet_plugin.compat.dataset_patches`.
 """
 from __future__ import annotations
 
@@ -34,6 +36,7 @@ EXTENSION = 'mmcv._ext'
 PATCHES = {
     'mmengine.logging.history_buffer': 'compat.checkpoint_patches.patch_history_buffer',
     'mmengine.logging.message_hub': 'compat.checkpoint_patches.patch_message_hub',
+    'mmengine.optim.scheduler.param_scheduler': 'compat.checkpoint_patches.patch_param_scheduler',
     'mmengine.runner.checkpoint': 'compat.checkpoint_patches.patch_checkpoint_io',
     'mmengine.config.config': 'compat.config_errors.patch_config',
     'mmengine.logging.logger': 'compat.console.patch_logger',

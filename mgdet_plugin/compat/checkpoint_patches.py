@@ -27,6 +27,8 @@ import torch
 
 from mgdet_plugin.common.checkpoint_content import HUB, check_content, check_history
 from mgdet_plugin.common.checkpoints import drop_code, history_from_plain, read_safely, save_whole, to_plain
+from mgdet_plugin.common.errors import is_number
+from mgdet_plugin.common.records import need
 from mgdet_plugin.compat import replace_everywhere
 
 _NUMERIC_CODES = frozenset(['b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8', 'c8', 'c16'])
@@ -116,6 +118,21 @@ def patch_message_hub(module: ModuleType) -> None:
         load(self, state_dict)
 
     module.MessageHub.load_state_dict = load_state_dict
+
+
+def patch_param_scheduler(module: ModuleType) -> None:
+    """Let a scheduler take what it has itself, of the same kind, and no more: mmengine's takes any attribute."""
+
+    def load_state_dict(self: Any, state_dict: dict[str, Any]) -> None:
+        own = vars(self)
+        known = {name: value for name, value in state_dict.items() if name in own}
+        for name, value in known.items():
+            plain = own[name] is None or value is None or type(own[name]) is type(value)
+            need(plain or (is_number(own[name]) and is_number(value)), f'param_schedulers: {name}', value,
+                 f'a {type(own[name]).__name__} as {type(self).__name__} has')
+        own.update(known)
+
+    module._ParamScheduler.load_state_dict = load_state_dict
 
 
 def patch_checkpoint_io(module: ModuleType) -> None:

@@ -16,7 +16,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.records import need, typed
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
 from mgdet_plugin.engine.optim.moving_average import frozen_averages, restart_ema
-from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import check_groups
+from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import fit_groups
 from mgdet_plugin.engine.staged_run import StagedRun, staged_run
 from mgdet_plugin.engine.transitions import (
     STAGE_BEST,
@@ -85,7 +85,7 @@ class StagedUnfreezeHook(Hook):
             record = checkpoint.get(RECORD)
             self._record = dict(record) if isinstance(record, Mapping) else {}
             self._gradients.load(checkpoint)
-            check_groups(runner.optim_wrapper, checkpoint)
+            fit_groups(runner, checkpoint)
         else:
             self._history = stages_before(checkpoint)
 

@@ -1,5 +1,4 @@
-"""What is fuzzed: a checkpoint, a ``guard.json``, annotations; each case is written as a file and read as users read it.
-"""
+"""What is fuzzed: a checkpoint, a ``guard.json``, annotations. A case is a file, written and read as users read it."""
 from __future__ import annotations
 
 import json
@@ -182,7 +181,8 @@ def _changed_words(rng: Random, content: bytes, secret: str) -> bytes:
     words = [each for each in text.replace('>', ' ').replace('<', ' ').replace(',', ' ').split() if each.strip('/')]
     for _ in range(rng.choice((1, 1, 2))):
         new = rng.choice((secret, '../../secret/a.png', '-1', 'nan', 'inf', '1e999', '9' * 400, '', '0', '1e30',
-                          '&xxe;', '<a>' * 2000, '*a', '!!python/object/apply:os.system ["true"]', '\x00', '"', '[' * 500))
+                          '&xxe;', '<a>' * 2000, '*a', '!!python/object/apply:os.system ["true"]', '\x00', '"',
+                          '[' * 500))
         text = text.replace(rng.choice(words), new, 1) if words else text
     return text.encode('utf-8', 'replace')
 

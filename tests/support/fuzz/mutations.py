@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-NAMES = ('../../secret/a.png', '../../../secret', '/etc/passwd', 'http://localhost:1/a.png', 'a\0b', '\ud800', '', '.', '..',
-         'a' * 5000, '-1', 'nan', '\n', '\x1b[31m', '~', '$HOME', '%s{0}', 'con', '日本')
+NAMES = ('../../secret/a.png', '../../../secret', '/etc/passwd', 'http://localhost:1/a.png', 'a\0b', '\ud800', '', '.',
+         '..', 'a' * 5000, '-1', 'nan', '\n', '\x1b[31m', '~', '$HOME', '%s{0}', 'con', '日本')
 NUMBERS = (0, -1, 1, 2**31, 2**63, 10**30, -2**70, 10**400, 0.5, -0.0, 1e30, 1e308, math.nan, math.inf, -math.inf, True)
 
 
@@ -92,7 +92,7 @@ def mutated(rng: Random, content: Any, secret: str, plain: bool = True) -> Any:
             other, its = rng.choice(rng.choice(list(by_holder.values())))
             holder[key] = copy.deepcopy(other[its])
         elif isinstance(holder, MutableMapping):
-            holder[rng.choice(NAMES[:8] + ('x', 'state_dict', 'items'))] = odd_value(rng, secret, plain)
+            holder[rng.choice((*NAMES[:8], 'x', 'state_dict', 'items'))] = odd_value(rng, secret, plain)
         else:
             holder.append(odd_value(rng, secret, plain))
     return value
