@@ -81,7 +81,8 @@ def _weigh(value: Any, place: str, depth: int, known: dict[int, int]) -> int:
         return 1
     if isinstance(value, _LEAVES):
         return 1
-    plain = isinstance(value, (Mapping, list, tuple, set, frozenset)) or type(value).__name__ == 'HistoryBuffer'
+    history = type(value).__name__ == 'HistoryBuffer'
+    plain = isinstance(value, (Mapping, list, tuple, set, frozenset)) or history
     need(plain, place or 'it', value, 'plain values')
     need(depth < _DEEPEST, place[:80], value, f'values at most {_DEEPEST} deep')
     if id(value) not in known:
@@ -89,7 +90,8 @@ def _weigh(value: Any, place: str, depth: int, known: dict[int, int]) -> int:
         own = getattr(value, '__dict__', {})
         need(not isinstance(value, OrderedDict) or set(own) <= {'_metadata'}, f'{place} as an object', list(own),
              'no attributes')
-        items = [*value.items(), *own.items()] if isinstance(value, Mapping) else [*own.items()] or enumerate(value)
+        items = ([*value.items(), *own.items()] if isinstance(value, Mapping) else [*own.items()] if history else
+                 [*enumerate(value)])
         total = 1
         for key, each in items:
             parts = key if isinstance(key, tuple) else (key, )
@@ -140,9 +142,13 @@ def _check_message_hub(hub: Any, place: str) -> None:
         for name in entries:
             text(name, f'{place}.{key}')
     for name, history in parts['log_scalars'].items():
-        if isinstance(history, Mapping):  # mmengine leaves out what is neither
+        if isinstance(history, Mapping):
             need(set(history) == set(HISTORY_FIELDS), f'{place}.log_scalars.{name}', list(history), 'a log history')
             check_history([history[key] for key in HISTORY_FIELDS], f'{place}.log_scalars.{name}')
+        elif type(history).__name__ == 'HistoryBuffer':  # mmengine leaves out what is neither
+            own = vars(history)
+            check_history([own.get(key) for key in ('_log_history', '_count_history', 'max_length')],
+                          f'{place}.log_scalars.{name}')
     for name, resumed in parts['resumed_keys'].items():
         need(isinstance(resumed, bool), f'{place}.resumed_keys.{name}', resumed, 'true or false')
 

@@ -1,6 +1,7 @@
 """What annotations name stays below the folders of their dataset: mmdet opens whatever path they give."""
 from __future__ import annotations
 
+import os
 from functools import wraps
 from types import ModuleType
 from typing import Any
@@ -25,6 +26,8 @@ def require_below(path: Any, dataset: Any, who: str) -> None:
         UserError: It lies elsewhere.
     """
     given = [dataset.data_root, *(dataset.data_prefix or {}).values()]
+    if hasattr(dataset, 'img_subdir') and hasattr(dataset, 'sub_data_root'):  # VOC's, which need not lie below either
+        given.append(os.path.join(dataset.sub_data_root, dataset.img_subdir))
     folders = [each for each in given if each and isinstance(each, str)]
     if folders and isinstance(path, str) and not is_below(path, folders):
         raise UserError(f'{who} names the picture {path}, which lies outside the folders of its dataset '
