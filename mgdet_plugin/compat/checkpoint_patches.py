@@ -127,7 +127,7 @@ def patch_param_scheduler(module: ModuleType) -> None:
         own = vars(self)
         known = {name: value for name, value in state_dict.items() if name in own}
         for name, value in known.items():
-            plain = own[name] is None or value is None or type(own[name]) is type(value)
+            plain = own[name] is None or type(own[name]) is type(value)
             need(plain or (is_number(own[name]) and is_number(value)), f'param_schedulers: {name}', value,
                  f'a {type(own[name]).__name__} as {type(self).__name__} has')
         own.update(known)
