@@ -116,6 +116,14 @@ def test_a_link_in_the_folder_is_followed(place):
     assert len(read_annotated(Path('set')).pictures) == 1
 
 
+@pytest.mark.parametrize('name', ['x' * 5000 + '.png', 'a\0b.png', 'x/' * 3000 + 'a.png'])
+@pytest.mark.parametrize('write', [coco, voc, lines, csv, yolo, yolo_set, yolo_base, yolo_set_list])
+def test_a_name_no_file_can_have_is_one_line(write, name, place):
+    with pytest.raises(UserError):
+        write(place, name)
+        read_annotated(Path('set'))
+
+
 @pytest.mark.parametrize('name', ['climbing', '{}/1.jpg'])
 def test_a_dataset_of_a_config_opens_nothing_outside_its_folders(name, make_coco, tmp_path_factory):
     outside = picture(tmp_path_factory.mktemp('elsewhere') / '1.jpg', (80, 60)).parent

@@ -1,6 +1,7 @@
 """What VOC annotation files hold, read as mmdet's XMLDataset reads them, with everything it hides said aloud."""
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from io import StringIO
@@ -44,7 +45,7 @@ def summarize_voc(list_file: Path, xml_folder: Path, classes: Sequence[str]) -> 
         if not is_below(path, [xml_folder]):
             raise UserError(f'{list_file}, line {number}: {image_id!r} leads out of {xml_folder}; a list names files '
                             'below that folder alone')
-        if not path.is_file():  # a pipe is none: opening it would wait for ever
+        if not os.path.isfile(path):  # a pipe is none: opening it would wait for ever
             raise UserError(f'VOC annotation {path} is missing or no file; line {number} of {list_file} is '
                             f'{image_id!r}' + (_WHOLE_LINE if image_id.split() != [image_id] else ''))
         root = voc_root(path)

@@ -54,7 +54,7 @@ def read(files: Files, found: list[Path], hints: Hints) -> Annotated:
             named = [(split_of(path.relative_to(places.root).parent), path) for path in places.all()]
     pictures, missing, without, outlines = [], [], 0, 0
     for split, path in named:
-        if not path.is_file():
+        if not os.path.isfile(path):  # a name that is too long for any file is missing, too
             missing.append(str(path))
             continue
         label = label_file(path)
@@ -78,7 +78,7 @@ def label_file(picture: Path) -> Path | None:
     if 'images' in parts[:-1]:
         last = len(parts) - 2 - parts[-2::-1].index('images')
         places.insert(0, Path(*parts[:last], 'labels', *parts[last + 1:]).with_suffix('.txt'))
-    return next(filter(Path.is_file, places), None)
+    return next(filter(os.path.isfile, places), None)
 
 
 def _boxes(lines: Sequence[str], classes: Sequence[str], size: tuple[int, int], where: str) -> tuple[list[Box], int]:
