@@ -36,7 +36,8 @@ def test_what_the_cases_are_made_from_is_accepted(tmp_path):
 
 
 @pytest.mark.parametrize(('act', 'told'), [
-    (lambda secret, _: (secret / 'a.png').read_bytes(), 'reads'), (lambda secret, _: (secret / 'b').touch(), 'writes'),
+    (lambda secret, _: (secret / 'a.png').read_bytes(), 'reads'),
+    (lambda secret, _: (secret / 'b').write_text('x'), 'writes'),
     (lambda secret, _: (secret / 'a.png').unlink(), 'os.remove'), (lambda secret, _: os.system('true'), 'os.system'),
     (lambda secret, own: (own / 'a').rename(secret / 'c'), 'os.rename'), (lambda *_: 1 / 0, 'ZeroDivisionError'),
     (lambda secret, _: (secret.parent / 'other').mkdir(), 'os.mkdir')])

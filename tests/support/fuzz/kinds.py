@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from mgdet_plugin import check_run
 from mgdet_plugin.common.checkpoints import stored_config
@@ -133,6 +134,7 @@ class AnnotationKind:
 
     def __init__(self, folder: Path, secret: Path) -> None:
         self.secret, self.folder = str(secret / 'a.png'), folder
+        init_default_scope('mmdet')
         boxes = (Box('ant', (4, 6, 10, 12)), Box('bee', (20, 8, 30, 16)))
         for form in self.forms:
             root = folder / form
@@ -188,7 +190,7 @@ def _changed_words(rng: Random, content: bytes, secret: str) -> bytes:
 
 
 def _coco(root: Path, pictures: Sequence[Picture]) -> None:
-    write_coco(root, pictures[:2])
+    write_coco(root, pictures[:2], 'train.json')
 
 
 def _yolo_lists(root: Path, pictures: Sequence[Picture]) -> None:
