@@ -8,29 +8,28 @@ resume, always is.
 from __future__ import annotations
 
 import ast
-import pickle
+import re
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePath
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mgdet_plugin.common.checkpoint_content import HISTORY_FIELDS, check_content
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import WRITTEN_BY, write_together
 from mgdet_plugin.common.name_lists import MAX_CLASSES, checked_names
 
-DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
-          OSError, AssertionError, zipfile.BadZipFile)
-
 _PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, bytearray, torch.Size, torch.dtype, torch.device)
 _NOT_PLAIN = object()
-_HISTORY_FIELDS = ('log_history', 'count_history', 'max_length')
 _LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.keyword, ast.UnaryOp, ast.USub, ast.UAdd,
              ast.Load)
 
@@ -47,17 +46,46 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> tuple[Mapping[str, 
         UserError: It cannot be loaded safely or holds no state dict of tensors.
     """
     import mmengine.logging  # noqa: F401  its log history can be read once it is imported
-    try:
+    with read_safely(path):
         content = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
-    except DAMAGE as error:
-        lines = str(error).strip().splitlines()
-        raise UserError(f'{path} is no checkpoint that torch can load safely '
-                        f'({lines[0] if lines else type(error).__name__}); {WRITTEN_BY}') from None
+    check_content(content, path)
     state = content.get('state_dict', content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(
             isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
         raise UserError(f'{path} holds no state_dict of tensors; {WRITTEN_BY}')
     return state, content
+
+
+@contextmanager
+def read_safely(path: str | Path) -> Iterator[None]:
+    """Say in one line why a checkpoint cannot be read in the block, whatever torch raises, a memory that is too small
+    included; what is packed in it is refused before: it may grow to any size.
+
+    Raises:
+        UserError: It cannot be loaded safely.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                packed = [each.filename for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise UnpicklingError(f'{packed[0][:60]!r} in it is compressed, which torch never writes')
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # what a stranger's bytes make of a reader may be anything
+        raise UserError(f'{path} is no checkpoint that torch can load safely ({_why(error)}); {WRITTEN_BY}') from None
+
+
+def _why(error: Exception) -> str:
+    """Why a file cannot be read, without torch's advice to read it all the same."""
+    if isinstance(error, MemoryError):
+        return 'it asks for more memory than there is'
+    code = re.search(r'(?:GLOBAL|Unsupported class) (\S+)', str(error))
+    if code and isinstance(error, UnpicklingError):
+        return f'it names {code[1][:80]}, and nothing but tensors and plain values is read'
+    lines = str(error).rpartition('WeightsUnpickler error: ')[2].strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def new_classes_of(content: Mapping[str, Any], name: str = 'the checkpoint') -> tuple[str | int, ...]:
@@ -91,7 +119,7 @@ def check_checksums(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
-    except DAMAGE as error:
+    except Exception as error:
         raise UserError(f'{path} is damaged ({error})') from None
     if part is not None:
         raise UserError(f'{path} is damaged ({part} has another checksum than when it was written)')
@@ -167,13 +195,13 @@ def _leave_out(value: Any, where: str) -> Any:
 
 
 def _history_to_plain(buffer: Any) -> dict[str, Any]:
-    arrays = (_convert_array(values, name) for name, values in zip(_HISTORY_FIELDS, buffer.data))
-    return dict(zip(_HISTORY_FIELDS, (*arrays, buffer.max_length), strict=True))
+    arrays = (_convert_array(values, name) for name, values in zip(HISTORY_FIELDS, buffer.data))
+    return dict(zip(HISTORY_FIELDS, (*arrays, buffer.max_length), strict=True))
 
 
 def history_from_plain(value: Any) -> Any:
     """Return the ``HistoryBuffer`` of a dict that :func:`to_plain` made of one, anything else as it is."""
-    if not isinstance(value, dict) or set(value) != set(_HISTORY_FIELDS):
+    if not isinstance(value, dict) or set(value) != set(HISTORY_FIELDS):
         return value
     from mmengine.logging import HistoryBuffer
     return HistoryBuffer(np.asarray(value['log_history'].cpu()), np.asarray(value['count_history'].cpu()),
@@ -215,7 +243,7 @@ def _is_literal_config(text: Any) -> bool:
         return False
     try:
         statements = ast.parse(text).body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return all(isinstance(statement, ast.Assign) and all(
         isinstance(target, ast.Name) and target.id != '_base_' for target in statement.targets)

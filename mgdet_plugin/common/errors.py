@@ -57,8 +57,13 @@ def user_errors_to_exit() -> Iterator[None]:
             raise
         if os.environ.get(SHOW_ALL):
             traceback.print_exc()
-        print('error: ' + ' '.join(line.split()), file=sys.stderr)
+        print('error: ' + printable(' '.join(line.split())), file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: what would steer it, as a name in a file may, is written out."""
+    return ''.join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _base_fault(error: ImportError | AssertionError) -> str | None:

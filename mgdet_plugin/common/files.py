@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -94,6 +94,16 @@ def check_folder(folder: Path) -> Path:
     if fault := _unwritable(there):
         raise UserError(f'cannot write to {folder}: {fault} in {there}; give another folder')
     return folder
+
+
+def is_below(path: str | Path, folders: Iterable[str | Path]) -> bool:
+    """Whether a path lies in one of some folders by what it says: ``..`` is taken off, links are followed by nobody.
+
+    A link in a folder that a person gave is that person's; the path in a file is not.
+    """
+    place = os.path.abspath(path)
+    roots = (os.path.abspath(folder).rstrip(os.sep) for folder in folders)
+    return any(place == root or place.startswith(root + os.sep) for root in roots)
 
 
 def make_folder(folder: Path) -> Path:

@@ -3,15 +3,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypedDict
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
 from mgdet_plugin.common.metric_names import mean_aps
-from mgdet_plugin.common.records import finite, known_fields, ratio
+from mgdet_plugin.common.records import BELOW_ZERO, Damage, Numbers, finite, from_record, need, ratio, typed
 
 KEY = 'guard'  # in a checkpoint
 FILE = 'guard.json'
@@ -22,7 +22,19 @@ LABELS, AGREEMENT = JUDGES = ('labels', 'agreement')
 AT_LEAST = 0.95  # of the old domain's mean AP must be left
 OLD = 'old/'  # figures of the second validation set, of the domain the weights come from
 MEND = 'bring the file back from a copy, or train again into a new folder'
-Numbers = dict[str, float]
+
+
+class Keep(TypedDict, total=False):
+    """What a run with ``keep`` is held by, see :class:`GuardRecord`."""
+    images: int
+    copies: int
+    held_out: int
+    by: str
+    at_least: float
+    share: float
+    weight: float
+    form: str
+    source: str
 
 
 @dataclass(kw_only=True)
@@ -121,11 +133,11 @@ class GuardRecord:
     poisoned: bool = False
     rollbacks: int = 0
     good: list[int] | None = None
-    held_epoch: int = -1
+    held_epoch: int = field(default=-1, metadata=BELOW_ZERO)
     compared: bool = False
     ended: str | None = None
     end_epoch: int = 0
-    keep: dict[str, Any] = field(default_factory=dict)
+    keep: Keep = field(default_factory=lambda: Keep())
 
     @property
     def figures(self) -> list[Numbers]:
@@ -147,11 +159,13 @@ class GuardRecord:
         return asdict(self)
 
     @classmethod
-    def from_plain(cls, record: Mapping[str, Any]) -> GuardRecord:
-        """Out of a checkpoint."""
-        entries = {name: [kind(**known_fields(kind, each)) for each in record.get(name, ())]
-                   for name, kind in (('stages', StageStart), ('validations', Validation), ('events', Event))}
-        return cls(**{**known_fields(cls, record), **entries})
+    def from_plain(cls, record: Any) -> GuardRecord:
+        """Out of a checkpoint.
+
+        Raises:
+            Damage: It is none.
+        """
+        return _checked(from_record(cls, record, f'{KEY}.record'), f'{KEY}.record.')
 
     def ratios(self, losses: Mapping[str, float]) -> Numbers:
         """Term -> how many times that of the loaded weights it is, of ``val/<term>`` -> value, where they have it."""
@@ -184,8 +198,13 @@ class GuardRecord:
             raise UserError(f'{path} has version {content.get("version")!r}, known is {VERSION}; read it with the '
                             'release of mgdet that wrote it')
         try:
-            return cls(**_record_fields(content))
-        except _Damage as error:
+            baseline: Any = content.get('baseline')
+            need(isinstance(baseline, dict), 'baseline', baseline, 'an object')
+            given = {name: typed(Numbers, baseline.get(name, {}), f'baseline.{name}') for name in _BASELINE}
+            given |= {name: content.get(name) for name in _WRITTEN if name != 'baseline'}
+            given = {name: value for name, value in given.items() if value is not None or name not in _OPTIONAL}
+            return _checked(from_record(cls, given, ''), '')
+        except Damage as error:
             raise UserError(f'{path} is damaged: {error}; {MEND}') from None
 
 
@@ -232,67 +251,20 @@ _ROUNDING = 1e-9
 _BASELINE = ('pretrained', 'random')
 _WRITTEN = ('start', 'limit', 'guarded', 'metric', 'best', 'stages', 'baseline', 'validations', 'events', 'bad_steps',
             'ended', 'end_epoch', 'keep')
-_KEEP = dict(images=int, held_out=int, by=str, at_least=float, share=float, weight=float, form=str, source=str)
 _OPTIONAL = ('best', 'ended', 'end_epoch', 'keep')
-_NUMBER = (int, float)  # and no bool, which is an int, too
-_EXPECTED: dict[Any, tuple[tuple[str, Callable[[Any], bool]], ...]] = {
-    str: (('a text', lambda value: isinstance(value, str)), ),
-    int: (('a whole number', lambda value: type(value) is int), ('a whole number from 0', lambda value: value >= 0)),
-    float: (('a number', lambda value: type(value) in _NUMBER), ('a finite number', math.isfinite)),
-    list[str]: (('a list of texts', lambda value: isinstance(value, list) and all(
-        isinstance(each, str) for each in value)), ),
-    dict[str, Any]: (('an object', lambda value: isinstance(value, dict)), ),
-    Numbers: (('an object of numbers', lambda value: isinstance(value, dict)), )}
-"""Type of a field -> what its value in the file must be, one after the other."""
 
 
-class _Damage(ValueError):
-    """A field of ``guard.json`` is not what it should be."""
-
-
-def _need(valid: bool, place: str, value: Any, what: str) -> None:
-    if not valid:
-        seen = repr(value) if len(repr(value)) < 60 else f'{repr(value)[:57]}...'
-        raise _Damage(f'{place} is {seen}, expected {what}')
-
-
-def _record_fields(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The checked fields of a :class:`GuardRecord`, by name."""
-    kinds = get_type_hints(GuardRecord)
-    baseline: Any = content.get('baseline')
-    _need(isinstance(baseline, dict), 'baseline', baseline, 'an object')
-    found = {name: _typed(kinds[name], baseline.get(name, {}), f'baseline.{name}') for name in _BASELINE}
-    given = {name: content.get(name) for name in _WRITTEN if name != 'baseline'}
-    given = {name: value for name, value in given.items() if value is not None or name not in _OPTIONAL}
-    found |= {name: _typed(str if name == 'ended' else kinds[name], value, name) for name, value in given.items()}
-    keep = found.get('keep', {})
-    for place, value, values in (('start', found.get('start'), STARTS), ('ended', found.get('ended'), ENDS),
-                                 ('keep.by', keep.get('by') or None, JUDGES)):
-        _need(value is None or value in values, place, value, f'one of {", ".join(values)}')
-    _need(0 < keep.get('at_least', AT_LEAST) <= 1, 'keep.at_least', keep.get('at_least'), 'a share above 0, at most 1')
-    return found
-
-
-def _typed(kind: Any, value: Any, place: str) -> Any:
-    """A value of the file as a field of some type."""
-    for what, holds in _EXPECTED.get(kind, ()):
-        _need(holds(value), place, value, what)
-    if kind == Numbers:  # null is a number that was not finite
-        for name, each in value.items():
-            _need(each is None or type(each) in _NUMBER, f'{place}.{name}', each, 'a number or null')
-        return {name: math.nan if each is None else float(each) for name, each in value.items()}
-    if kind == dict[str, Any]:
-        return {name: _typed(each, value[name], f'{place}.{name}') for name, each in _KEEP.items() if name in value}
-    if is_dataclass(kind):
-        _need(isinstance(value, dict), place, value, 'an object')
-        kinds = get_type_hints(kind)
-        given = [each.name for each in fields(kind)
-                 if each.name in value or each.default is each.default_factory is MISSING]
-        return cast(Any, kind)(**{name: _typed(kinds[name], value.get(name), f'{place}.{name}') for name in given})
-    if get_origin(kind) is list and kind != list[str]:
-        _need(isinstance(value, list), place, value, 'a list of objects')
-        return [_typed(get_args(kind)[0], each, f'{place}[{index}]') for index, each in enumerate(value)]
-    return kind(value)
+def _checked(record: GuardRecord, place: str) -> GuardRecord:
+    """A record whose fields are of their types, if their values are among those there are."""
+    keep = record.keep
+    for name, value, values in (('start', record.start, STARTS), ('ended', record.ended, ENDS),
+                                ('keep.by', keep.get('by') or None, JUDGES)):
+        need(value is None or value in values, f'{place}{name}', value, f'one of {", ".join(values)}')
+    need(0 < keep.get('at_least', AT_LEAST) <= 1, f'{place}keep.at_least', keep.get('at_least'),
+         'a share above 0, at most 1')
+    need(len(record.best) in (0, 2), f'{place}best', record.best, 'the name of a figure and its rule')
+    need(record.good is None or len(record.good) == 2, f'{place}good', record.good, 'an epoch and an iteration')
+    return record
 
 
 def append_line(folder: str, name: str, entry: Mapping[str, Any]) -> None:

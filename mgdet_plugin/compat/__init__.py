@@ -1,6 +1,6 @@
 """Make mmdet and mmengine whole on current torch, without importing any of them.
 
-Nine gaps are closed, all lazily, through the import system:
+Ten gaps are closed, all lazily, through the import system:
 
 * mmcv-lite has no compiled extension ``mmcv._ext``, and ``import mmdet.models`` ends there. A finder at the *end* of
   ``sys.meta_path`` answers for that one name with the operations of :mod:`mgdet_plugin.compat.mmcv_ops`. Being last,
@@ -18,6 +18,8 @@ Nine gaps are closed, all lazily, through the import system:
 * A run begins with a thousand lines: :mod:`mgdet_plugin.compat.console` leaves them to the log file.
 * mmdet's inferencer detects on an array as BGR and draws it as RGB.
 * pycocotools compares its thresholds with those of a config, a list, which is equal to no number.
+* mmdet opens whatever picture annotations name, and mmengine reads some of them by pickle:
+  :mod:`mgdet_plugin.compat.dataset_patches`.
 """
 from __future__ import annotations
 
@@ -35,11 +37,12 @@ EXTENSION = 'mmcv._ext'
 PATCHES = {
     'mmengine.logging.history_buffer': 'compat.checkpoint_patches.patch_history_buffer',
     'mmengine.logging.message_hub': 'compat.checkpoint_patches.patch_message_hub',
+    'mmengine.optim.scheduler.param_scheduler': 'compat.checkpoint_patches.patch_param_scheduler',
     'mmengine.runner.checkpoint': 'compat.checkpoint_patches.patch_checkpoint_io',
     'mmengine.config.config': 'compat.config_errors.patch_config',
     'mmengine.logging.logger': 'compat.console.patch_logger',
     'mmengine.optim.optimizer.amp_optimizer_wrapper': 'compat.launch.patch_mixed_precision',
-    'mmengine.dataset.base_dataset': 'compat.building.patch_pipeline',
+    'mmengine.dataset.base_dataset': 'compat.patch_data',
     'mmengine.evaluator.evaluator': 'compat.building.patch_evaluator',
     'mmengine.registry.registry': 'compat.building.patch_registry',
     'mmengine.runner.runner': 'compat.patch_runner',
@@ -106,6 +109,13 @@ def _patch_after_exec(loader: Loader) -> None:
 def _patch(module: ModuleType) -> None:
     owner, _, function = PATCHES[module.__name__].rpartition('.')
     getattr(import_module(f'mgdet_plugin.{owner}'), function)(module)
+
+
+def patch_data(module: ModuleType) -> None:
+    """Patch the module of datasets and pipelines for both."""
+    from mgdet_plugin.compat import building, dataset_patches
+    building.patch_pipeline(module)
+    dataset_patches.patch_base_dataset(module)
 
 
 def patch_runner(module: ModuleType) -> None:

@@ -4,8 +4,9 @@ mmengine 0.10.7 writes ``HistoryBuffer`` objects, numpy arrays and numpy scalars
 nothing it saves can be resumed. :mod:`mgdet_plugin.compat` applies the ``patch_*`` functions to mmengine's modules:
 
 * **saving** writes plain types, each file whole or not at all (:mod:`mgdet_plugin.common.checkpoints`);
-* **loading** rebuilds the log history from them, and drops configs that hold code. onedl-mmengine 0.10.12 allows
-  ``getattr`` in a file, and loads one that torch refuses all the same, with whatever it runs; here it does not;
+* **loading** rebuilds the log history from them, checks what the file says and drops configs that hold code.
+  onedl-mmengine 0.10.12 allows ``getattr`` in a file, and loads one that torch refuses all the same, with whatever it
+  runs; here it does not;
 * **checkpoints saved without this package** load through an allow-list of the few names they hold. Not one of those
   names leads to code of numpy or to ``getattr``: each is bound to a function or class of this module that accepts the
   data such a file really holds and nothing else. Real ``numpy.dtype`` and ``ndarray`` state would not do: a forged
@@ -13,6 +14,8 @@ nothing it saves can be resumed. :mod:`mgdet_plugin.compat` applies the ``patch_
 """
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,7 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mgdet_plugin.common.checkpoints import drop_code, history_from_plain, save_whole, to_plain
+from mgdet_plugin.common.checkpoint_content import HUB, check_content, check_history
+from mgdet_plugin.common.checkpoints import drop_code, history_from_plain, read_safely, save_whole, to_plain
+from mgdet_plugin.common.errors import is_number
+from mgdet_plugin.common.records import need
 from mgdet_plugin.compat import replace_everywhere
 
 _NUMERIC_CODES = frozenset(['b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8', 'c8', 'c16'])
@@ -82,10 +88,10 @@ def _statistic_name(owner: object, name: str) -> str:
 
 def _set_history_state(self: Any, state: dict[str, Any]) -> None:
     """Take a stored ``HistoryBuffer``'s data, but not its functions, which are the class's own."""
+    values, counts, most = (state[name] for name in ('_log_history', '_count_history', 'max_length'))
+    check_history((values, counts, most))
     self._set_default_statistics()
-    self.max_length = int(state['max_length'])
-    self._log_history = np.array(state['_log_history'])
-    self._count_history = np.array(state['_count_history'])
+    self.max_length, self._log_history, self._count_history = most, np.array(values), np.array(counts)
 
 
 def patch_history_buffer(module: ModuleType) -> None:
@@ -105,12 +111,28 @@ def patch_message_hub(module: ModuleType) -> None:
 
     @wraps(load)
     def load_state_dict(self: Any, state_dict: Any) -> None:
-        if isinstance(state_dict, dict) and 'log_scalars' in state_dict:
+        if isinstance(state_dict, dict):
+            state_dict = {**{key: {} for key in HUB}, **state_dict}
             scalars = {key: history_from_plain(value) for key, value in state_dict['log_scalars'].items()}
-            state_dict = {**state_dict, 'log_scalars': scalars}
+            state_dict['log_scalars'] = scalars
         load(self, state_dict)
 
     module.MessageHub.load_state_dict = load_state_dict
+
+
+def patch_param_scheduler(module: ModuleType) -> None:
+    """Let a scheduler take what it has itself, of the same kind, and no more: mmengine's takes any attribute."""
+
+    def load_state_dict(self: Any, state_dict: dict[str, Any]) -> None:
+        own = vars(self)
+        known = {name: value for name, value in state_dict.items() if name in own}
+        for name, value in known.items():
+            plain = own[name] is None or type(own[name]) is type(value)
+            need(plain or (is_number(own[name]) and is_number(value)), f'param_schedulers: {name}', value,
+                 f'a {type(own[name]).__name__} as {type(self).__name__} has')
+        own.update(known)
+
+    module._ParamScheduler.load_state_dict = load_state_dict
 
 
 def patch_checkpoint_io(module: ModuleType) -> None:
@@ -127,8 +149,11 @@ def patch_checkpoint_io(module: ModuleType) -> None:
             save(plain, filename, file_client_args, backend_args)
 
     @wraps(load)
-    def load_checkpoint(cls: type, *args: Any, **kwargs: Any) -> Any:
-        checkpoint = load(cls, *args, **kwargs)
+    def load_checkpoint(cls: type, filename: str, *args: Any, **kwargs: Any) -> Any:
+        is_file = os.path.isfile(os.path.expanduser(filename))  # what is not there, mmengine says
+        with read_safely(filename) if is_file else nullcontext():
+            checkpoint = load(cls, filename, *args, **kwargs)
+        check_content(checkpoint, filename)
         drop_code(checkpoint)
         return checkpoint
 

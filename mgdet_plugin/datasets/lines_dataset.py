@@ -37,6 +37,8 @@ class LinesDataset(BaseDetDataset):
         UserError: No class names, a picture that is not there, or a line that cannot be read.
     """
 
+    places_pictures = True  # below the same folders, and that of the lines
+
     def __init__(self, *args: Any, data_prefix: dict[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, data_prefix=dict(data_prefix or {}), **kwargs)
 

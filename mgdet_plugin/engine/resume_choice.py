@@ -1,6 +1,7 @@
 """Which checkpoint a run goes on from: the newest that is whole and fits, whatever ``last_checkpoint`` says."""
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +12,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
+from mgdet_plugin.common.checkpoint_content import check_finite
 from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import is_below
 from mgdet_plugin.common.guard_record import FILE, GuardRecord
 from mgdet_plugin.common.resources import command
 from mgdet_plugin.engine.checkpoint_check import check_same_tensors
@@ -20,6 +23,7 @@ from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.progress import RECORD, Progress
 
 PATTERNS = ('epoch_*.pth', 'iter_*.pth')
+_LONGEST = 4096  # of a path
 
 
 class Saved(NamedTuple):
@@ -57,7 +61,7 @@ class Resumer:
                 readable.append(self.read(path))
             except UserError as error:
                 problems.append(str(error).removesuffix(f'; {WRITTEN_BY}'))
-        run = _current_run(folder)
+        run = self._current_run(folder)
         for saved in sorted((each for each in readable if run is None or each.run in (None, run)), reverse=True):
             try:
                 check_checksums(saved.path)
@@ -69,10 +73,10 @@ class Resumer:
 
     def candidates(self, folder: Path) -> list[Path]:
         """The files in a folder that ``CheckpointHook`` wrote to go on from, and the one ``last_checkpoint`` names."""
-        own = (self.cfg.get('default_hooks', {}).get('checkpoint') or {}).get('filename_tmpl')
+        own = self._checkpoint_hook.get('filename_tmpl')
         patterns = [*PATTERNS, own.replace('{}', '*')] if own else PATTERNS
         found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-        named = _last_named(folder)
+        named = self._last_named(folder)
         if named is not None and not any(path.samefile(named) for path in found):
             found.add(named)
         return sorted(found)
@@ -86,11 +90,16 @@ class Resumer:
         state, content = load_checkpoint(path, mmap=True)
         meta = content.get('meta')
         epoch, iteration = (meta.get(key) if isinstance(meta, Mapping) else None for key in ('epoch', 'iter'))
-        if not (isinstance(epoch, int) and isinstance(iteration, int) and 'message_hub' in content):
+        if epoch is None or iteration is None or content.get('message_hub') is None:
             raise UserError(f'{path} holds no state of a training run; to start from its weights give '
                             f'--cfg-options load_from={path} without --resume')
         found = {key.removeprefix('module.'): value for key, value in state.items()}  # of a distributed wrapper
         check_same_tensors(str(path), found, self._wanted, self.cfg)
+        averages = {key.removeprefix('module.'): value for key, value in (content.get('ema_state_dict') or {}).items()
+                    if key.startswith('module.')}
+        if averages:
+            check_same_tensors(f'ema_state_dict of {path}', averages, self._wanted, self.cfg)
+        check_finite(content, path)
         return Saved(epoch, iteration, path.stat().st_mtime, path, _run_of(content), 'optimizer' in content)
 
     def check(self, path: Path) -> None:
@@ -117,27 +126,39 @@ class Resumer:
         except UserError:
             return False
 
+    @property
+    def _checkpoint_hook(self) -> Mapping[str, Any]:
+        """The config of what saves checkpoints."""
+        return self.cfg.get('default_hooks', {}).get('checkpoint') or {}
+
+    def _last_named(self, folder: Path) -> Path | None:
+        """The file that ``last_checkpoint`` names, if it is there.
+
+        It is one of the folder, or of ``CheckpointHook.out_dir``; a path to anywhere else, as in a folder that was
+        copied, means the file of this name in the folder.
+        """
+        last = folder / 'last_checkpoint'
+        if not last.is_file():
+            return None
+        with last.open(errors='replace') as stream:
+            named = Path(stream.read(_LONGEST).strip())
+        if not is_below(named, filter(None, [folder, self._checkpoint_hook.get('out_dir')])):
+            named = folder / named.name
+        return named if os.path.isfile(named) else None
+
+    def _current_run(self, folder: Path) -> str | None:
+        """The run that last saved a checkpoint in a folder; started anew there, it leaves older files behind."""
+        named = self._last_named(folder)
+        try:
+            return _run_of(load_checkpoint(named, mmap=True)[1]) if named is not None else None
+        except UserError:  # damaged
+            return None
+
     @cached_property
     def _wanted(self) -> Mapping[str, Tensor]:
         """The state dict of the config's model."""
         init_default_scope(self.cfg.get('default_scope', 'mmdet'))
         return MODELS.build(self.cfg.model).state_dict()
-
-
-def _last_named(folder: Path) -> Path | None:
-    """The file that ``last_checkpoint`` names, if it is there; with ``CheckpointHook.out_dir`` it lies elsewhere."""
-    last = folder / 'last_checkpoint'
-    named = Path(last.read_text(errors='replace').strip()) if last.is_file() else None
-    return named if named is not None and named.is_file() else None
-
-
-def _current_run(folder: Path) -> str | None:
-    """The run that last saved a checkpoint in a folder; started anew there, it leaves older files behind."""
-    named = _last_named(folder)
-    try:
-        return _run_of(load_checkpoint(named, mmap=True)[1]) if named is not None else None
-    except UserError:  # damaged
-        return None
 
 
 def _run_of(content: Mapping[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from mgdet_plugin.engine.optim.moving_average import ema_hooks
 from mgdet_plugin.engine.optim.staged_lr_scheduler import StagedLR
 from mgdet_plugin.plan.freezing import Frozen, frozen_of, trained_parts, unwrap
 from mgdet_plugin.plan.plan import Plan, Stage
-from mgdet_plugin.plan.progress import Progress
+from mgdet_plugin.plan.progress import Entry, Progress
 from mgdet_plugin.plan.report import span_in_words
 from mgdet_plugin.plan.rules import check_rules, rate_limit, refuse_broken
 
@@ -45,7 +45,7 @@ class StagedRun:
         """The current stage."""
         return self.progress.current(self.plan)
 
-    def begin(self, record: Mapping[str, Any], history: list[dict[str, Any]]) -> None:
+    def begin(self, record: Mapping[str, Any], history: list[Entry]) -> None:
         """Find where the run is, hold its plan against the guide and give sampler and scheduler the plan.
 
         ``record`` is that of the checkpoint to resume from, empty for a new run; ``history`` are the stages that loaded
@@ -166,12 +166,12 @@ class StagedRun:
         """Whether the run was interrupted between an epoch and its validation."""
         return self.progress.validated < self.runner.epoch and self._batches_done() <= 0
 
-    def entry(self, frozen: Frozen, epoch: int) -> dict[str, Any]:
+    def entry(self, frozen: Frozen, epoch: int) -> Entry:
         """What is remembered of the current stage, which froze ``frozen``, after an epoch of the run."""
         stage, progress = self.stage, self.progress
-        return dict(name=stage.name, freeze_level=stage.freeze_level, lr=stage.lr, best=progress.best,
-                    best_epoch=progress.best_epoch, epochs=epoch - progress.first_epoch,
-                    trained_parts=trained_parts(self.runner.model, frozen))
+        return Entry(name=stage.name, freeze_level=stage.freeze_level, lr=stage.lr, best=progress.best,
+                     best_epoch=progress.best_epoch, epochs=epoch - progress.first_epoch,
+                     trained_parts=trained_parts(self.runner.model, frozen))
 
     def extend(self, end: int) -> None:
         """Let the run, whose last stage may be over, go on until ``end`` epochs of it are done, unless it does already.

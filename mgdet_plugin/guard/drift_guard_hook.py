@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mmdet.registry import HOOKS
 from mmengine.dist import is_main_process
@@ -12,10 +12,12 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mgdet_plugin.common.checkpoint_content import checks
 from mgdet_plugin.common.checkpoints import new_classes_of
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.guard_record import KEY, OLD, GuardRecord, Validation, keeps, kept_share
+from mgdet_plugin.common.guard_record import KEY, OLD, GuardRecord, Keep, Validation, keeps, kept_share
 from mgdet_plugin.common.metric_names import AUTO
+from mgdet_plugin.common.records import need
 from mgdet_plugin.engine.hooks.keep_hook import KeepHook
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
 from mgdet_plugin.engine.hooks.whole_checkpoint_hook import WholeCheckpointHook
@@ -71,10 +73,10 @@ class DriftGuardHook(Hook):
         """Take the record of a checkpoint to resume from, or the baselines of loaded weights."""
         kept = checkpoint.get(KEY)
         self._new_classes = new_classes_of(checkpoint)
-        if isinstance(kept, Mapping):
-            record = GuardRecord.from_plain(kept['record'])
+        if kept is not None:
+            record, watch = read_entry(kept, KEY)
             if runner._resume:
-                self._resumed = record, LossWatch.from_plain(kept['watch'])
+                self._resumed = record, watch
             else:
                 self._inherited = record
 
@@ -235,6 +237,17 @@ class DriftGuardHook(Hook):
                                    watch=self._training.losses.to_plain())
 
 
+@checks(KEY)
+def read_entry(kept: Any, place: str) -> tuple[GuardRecord, LossWatch]:
+    """The record and the watch of a checkpoint.
+
+    Raises:
+        Damage: They are none.
+    """
+    need(isinstance(kept, Mapping), place, kept, 'an object')
+    return GuardRecord.from_plain(kept.get('record')), LossWatch.from_plain(kept.get('watch'))
+
+
 def _best_by(runner: Runner) -> list[str]:
     """Name and rule by which the best checkpoint is kept, where they are known."""
     for hook in runner.hooks:
@@ -244,6 +257,6 @@ def _best_by(runner: Runner) -> list[str]:
     return []
 
 
-def _keep_summary(runner: Runner) -> dict[str, Any]:
+def _keep_summary(runner: Runner) -> Keep:
     """What the run is held by; empty without ``keep``."""
-    return next((dict(hook.summary) for hook in runner.hooks if isinstance(hook, KeepHook)), {})
+    return next((cast(Keep, dict(hook.summary)) for hook in runner.hooks if isinstance(hook, KeepHook)), Keep())

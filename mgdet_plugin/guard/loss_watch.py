@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, is_distributed
 
-from mgdet_plugin.common.records import known_fields
+from mgdet_plugin.common.guard_record import KEY
+from mgdet_plugin.common.records import from_record
 
 TOTAL = 'loss'
 SPIKE, DIVERGENCE, DRIFT = 'spike', 'divergence', 'drift'
@@ -68,7 +69,7 @@ class LossWatch:
     """
     seen: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    weight: float = 0.0
+    weight: float = field(default=0.0, metadata=dict(least=0, most=2))
     first_sums: dict[str, float] = field(default_factory=dict)
     reference: dict[str, float] = field(default_factory=dict)
     lowest: float | None = None
@@ -130,6 +131,10 @@ class LossWatch:
         return asdict(self)
 
     @classmethod
-    def from_plain(cls, record: Mapping[str, Any]) -> LossWatch:
-        """Out of a checkpoint."""
-        return cls(**known_fields(cls, record))
+    def from_plain(cls, record: Any) -> LossWatch:
+        """Out of a checkpoint.
+
+        Raises:
+            Damage: It is none.
+        """
+        return from_record(cls, record, f'{KEY}.watch')

@@ -4,14 +4,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
+from mgdet_plugin.common.checkpoint_content import checks
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.records import known_fields
+from mgdet_plugin.common.records import BELOW_ZERO, SHARE, from_record, typed
 from mgdet_plugin.plan.plan import Plan, Stage
 from mgdet_plugin.plan.until import Waiting
 
 RECORD = 'mgdet'  # in a checkpoint
+
+
+class Entry(TypedDict, total=False):
+    """What is remembered of a stage: its best value, epochs, and the parts of the model it trained."""
+    name: str
+    freeze_level: int | None
+    lr: float
+    best: float | None
+    best_epoch: int
+    epochs: int
+    trained_parts: list[str]
 
 
 @dataclass
@@ -52,16 +64,16 @@ class Progress:
     ended: bool = False
     validated: int = 0
     digests: dict[str, str] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Entry] = field(default_factory=list)
     steps: int = 0
     held: int = 0
     stood: int = 0
-    damping: float = 1.0
-    fallen: float = 1.0
+    damping: float = field(default=1.0, metadata=SHARE)
+    fallen: float = field(default=1.0, metadata=SHARE)
     level: float | None = None
     waited: int = 0
     cooldown: int = 0
-    more: int = 0
+    more: int = field(default=0, metadata=BELOW_ZERO)
     run: str = ''
     start: str = ''
     fitted: dict[str, Any] = field(default_factory=dict)
@@ -81,9 +93,9 @@ class Progress:
         """Out of a checkpoint.
 
         Raises:
-            UserError: If the record is of another plan or another stage's run.
+            UserError: If the record is damaged, of another plan or another stage's run.
         """
-        progress = cls(**known_fields(cls, record))
+        progress = from_record(cls, record, RECORD)
         if not 0 <= progress.stage < len(plan.stages):
             raise UserError(f'the checkpoint was made in stage {progress.stage + 1} and the plan has '
                             f'{len(plan.stages)}; resume with the config it was made with')
@@ -96,7 +108,7 @@ class Progress:
                             'folder of its own, without --resume')
         return progress
 
-    def inherited(self) -> list[dict[str, Any]]:
+    def inherited(self) -> list[Entry]:
         """Stages that the weights went through before this run."""
         return self.history[:len(self.history) - self.stage]
 
@@ -201,7 +213,7 @@ class Progress:
             self.ended, self.misses = False, 0
         self.more += end - self.end(plan)
 
-    def advance(self, epoch: int, iteration: int, entry: dict[str, Any]) -> None:
+    def advance(self, epoch: int, iteration: int, entry: Entry) -> None:
         """Enter the next stage at an epoch and iteration; of the last one ``entry`` is remembered, no more."""
         self.history.append(entry)
         self.stage, self.first_epoch, self.first_iter = self.stage + 1, epoch, iteration
@@ -210,7 +222,18 @@ class Progress:
         self.fallen, self.level, self.waited, self.cooldown = 1.0, None, 0, 0
 
 
-def stages_before(content: Mapping[str, Any], own: bool = True) -> list[Mapping[str, Any]]:
+@checks(RECORD)
+def check_progress(record: Any, place: str) -> None:
+    """Refuse a checkpoint's record of a plan that is none.
+
+    Raises:
+        Damage: It is none.
+    """
+    from_record(Progress, record, place)
+    typed(Entry, record.get('entry') or {}, f'{place}.entry')
+
+
+def stages_before(content: Mapping[str, Any], own: bool = True) -> list[Entry]:
     """The stages a checkpoint's weights went through, the last of them maybe unfinished.
 
     Args:
@@ -218,7 +241,8 @@ def stages_before(content: Mapping[str, Any], own: bool = True) -> list[Mapping[
         own: Those of the run that saved it, too; False for what its weights went through before that run.
     """
     record = content.get(RECORD)
-    record = record if isinstance(record, Mapping) else {}
-    history = list(record.get('history') or ())
-    entries = [*history, record.get('entry')] if own else history[:len(history) - int(record.get('stage') or 0)]
-    return [entry for entry in entries if isinstance(entry, Mapping) and {'name', 'trained_parts'} <= set(entry)]
+    if not isinstance(record, Mapping):
+        return []
+    history, entry = record.get('history') or [], record.get('entry') or {}
+    entries = [*history, entry] if own else history[:len(history) - record.get('stage', 0)]
+    return [each for each in entries if {'name', 'trained_parts'} <= set(each)]

@@ -159,7 +159,9 @@ def test_the_newest_is_so_by_what_is_stored(job, run):
 def test_checkpoints_elsewhere_and_by_other_names_are_found(job, run, tmp_path):
     elsewhere = save(tmp_path / 'elsewhere' / 'epoch_4.pth', job[1], 4, 40)
     (run / 'last_checkpoint').write_text(str(elsewhere))
-    assert resume(job, run, '--resume')[-1] == f'--resume={elsewhere}'
+    own = f'default_hooks.checkpoint.out_dir={elsewhere.parent}'
+    assert resume(job, run, '--resume', '--cfg-options', own)[-1] == f'--resume={elsewhere}'
+    assert resume(job, run, '--resume')[-1] == f'--resume={run}/epoch_3.pth'  # another folder's is nobody's
     save(run / 'state-5.pth', job[1], 5, 50)
     handed = resume(job, run, '--resume', '--cfg-options', 'default_hooks.checkpoint.filename_tmpl=state-{}.pth')
     assert handed[-1] == f'--resume={run}/state-5.pth'

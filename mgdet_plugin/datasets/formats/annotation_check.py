@@ -145,7 +145,7 @@ class _Checker:
             raise UserError(f'{name}: {kind} keeps {report.left_to_transform} degenerate boxes (first: '
                             f"{report.first_skipped}); put dict(type='DropDegenerateBoxes') after LoadAnnotations in "
                             'the pipeline')
-        require_images(report, folder)
+        require_images(report, folder, dataset)
         report.more = self.look_at(report, folder, leaf)
         return report
 

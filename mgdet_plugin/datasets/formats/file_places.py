@@ -8,6 +8,7 @@ from typing import Any
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import command
+from mgdet_plugin.compat.dataset_patches import require_below
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport
 
 
@@ -39,11 +40,14 @@ def require_voc_folder(name: str, key: str, dataset: Any) -> None:
     require_path(name, key, os.path.join(dataset.sub_data_root, getattr(dataset, key)), hint=hint)
 
 
-def require_images(report: DatasetReport, folder: Path) -> None:
-    """Raise if images that the annotations name are not in their folder; each folder is listed once."""
+def require_images(report: DatasetReport, folder: Path, dataset: Any) -> None:
+    """Raise if images that the annotations name are not in their folder, or lead out of the dataset's; each folder is
+    listed once.
+    """
     listed: dict[str, set[str]] = {}
     missing = []
     for record in report.records:
+        require_below(os.path.join(folder, record.file_name), dataset, str(report.source))
         head, tail = os.path.split(os.path.join(folder, record.file_name))
         if head not in listed:
             listed[head] = set(os.listdir(head)) if os.path.isdir(head) else set()

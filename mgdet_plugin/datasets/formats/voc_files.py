@@ -1,12 +1,14 @@
 """What VOC annotation files hold, read as mmdet's XMLDataset reads them, with everything it hides said aloud."""
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import is_below
 from mgdet_plugin.datasets.formats.box_sense import BoxSense
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport, ImageRecord, some
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import degenerate_reason
@@ -40,7 +42,10 @@ def summarize_voc(list_file: Path, xml_folder: Path, classes: Sequence[str]) -> 
     chosen = set(classes)
     for number, image_id in enumerate(read_voc_list(list_file), 1):
         path = xml_folder / f'{image_id}.xml'
-        if not path.is_file():  # a pipe is none: opening it would wait for ever
+        if not is_below(path, [xml_folder]):
+            raise UserError(f'{list_file}, line {number}: {image_id!r} leads out of {xml_folder}; a list names files '
+                            'below that folder alone')
+        if not os.path.isfile(path):  # a pipe is none: opening it would wait for ever
             raise UserError(f'VOC annotation {path} is missing or no file; line {number} of {list_file} is '
                             f'{image_id!r}' + (_WHOLE_LINE if image_id.split() != [image_id] else ''))
         root = voc_root(path)

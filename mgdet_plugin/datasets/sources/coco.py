@@ -58,7 +58,7 @@ def read(files: Files, found: list[Path], hints: Hints) -> Annotated:
                 missing.append(image['file_name'])
             else:
                 pictures.append(Picture(place, tuple(boxes[image['id']]), split, (image['width'], image['height'])))
-    above = {category.get('supercategory') for content in contents for category in content['categories']}
+    above = {str(category.get('supercategory')) for content in contents for category in content['categories']}
     groups = [name for name in names if name in above and name not in used]
     if groups and used:
         notes.append(f'class left out: {some(groups)} is the group of other classes and has no box')

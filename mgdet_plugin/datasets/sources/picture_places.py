@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import is_below
 from mgdet_plugin.datasets.old_images import pictures_below
 from mgdet_plugin.datasets.sources.annotated import split_of
 
@@ -21,6 +23,7 @@ class PicturePlaces:
     def __init__(self, root: Path, images: Path | None = None) -> None:
         self.root = images or root
         self.first = [images] if images else []
+        self.given = [root, *self.first, Path()]  # a person's folders: nothing outside them is opened
         self._by_stem: dict[str, list[Path]] | None = None
 
     def find(self, name: str, told_by: Path, by_stem: bool = False) -> Path | None:
@@ -32,13 +35,14 @@ class PicturePlaces:
         those of the name and of the file that names it.
 
         Raises:
-            UserError: several are alike.
+            UserError: several are alike, or it lies in none of the folders that a person gave.
         """
         name = name.replace('\\', '/')
         if not by_stem:
-            for folder in (*self.first, told_by.parent, self.root, Path()):
-                if (folder / name).is_file():
-                    return folder / name
+            told = self.chosen([folder / name for folder in (*self.first, told_by.parent, self.root, Path())],
+                               os.path.isfile, f'{told_by} names the picture {name}')
+            if told is not None:
+                return told
         wanted = Path(name)
         found = self._named(wanted.stem if not by_stem else wanted.name)
         if not by_stem:
@@ -57,6 +61,21 @@ class PicturePlaces:
             raise UserError(f'{told_by} names the picture {name}, and both {best[0]} and {best[1]} may be meant; give '
                             'the folder of the pictures by --images')
         return best[0]
+
+    def chosen(self, places: Iterable[Path], is_there: Callable[[Path], bool], who: str) -> Path | None:
+        """The first of some places that is there and in a folder that a person gave, None where none is.
+
+        Raises:
+            UserError: one is there, and outside of them: a file of annotations may be anybody's.
+        """
+        there = [place for place in places if is_there(place)]
+        found = next((place for place in there if is_below(place, self.given)), None)
+        if there and found is None:
+            folder = os.path.normpath(there[0].parent)
+            raise UserError(f'{who}, which lies outside {self.root}; what annotations name is opened below the folder '
+                            f'given alone: to allow it give its folder, by --images {folder} (in a config by '
+                            'data_prefix=dict(img=...))')
+        return found
 
     def all(self) -> list[Path]:
         """Every picture below the root, in order of their paths."""

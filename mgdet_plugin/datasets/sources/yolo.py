@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import PICTURE_SUFFIXES
+from mgdet_plugin.common.files import PICTURE_SUFFIXES, is_below
 from mgdet_plugin.common.name_lists import checked_names
 from mgdet_plugin.datasets.formats.box_sense import RELATIVE
 from mgdet_plugin.datasets.formats.dataset_report import some
@@ -44,7 +45,7 @@ def read(files: Files, found: list[Path], hints: Hints) -> Annotated:
     if is_set:
         if len(found) > 1:
             raise UserError(f'{files.given} holds several sets ({files.shown(found)}); give one of these files')
-        classes, named, notes = _read_set(found[0], hints)
+        classes, named, notes = _read_set(found[0], hints, PicturePlaces(files.root, hints.images))
     else:
         classes = hints.classes or class_names(files, 'YOLO labels number the classes')
         if _names_picture(_first_line(found[0])):
@@ -54,7 +55,7 @@ def read(files: Files, found: list[Path], hints: Hints) -> Annotated:
             named = [(split_of(path.relative_to(places.root).parent), path) for path in places.all()]
     pictures, missing, without, outlines = [], [], 0, 0
     for split, path in named:
-        if not path.is_file():
+        if not os.path.isfile(path):  # a name that is too long for any file is missing, too
             missing.append(str(path))
             continue
         label = label_file(path)
@@ -78,7 +79,7 @@ def label_file(picture: Path) -> Path | None:
     if 'images' in parts[:-1]:
         last = len(parts) - 2 - parts[-2::-1].index('images')
         places.insert(0, Path(*parts[:last], 'labels', *parts[last + 1:]).with_suffix('.txt'))
-    return next(filter(Path.is_file, places), None)
+    return next(filter(os.path.isfile, places), None)
 
 
 def _boxes(lines: Sequence[str], classes: Sequence[str], size: tuple[int, int], where: str) -> tuple[list[Box], int]:
@@ -133,7 +134,7 @@ def refuse_faulty(files: Files) -> None:
                     raise _no_label(str(path), number, line)
 
 
-def _read_set(path: Path, hints: Hints) -> tuple[tuple[str, ...], Named, list[str]]:
+def _read_set(path: Path, hints: Hints, places: PicturePlaces) -> tuple[tuple[str, ...], Named, list[str]]:
     """Classes and pictures of a ``data.yaml``."""
     content = _content(path)
     given = content['names']
@@ -152,7 +153,7 @@ def _read_set(path: Path, hints: Hints) -> tuple[tuple[str, ...], Named, list[st
         values = content.get(key)
         pictures = [] if not values else [
             each for value in ([values] if isinstance(values, str) else values)
-            for each in _pictures(path, str(content.get('path') or ''), str(value), key, notes)]
+            for each in _pictures(path, str(content.get('path') or ''), str(value), key, notes, places)]
         if pictures:
             by_split[split_of(Path(key)) or key] = pictures
     if by_split.get('val') and by_split.get('val') == by_split.get('train'):
@@ -166,15 +167,16 @@ def _read_set(path: Path, hints: Hints) -> tuple[tuple[str, ...], Named, list[st
     return names, named, notes
 
 
-def _pictures(path: Path, base: str, value: str, key: str, notes: list[str]) -> list[Path]:
+def _pictures(path: Path, base: str, value: str, key: str, notes: list[str], places: PicturePlaces) -> list[Path]:
     """The pictures of one entry of a ``data.yaml``: a folder or a list, from wherever it is there."""
     below = re.sub(r'^(\.\./)+', '', value)
-    for folder in (path.parent / base, Path(base), path.parent):
-        for place in (folder / value, folder / below):
-            if place.is_dir():
-                return sorted(Path(each) for each in pictures_below(str(place)))
-            if place.is_file():
-                return list(_from_list(place, folder))
+    for folder in (path.parent / base, Path(base), path.parent, *places.first):
+        place = places.chosen([folder / value, folder / below], _is_there, f'{path}: {key} is {value!r}')
+        if place is not None and place.is_dir():
+            return sorted(Path(each) for each in pictures_below(str(place)))
+        if place is not None:
+            root = folder if is_below(folder, places.given) else place.parent
+            return list(_from_list(place, root, places.given))
     if key == 'train':
         raise UserError(f'{path}: train is {value!r}, which is not there (seen from {path.parent / base}); correct it, '
                         'or path')
@@ -182,9 +184,14 @@ def _pictures(path: Path, base: str, value: str, key: str, notes: list[str]) -> 
     return []
 
 
-def _from_list(path: Path, root: Path) -> Iterator[Path]:
-    """The pictures that a list names, a path a line."""
+def _is_there(path: Path) -> bool:
+    return os.path.isdir(path) or os.path.isfile(path)
+
+
+def _from_list(path: Path, root: Path, given: Sequence[Path] = ()) -> Iterator[Path]:
+    """The pictures that a list names, a path a line, below ``root`` or the folders that a person gave."""
     places = PicturePlaces(root)
+    places.given += given
     for line in filter(None, map(str.strip, path.read_text(encoding='utf-8', errors='replace').splitlines())):
         yield places.find(line, path) or Path(line)
 

@@ -10,9 +10,11 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mgdet_plugin.common.checkpoint_content import checks
 from mgdet_plugin.common.checkpoints import new_classes_of
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import AGREEMENT, LABELS
+from mgdet_plugin.common.records import Damage, need
 from mgdet_plugin.compat.console import SAID
 from mgdet_plugin.datasets.staged.sample_index import kept_randomness
 from mgdet_plugin.engine.old_pictures import OldPictures
@@ -115,6 +117,15 @@ class KeepHook(Hook):
             images=len(memory.indices), copies=len(memory.copies), held_out=held_out, at_least=keeping.at_least,
             share=keeping.share, by=LABELS if followed else AGREEMENT if held_out else '', weight=keeping.weight,
             form=holder.form, source=keeping.images if isinstance(keeping.images, str) else '')
+
+
+@checks(KEY)
+def _check_keep(kept: Any, place: str) -> None:
+    need(isinstance(kept, Mapping), place, kept, 'an object')
+    try:
+        new_classes_of(dict(meta=kept), place)
+    except UserError as error:
+        raise Damage(str(error)) from None
 
 
 def _in_words(summary: Mapping[str, Any]) -> str:

@@ -11,6 +11,9 @@ from mmengine.dist import all_gather_object, get_rank, is_distributed
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
+from mgdet_plugin.common.checkpoint_content import checks
+from mgdet_plugin.common.records import need
+
 KEY = 'random_state'
 
 
@@ -84,6 +87,27 @@ def random_state() -> dict[str, Any]:
                float(cached)],
         torch=torch.get_rng_state(),
         cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+
+
+@checks(KEY)
+def check_random_states(states: Any, place: str) -> None:
+    """Refuse what no generator can be put into.
+
+    Raises:
+        Damage: It is none.
+    """
+    need(isinstance(states, (list, tuple)), place, states, 'a list of states')
+    for index, state in enumerate(states):
+        try:
+            version, keys, gauss = state['python']
+            random.Random().setstate((version, tuple(keys), gauss))
+            name, array, *rest = state['numpy']
+            np.random.RandomState().set_state((name, np.asarray(array.cpu()).astype(np.uint32), *rest))
+            torch.Generator().set_state(state['torch'].cpu())
+            fits = all(each.dtype == torch.uint8 for each in state['cuda'])
+        except Exception:  # each generator has its own
+            fits = False
+        need(fits, f'{place}[{index}]', state, 'the state of random generators')
 
 
 def set_random_state(state: dict[str, Any]) -> None:

@@ -14,12 +14,15 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mgdet_plugin.common.checkpoint_content import checks
 from mgdet_plugin.common.files import write_together
+from mgdet_plugin.common.records import Numbers, need, typed
 from mgdet_plugin.engine.staged_run import staged_run
 
 FILE = 'results.csv'
 KEY = 'results'  # in a checkpoint
 _RATE = re.compile(r'train/(?!base_)(\w+_)?lr$')  # mmengine's base_lr is that of the first group
+_NUMBER = re.compile(r'-?(\d+\.?\d*(e[-+]?\d+)?|inf|nan)$')
 Row = dict[str, str]
 
 
@@ -45,6 +48,7 @@ class ResultsHook(Hook):
         """Take the rows of a checkpoint to resume from."""
         kept = checkpoint.get(KEY)
         if runner._resume and isinstance(kept, Mapping):
+            check_results(kept, KEY)
             self._rows, self._sums, self._count = list(kept['rows']), dict(kept['sums']), kept['count']
 
     def before_train(self, runner: Runner) -> None:
@@ -96,13 +100,33 @@ class ResultsHook(Hook):
         checkpoint[KEY] = dict(rows=[dict(row) for row in self._rows], sums=dict(self._sums), count=self._count)
 
 
+@checks(KEY)
+def check_results(kept: Any, place: str) -> None:
+    """Refuse rows and sums of a checkpoint that are none.
+
+    Raises:
+        Damage: They are none.
+    """
+    need(isinstance(kept, Mapping) and {'rows', 'sums', 'count'} <= set(kept), place, kept, 'rows, sums and count')
+    typed(Numbers, kept['sums'], f'{place}.sums')
+    typed(int, kept['count'], f'{place}.count')
+    for index, row in enumerate(typed(list[Row], kept['rows'], f'{place}.rows')):
+        need(_is_row(row), f'{place}.rows[{index}]', row, 'the figures of a validation')
+
+
+def _is_row(row: Row) -> bool:
+    """Whether a row counts an iteration and has nothing but numbers beside the name of the stage."""
+    return row.get('iter', '').isdecimal() and len(row['iter']) < 16 and all(
+        name == 'stage' or _NUMBER.match(value) for name, value in row.items())
+
+
 def _read(path: Path) -> list[Row]:
     """The rows of a file, none where it is not there or is no such file."""
     if not path.is_file():
         return []
     with path.open(newline='', encoding='utf-8', errors='replace') as stream:
         rows = [{name: value for name, value in row.items() if name and value} for row in csv.DictReader(stream)]
-    return rows if all(row.get('iter', '').isdecimal() for row in rows) else []
+    return rows if all(map(_is_row, rows)) else []
 
 
 def _write(path: Path, rows: list[Row]) -> None:

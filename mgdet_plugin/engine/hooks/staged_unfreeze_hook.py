@@ -11,10 +11,12 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mgdet_plugin.common.checkpoint_content import checks
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.records import need, typed
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
 from mgdet_plugin.engine.optim.moving_average import frozen_averages, restart_ema
-from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import check_groups
+from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import fit_groups
 from mgdet_plugin.engine.staged_run import StagedRun, staged_run
 from mgdet_plugin.engine.transitions import (
     STAGE_BEST,
@@ -26,7 +28,7 @@ from mgdet_plugin.engine.transitions import (
     share_statistics,
 )
 from mgdet_plugin.plan.freezing import Frozen, digests, freeze, hold, unwrap
-from mgdet_plugin.plan.progress import RECORD, Progress, stages_before
+from mgdet_plugin.plan.progress import RECORD, Entry, Progress, stages_before
 
 _GRADIENTS = 'gradients'  # in a checkpoint
 
@@ -54,7 +56,7 @@ class StagedUnfreezeHook(Hook):
         self.frozen = Frozen(frozenset(), {})
         self._run: StagedRun | None = None
         self._record: dict[str, Any] = {}
-        self._history: list[dict[str, Any]] = []
+        self._history: list[Entry] = []
         self._gradients = PendingGradients()
         self._applied = -1
         self._built: frozenset[str] = frozenset()
@@ -83,9 +85,9 @@ class StagedUnfreezeHook(Hook):
             record = checkpoint.get(RECORD)
             self._record = dict(record) if isinstance(record, Mapping) else {}
             self._gradients.load(checkpoint)
-            check_groups(runner.optim_wrapper, checkpoint)
+            fit_groups(runner, checkpoint)
         else:
-            self._history = [dict(entry) for entry in stages_before(checkpoint)]
+            self._history = stages_before(checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         """Find where the run is and freeze accordingly."""
@@ -192,6 +194,13 @@ class StagedUnfreezeHook(Hook):
                 runner.message_hub.update_scalar(f"train/{group['name']}_lr", group['lr'] if trains else 0.0)
 
 
+@checks(_GRADIENTS)
+def _check_gradients(gradients: Any, place: str) -> None:
+    for each in typed(list[dict[str, Any]], gradients, place):
+        for name, value in each.items():
+            need(isinstance(value, Tensor), f'{place}.{name}', value, 'a tensor')
+
+
 class PendingGradients:
     """Gradients that wait for their step, of every process: in a checkpoint and out of it."""
 
@@ -207,7 +216,7 @@ class PendingGradients:
         """Put this process's back, once."""
         own = self._loaded[get_rank()] if get_rank() < len(self._loaded) else {}
         for name, parameter in unwrap(model).named_parameters():
-            if name in own and parameter.requires_grad:
+            if name in own and parameter.requires_grad and own[name].shape == parameter.shape:
                 parameter.grad = own[name].to(parameter)
         self._loaded = []
 

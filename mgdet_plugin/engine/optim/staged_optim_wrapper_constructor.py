@@ -7,7 +7,8 @@ from typing import Any
 from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
-from torch import nn
+from mmengine.runner import Runner
+from torch import Tensor, nn
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.plan.freezing import unwrap
@@ -46,17 +47,40 @@ class StagedOptimWrapperConstructor:
         return OPTIM_WRAPPERS.build(self.wrapper_cfg, default_args=dict(optimizer=optimizer))
 
 
-def check_groups(optim_wrapper: OptimWrapper, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse to resume an optimizer whose groups are others.
+def fit_groups(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Hold the optimizer of a checkpoint to resume from against the run's.
+
+    What a group is told beside its rate (weight decay, momentum) is the config's, as rates are the plan's: torch takes
+    a checkpoint's in silence, whatever was changed in the config since or was never in it.
 
     Raises:
-        UserError: With both numbers of groups.
+        UserError: Its groups are others, or hold numbers of another shape than their parameters.
     """
-    saved = (checkpoint.get('optimizer') or {}).get('param_groups')
-    groups = getattr(getattr(optim_wrapper, 'optimizer', None), 'param_groups', None)
+    optimizer = checkpoint.get('optimizer') or {}
+    saved = optimizer.get('param_groups')
+    groups = getattr(getattr(runner.optim_wrapper, 'optimizer', None), 'param_groups', None)
     if saved is None or groups is None:
         return
     if [len(group['params']) for group in saved] != [len(group['params']) for group in groups]:
         raise UserError(f"the checkpoint's optimizer has {len(saved)} groups of parameters and the plan makes "
                         f'{len(groups)}, or divides them otherwise: lr_mult or paramwise_cfg was changed; resume with '
                         'what it was made with, or start a new run from its weights (load_from)')
+    schedulers = runner.param_schedulers if isinstance(runner.param_schedulers, list) else []
+    moving = {'params', 'lr', 'initial_lr', *(getattr(each, 'param_name', '') for each in schedulers)}
+    changed: dict[str, str] = {}
+    for theirs, ours in zip(saved, groups):
+        for index, parameter in zip(theirs['params'], ours['params']):
+            for name, value in (optimizer.get('state', {}).get(index) or {}).items():
+                if isinstance(value, Tensor) and value.numel() > 1 and value.shape != parameter.shape:
+                    raise UserError(f"the checkpoint's optimizer has {name} of the shape {tuple(value.shape)} for a "
+                                    f'parameter of {tuple(parameter.shape)}: it is damaged; give another checkpoint')
+        for name in {*theirs} & {*ours} - moving:
+            if _listed(theirs[name]) != _listed(ours[name]):
+                changed[name] = f'{name} {theirs[name]} in the checkpoint, {ours[name]} in the config'
+                theirs[name] = ours[name]
+    if changed:
+        runner.logger.warning(f"the config's settings of the optimizer are taken: {'; '.join(changed.values())}")
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
