@@ -130,7 +130,8 @@ SUITES: dict[str, Callable[..., Any]] = {
 """Name -> what gives the peer's name and two cases for a torch device: ours and the peer's."""
 ROWS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     'import': _late('import_benchmark:import_rows'), 'keep': _late('keep_benchmark:keep_rows'),
-    'deploy': _late('deploy_benchmark:deploy_rows')}
+    'deploy': _late('deploy_benchmark:deploy_rows'),
+    'stage1_cache': _late('trunk_cache_benchmark:stage1_cache_rows')}
 """Suites of several rows; the sides of the first two run in processes of their own."""
 LEARNING: dict[str, Callable[[LearningOptions], str]] = {
     'accuracy': _late('accuracy:accuracy'), 'untraining': _late('untraining:untraining'),

@@ -24,8 +24,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser('benchmark', __doc__)
     parser.add_argument('suites', nargs='*', metavar='SUITE',
                         help='any of inference, train_step, suppression, suppression_cells, validation, '
-                             'guarded_step, import, keep, deploy (default: these) and of accuracy, untraining, '
-                             'new_classes')
+                             'guarded_step, import, keep, deploy, stage1_cache (default: these) and of accuracy, '
+                             'untraining, new_classes')
     parser.add_argument('--device', default='cpu', help='torch device for speed')
     parser.add_argument('--json', metavar='F', help='file for the figures of speed')
     parser.add_argument('--jobs', type=int, metavar='N',
