@@ -20,7 +20,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.literals import laid_out
 from mgdet_plugin.common.resources import PREFIXES, config_path, nearest, shown_config
 
-_OF_US = ('stages', 'plan', 'keep', 'find_unused_parameters', 'sync_bn', 'tta_model', 'tta_pipeline')
+_OF_US = ('stages', 'plan', 'keep', 'trunk_cache', 'find_unused_parameters', 'sync_bn', 'tta_model', 'tta_pipeline')
 _ALIKE = 0.8  # of difflib: a new key this like a known one is a misspelt one
 
 

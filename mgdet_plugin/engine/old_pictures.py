@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from mmengine.dataset import ConcatDataset
-from mmengine.dist import get_rank
 from mmengine.runner import Runner, ValLoop
 from torch import Tensor
 
+from mgdet_plugin.common.array_store import ArrayStore
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
 from mgdet_plugin.common.processes import on_first_rank
@@ -158,18 +157,12 @@ class OldPictures:
         if self.form == 'boxes':
             return {index: self.teacher.detect(inputs, samples)[0]
                     for index, inputs, samples in self.batches(dataset, indices)}
-        cells = {}
-        path = Path(work_dir, FOLDER, f'cells_{get_rank()}.npy')
-        held: Any = None
-        for place, (index, inputs, _) in enumerate(self.batches(dataset, indices)):
-            seen = flatten_maps(self.teacher.maps(inputs))[0].cpu().numpy()
-            if held is None:
-                shape = (len(indices), *seen.shape)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                held = np.lib.format.open_memmap(path, 'w+', np.float32, shape) if where == 'file' else np.empty(
-                    shape, np.float32)
-            held[place] = seen
-            cells[index] = held[place]
+        cells = ArrayStore(Path(work_dir) if where == 'file' else None)
+        for index, inputs, _ in self.batches(dataset, indices):
+            if not cells.put(index, flatten_maps(self.teacher.maps(inputs))[0].cpu().numpy()):
+                raise UserError(f"keep.cache='file': {len(cells):,} of {len(indices):,} old images fill half of what "
+                                f'is free on the disk of {work_dir}; give another --work-dir or keep.images_used, or '
+                                'leave the cache out')
         return cells
 
     def follow(self, runner: Runner, dataset: OldImages, keeping: Keeping) -> None:

@@ -1,6 +1,8 @@
 """The detector: a single-stage detector that refuses inputs its padding cannot match and keeps truth in its place."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
@@ -22,7 +24,11 @@ class MultiGridDet(SingleStageDetector):
 
     Losses take true boxes in pixels of the input, predicted samples hold them in those of the original picture; a
     sample that was letterboxed says in which of the two its own are, so a pipeline may load them before or after.
+
+    Attributes:
+        trunk: What gives the feature maps for this detector and images in place of the network; None: nothing does.
     """
+    trunk: Callable[[MultiGridDet, Tensor], tuple[Tensor, ...]] | None = None
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Losses of a batch; see ``SingleStageDetector``.
@@ -58,4 +64,4 @@ class MultiGridDet(SingleStageDetector):
         if height % SIZE_DIVISOR or width % SIZE_DIVISOR:
             raise UserError(f'image sides must be multiples of {SIZE_DIVISOR}, got {width}x{height} (width x height); '
                             'set the Letterbox scale, or pad_size_divisor=32 in the data preprocessor')
-        return super().extract_feat(batch_inputs)
+        return super().extract_feat(batch_inputs) if self.trunk is None else self.trunk(self, batch_inputs)

@@ -33,6 +33,10 @@ TEST_CFG = dict(score_thr=0.1, nms_pre=1000, max_per_img=500, multi_label=False,
                 nms=dict(type='diou', iou_threshold=0.45))
 
 
+class BridgedMaps(tuple[Tensor, ...]):
+    """Maps (B, bridge_channels[l], H_l, W_l) that have been through a head's bridges."""
+
+
 @MODELS.register_module()
 class MultiGridHead(BaseDenseHead):
     """Head in which each object is predicted by the 3x3 block of cells around its centre.
@@ -135,7 +139,12 @@ class MultiGridHead(BaseDenseHead):
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Maps (B, in_channels[l], H_l, W_l) of the neck -> raw maps (B, D, H_l, W_l), coarse to fine."""
-        return tuple(conv(bridge(feat)) for bridge, conv, feat in zip(self.bridges, self.predict_convs, x))
+        return tuple(conv(feat) for conv, feat in zip(self.predict_convs, self.bridged(x)))
+
+    def bridged(self, x: tuple[Tensor, ...]) -> BridgedMaps:
+        """Maps (B, in_channels[l], H_l, W_l) of the neck through the bridges; those that have been are left."""
+        return x if isinstance(x, BridgedMaps) else BridgedMaps(
+            bridge(feat) for bridge, feat in zip(self.bridges, x))
 
     def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Decode raw maps (B, D, H_l, W_l), coarse to fine.

@@ -31,6 +31,8 @@ PREDICT_LAYERS: dict[str, tuple[str, ...]] = {
     'RTMDetHead': ('rtm_cls', 'rtm_reg'),
 }
 """Class of a head -> its last layers, which are all that freeze level 2 trains."""
+TRUNK_PARTS = ('backbone', 'neck', 'bbox_head.bridges')
+"""Parts of a ``MultiGridDet`` before the predict convolutions, in the order an image goes through them."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,23 @@ def _norms(model: nn.Module, stage: Stage, frozen: set[str]) -> dict[str, nn.Mod
         if frozen.issuperset(parameters) if parameters else is_frozen(name, patterns) != trains:
             norms[name] = module
     return norms
+
+
+def trunk_of(model: nn.Module, frozen: Frozen) -> str:
+    """The last part of a detector up to which everything is frozen, of :data:`TRUNK_PARTS`; '' where the first trains.
+
+    Args:
+        model: The detector, not wrapped.
+        frozen: What a stage freezes in it.
+    """
+    last = ''
+    for part in TRUNK_PARTS:
+        own = {name for name, _ in model.named_parameters() if name.startswith(f'{part}.')}
+        norms = {name for name in statistics_layers(model) if name.startswith(f'{part}.')}
+        if not own or own - frozen.parameters or norms - set(frozen.norms):
+            break
+        last = part
+    return last
 
 
 def freeze(model: nn.Module, stage: Stage, built: Collection[str] = ()) -> Frozen:

@@ -15,6 +15,7 @@ from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
 from mgdet_plugin.common.guard_record import STARTS
+from mgdet_plugin.plan.caching import TrunkCaching
 from mgdet_plugin.plan.keeping import Keeping, check_weight
 from mgdet_plugin.plan.until import Plateau, Until
 
@@ -205,6 +206,7 @@ class Plan:
         allow: Names of rules a person has switched off.
         early_stopping: When the run ends before its last epoch, where the last stage has no ``until`` of its own.
         keep: What the model is held to; None: nothing.
+        trunk_cache: How the outputs of what is frozen are kept; None: they are computed each time.
         answers: What the rules of the guide say of it, see :func:`mgdet_plugin.plan.rules.check_rules`.
     """
     stages: tuple[Stage, ...]
@@ -212,6 +214,7 @@ class Plan:
     allow: frozenset[str] = frozenset()
     early_stopping: Until | None = None
     keep: Keeping | None = None
+    trunk_cache: TrunkCaching | None = None
     answers: dict[str, list[Any]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @classmethod
@@ -228,7 +231,8 @@ class Plan:
             UserError: If a stage or option is wrong.
         """
         said = repr([cfg.get('stages'), cfg.get('plan'), cfg.get('load_from'), cfg.get('resume'), cfg.get('val_cfg'),
-                     cfg.get('keep'), ((cfg.get('model') or {}).get('backbone') or {}).get('init_cfg')])
+                     cfg.get('keep'), cfg.get('trunk_cache'),
+                     ((cfg.get('model') or {}).get('backbone') or {}).get('init_cfg')])
         if said not in _PARSED:
             _PARSED[said] = cls._parse(cfg)
         return _PARSED[said]
@@ -243,12 +247,13 @@ class Plan:
         if options:
             raise UserError(f"plan has no option {sorted(options)}; it takes 'start', 'allow' and 'early_stopping'")
         require(start in STARTS, f'plan.start must be one of {STARTS}', start)
-        keep = cfg.get('keep')
+        keep, caching = cfg.get('keep'), cfg.get('trunk_cache')
         if keep is not None and start == 'nothing' and not cfg.get('resume'):  # a checkpoint tells what it began with
             raise UserError('keep holds a model to what the weights it starts from knew, and this run starts from '
                             'nothing: set load_from, or take keep out')
         return cls(stages, start, frozenset([allow] if isinstance(allow, str) else allow), stopping,
-                   None if keep is None else Keeping.build(keep))
+                   None if keep is None else Keeping.build(keep),
+                   None if caching is None else TrunkCaching.build(caching))
 
     def with_start(self, start: str) -> Plan:
         """The same plan from another start: on resume what is loaded does not tell it."""

@@ -14,7 +14,7 @@ from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import OldImages, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.annotation_check import config_name
-from mgdet_plugin.plan.freezing import Frozen, frozen_of, statistics_layers
+from mgdet_plugin.plan.freezing import Frozen, frozen_of, statistics_layers, trunk_of
 from mgdet_plugin.plan.keeping import Keeping, form_of, is_followed
 from mgdet_plugin.plan.plan import Plan, Stage, start_of
 from mgdet_plugin.plan.progress import stages_before
@@ -57,7 +57,8 @@ def plan_report(cfg: Config, processes: int = 1) -> tuple[dict[str, Any], list[F
              old_images=plan.keep.beside(stage.batch_size or cfg.train_dataloader.batch_size) if plan.keep else 0,
              keep_weight=plan.keep_weight(index),
              groups=_groups(groups, rates, index, frozen_of(stage, model), model),
-             augmentation=probs[index])
+             augmentation=probs[index],
+             trunk=trunk_of(model, frozen_of(stage, model)) if plan.trunk_cache is not None else '')
         for index, stage in enumerate(plan.stages)
     ]
     report = dict(config=config_name(cfg), start=plan.start, load_from=cfg.get('load_from'), epochs=plan.epochs,
@@ -167,6 +168,8 @@ def _stage_lines(index: int, stage: Mapping[str, Any]) -> list[str]:
         lines.append(f'    {group["name"]:<24} {group["parameters"]:>12,} parameters   {rates}')
     shares = ', '.join(f'{name} {prob:g}' for name, prob in stage['augmentation'].items())
     lines.append(f'  augmentation: {shares or "as in the pipeline"}')
+    if stage['trunk']:
+        lines.append(f'  trunk cache: each image once as far as {stage["trunk"]}, unless a step is random')
     if stage['until']:
         lines.append(f'  ends earlier by: {stage["until"]}')
     return lines

@@ -22,7 +22,7 @@ from mgdet_plugin.models.maths.overlaps import OVERLAP_KINDS
 from mgdet_plugin.models.multigrid_bbox_coder import ANCHOR_USES, SCORE_FACTORS
 from mgdet_plugin.models.multigrid_head import TEST_CFG
 from mgdet_plugin.models.multigrid_loss import CLASS_WEIGHTS, NORMALIZERS
-from mgdet_plugin.plan import keeping, plan, rules, until
+from mgdet_plugin.plan import caching, keeping, plan, rules, until
 from mgdet_plugin.plan.rates import RateRules
 from tests.docs.pages import ROOT, rows, sections
 
@@ -30,7 +30,8 @@ NEEDED = object()
 CONFIG, RETENTION, GUARD, STAGES = (ROOT / f'docs/{name}.md' for name in ('config', 'retention', 'guard', 'stages'))
 PLAN = {'start': None, 'allow': (), 'early_stopping': plan.EARLY_STOPPING}
 # What is not a class of its own: heading -> fields with their defaults.
-OTHERS = {'A stage': plan.Stage, 'until': until.Until, 'plateau': until.Plateau, 'plan': PLAN, 'test_cfg': TEST_CFG,
+OTHERS = {'A stage': plan.Stage, 'until': until.Until, 'plateau': until.Plateau, 'plan': PLAN,
+          'trunk_cache': caching.TrunkCaching, 'test_cfg': TEST_CFG,
           'nms': suppression.NMSOptions._field_defaults, 'StagedOptimWrapperConstructor': RateRules,
           'DriftGuardHook': {name: default for name, default in vars(GuardOptions()).items() if name not in KINDS}}
 INHERITED = {'StagedTrainLoop': EpochBasedTrainLoop, 'WholeCheckpointHook': CheckpointHook}
@@ -38,7 +39,7 @@ INHERITED = {'StagedTrainLoop': EpochBasedTrainLoop, 'WholeCheckpointHook': Chec
 HANDED = {'StagedTrainLoop': ('runner', 'dataloader'), 'LossValLoop': ('runner', 'dataloader', 'evaluator'),
           'StagedLR': ('optimizer', ), 'MultiGridAssigner': ('anchors', 'strides'),
           'MultiGridBBoxCoder': ('anchors', 'strides', 'xy_scale', 'use_softmax')}
-WHOLE = {'KeepHook': 'keep',
+WHOLE = {'KeepHook': 'keep', 'TrunkCacheHook': 'trunk_cache',
          **dict.fromkeys(('MultiGridDet', 'OptionalTensorboardVisBackend', 'FasterCocoMetric'),
                          'the arguments are those of its parent'),
          **dict.fromkeys(('StagedDataset', 'StagedBatchSampler', 'OldImages'), 'the train loop builds it')}
@@ -48,7 +49,8 @@ ALLOWED = {('A stage', 'schedule'): plan.SCHEDULES, ('until', 'rule'): until.RUL
            ('MultiGridBBoxCoder', 'anchor_use'): ANCHOR_USES, ('nms', 'type'): suppression.METHODS,
            ('nms', 'decay'): suppression.SOFT_DECAYS, ('nms', 'mode'): suppression.CLUSTER_MODES,
            ('nms', 'overlap'): OVERLAP_KINDS, ('Options', 'form'): keeping.FORMS, ('Options', 'on_new'): keeping.ON_NEW,
-           ('Options', 'cache'): keeping.CACHES}
+           ('Options', 'cache'): keeping.CACHES, ('trunk_cache', 'where'): keeping.CACHES,
+           ('trunk_cache', 'dtype'): caching.DTYPES}
 TYPES = {'int': 'whole number', 'float': 'number', 'bool': 'True or False'}
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +56,18 @@ def kept_randomness() -> Iterator[None]:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.random.set_rng_state(generator)
+
+
+def watched(step: Callable[[Any], Any], given: Any) -> tuple[Any, bool]:
+    """What a step makes of what it is given, and whether it draws from a generator of :func:`kept_randomness`."""
+
+    def states() -> list[Any]:
+        return [random.getstate(), [np.asarray(each).tolist() for each in np.random.get_state()],
+                torch.random.get_rng_state().tolist()]
+
+    before = states()
+    made = step(given)
+    return made, states() != before
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.compat.building import step_in_a_line
-from mgdet_plugin.datasets.staged.sample_index import SampleIndex, sample_randomness, sample_seed
+from mgdet_plugin.datasets.staged.sample_index import SampleIndex, sample_randomness, sample_seed, watched
 from mgdet_plugin.datasets.staged.staged_mix import Sample, StagedMix
 from mgdet_plugin.datasets.transforms.letterbox import Letterbox
 
@@ -164,6 +164,27 @@ class StagedDataset(Dataset):
                 position = random.randrange(len(self))
         raise UserError(f'StagedDataset: sample {int(index)} and {self.max_refetch} tried in its place were dropped by '
                         'the pipeline; FilterAnnotations, for one, keeps images without boxes if keep_empty=False')
+
+    def random_step(self, stage: int) -> str | None:
+        """The first step of the pipelines that gives a sample other contents each time in a stage, None if none does.
+
+        Tried on the first image of each dataset, by whether the step draws random numbers.
+        """
+        probs = self._probs(stage)
+        for leaf in filter(len, self.leaves):
+            results: Sample | None = {**leaf.get_data_info(0), 'augmented': ()}
+            for step in pipeline_steps(leaf.pipeline):
+                name = step_name(step)
+                prob = probs.get(name, step.prob if isinstance(step, StagedMix) else 1)
+                if results is None or prob == 0:
+                    continue
+                if prob < 1 or isinstance(step, StagedMix):
+                    return name
+                with sample_randomness(0):
+                    results, drawn = watched(step, results)
+                if drawn:
+                    return name
+        return None
 
     def _old(self, position: int, index: int) -> Any:
         """A sample of an old image; one whose augmentation gives None is augmented anew, no other takes its place."""

@@ -19,6 +19,7 @@ from mgdet_plugin.compat.console import SAID
 from mgdet_plugin.datasets.staged.sample_index import kept_randomness
 from mgdet_plugin.engine.old_pictures import OldPictures
 from mgdet_plugin.engine.staged_run import StagedRun, staged_run
+from mgdet_plugin.engine.trunk_cache import share_trunk
 from mgdet_plugin.keep.holder import Holder
 from mgdet_plugin.keep.start_weights import save_start, start_state
 from mgdet_plugin.keep.teacher import Teacher, class_indices
@@ -77,6 +78,7 @@ class KeepHook(Hook):
         names = (runner.train_dataloader.dataset.metainfo or {}).get('classes', ())
         teacher = Teacher(model, start_state(runner), class_indices(self._new_classes, names))
         self._holder = Holder(model, teacher, self.keeping, form)
+        share_trunk(model, teacher.model)
         with kept_randomness():
             say = partial(runner.logger.info, extra=SAID)
             self._look(runner, run, OldPictures(runner.cfg, teacher, form, names, say))
@@ -84,10 +86,11 @@ class KeepHook(Hook):
         runner.logger.info(f'keep: {_in_words(self.summary)}', extra=SAID)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Take the stage's weight."""
+        """Take the stage's weight, and its cache."""
         run = staged_run(runner)
         assert run is not None and self._holder is not None
         self._holder.weight = run.plan.keep_weight(run.progress.stage)
+        share_trunk(unwrap(runner.model), self._holder.teacher.model)
 
     def after_train(self, runner: Runner) -> None:
         """Let go."""

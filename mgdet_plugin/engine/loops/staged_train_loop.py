@@ -19,6 +19,7 @@ from mgdet_plugin.datasets.staged.staged_batch_sampler import StagedBatchSampler
 from mgdet_plugin.engine.hooks.channels_last_hook import lay_out_mixed_precision
 from mgdet_plugin.engine.hooks.keep_hook import KeepHook
 from mgdet_plugin.engine.hooks.staged_unfreeze_hook import StagedUnfreezeHook
+from mgdet_plugin.engine.hooks.trunk_cache_hook import TrunkCacheHook
 from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import StagedOptimWrapperConstructor
 from mgdet_plugin.engine.optim.step_guard import Fault, StepGuard
 from mgdet_plugin.engine.staged_run import StagedRun
@@ -60,6 +61,8 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         lay_out_mixed_precision(runner)
         if plan.keep is not None:
             runner.register_hook(KeepHook(plan.keep))
+        if plan.trunk_cache is not None:
+            runner.register_hook(TrunkCacheHook(plan.trunk_cache))
         self.skip = 0  # batches of the coming epoch that were trained on before an interruption
         self.fault: Fault | None = None  # of the iteration just done
         self.stop_reason: str | None = None
