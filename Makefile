@@ -4,6 +4,7 @@
 #   make demo          import weights, fine-tune them on embedded data, held to a few old pictures, and judge what is kept
 #   make test          the test suite
 #   make fuzz MINUTES=10   checkpoints, guard.json and annotations of strangers, each so long
+#   make soak          2,000 iterations of the small model: memory, open files, threads and the work folder must not grow
 #   make bench         speed against named peers
 #   make lint          ruff, mypy and import-linter through pre-commit
 PYTHON ?= python3.11
@@ -30,7 +31,7 @@ OPS ?= 0
 # Modules are compiled when first imported and kept: faster than compiling all of torch at install.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test fuzz bench lint clean
+.PHONY: setup demo test fuzz soak bench lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.dev $(if $(filter 1,$(OPS)),$(VENV)/.ops)
@@ -79,6 +80,9 @@ test: $(VENV)/.dev
 MINUTES ?= 10
 fuzz: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.support.fuzz.run all --minutes $(MINUTES)
+
+soak: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.soak
 
 bench: $(VENV)/.dev
 	$(BIN)/python tools/benchmark.py

@@ -50,7 +50,7 @@ setup(
         'keras': ['keras'],  # export to .keras; torch serves as its backend
         'fast-eval': ['faster-coco-eval'],  # COCO's figures, several times as fast
         'tensorboard': ['tensorboard'],  # for mmengine's TensorboardVisBackend
-        'dev': ['tensorboard', 'faster-coco-eval', 'pytest', 'pytest-xdist', 'hypothesis', 'filelock', 'ruff', 'mypy',
-                'import-linter', 'pre-commit'],
+        'dev': ['tensorboard', 'faster-coco-eval', 'pytest', 'pytest-xdist', 'hypothesis', 'filelock', 'psutil', 'ruff',
+                'mypy', 'import-linter', 'pre-commit'],
     },
 )

@@ -1,6 +1,7 @@
 """What the terminal shows of a run: what a person reads, while the log file has every line."""
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 from mgdet_plugin.compat import replace_everywhere
 
@@ -159,9 +160,19 @@ def patch_logger(module: ModuleType) -> None:
 
 
 def patch_coco(module: ModuleType) -> None:
-    """Let pycocotools read files without saying so, and evaluate so where the terminal does not show all."""
+    """Let pycocotools read files without saying so, and evaluate so where the terminal does not show all.
+
+    It reads JSON in the encoding of the place it runs at, and refuses a byte order mark: it reads it as ``json`` does.
+    """
     def say(*words: object) -> None:
         if _mode == VERBOSE and module.__name__ == 'pycocotools.cocoeval':
             print(*words)
 
-    module.print = say  # type: ignore[attr-defined]
+    def open_json(path: str, mode: str = 'r') -> IO[Any]:
+        if mode != 'r':
+            return open(path, mode)
+        with open(path, 'rb') as stream:
+            encoding = json.detect_encoding(stream.read(4))
+        return open(path, encoding=encoding)
+
+    module.print, module.open = say, open_json  # type: ignore[attr-defined]

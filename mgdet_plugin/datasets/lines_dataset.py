@@ -10,7 +10,7 @@ from mmdet.registry import DATASETS
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.name_lists import checked_names
 from mgdet_plugin.datasets.formats.dataset_report import some
-from mgdet_plugin.datasets.formats.pictures import picture_size
+from mgdet_plugin.datasets.formats.picture_files import picture_size
 from mgdet_plugin.datasets.sources.lines import read_sets
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import degenerate_reason
 

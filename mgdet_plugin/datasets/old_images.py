@@ -14,7 +14,8 @@ from mmengine.dataset import BaseDataset, Compose
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import PICTURE_SUFFIXES, content_hash, files_below
 from mgdet_plugin.datasets.formats.annotation_check import iter_dataset_cfgs
-from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded, decoded, picture_size
+from mgdet_plugin.datasets.formats.picture_files import declared_sizes_unbounded, picture_size
+from mgdet_plugin.datasets.formats.pictures import decoded
 from mgdet_plugin.datasets.staged.staged_mix import StagedMix
 from mgdet_plugin.datasets.transforms.load_readable_image import LoadReadableImage
 

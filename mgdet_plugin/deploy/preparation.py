@@ -12,7 +12,7 @@ from mmengine.dataset import Compose
 from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS
+from mgdet_plugin.datasets.formats.picture_files import DECODER_ERRORS
 
 Picture = str | Path | np.ndarray | Image.Image
 """A picture's path, its pixels (H, W, 3) uint8 in BGR, or Pillow's picture, taken as its pixels lie."""

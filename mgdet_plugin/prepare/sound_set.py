@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets.formats.box_sense import BoxSense
 from mgdet_plugin.datasets.formats.dataset_report import number_of, some
-from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded, picture_size
+from mgdet_plugin.datasets.formats.picture_files import declared_sizes_unbounded, picture_size
 from mgdet_plugin.datasets.sources.annotated import Annotated, Picture
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import degenerate_reason
 

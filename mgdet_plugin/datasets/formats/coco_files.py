@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mgdet_plugin.common.errors import UserError, is_number
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport, ImageRecord, some
+from mgdet_plugin.datasets.formats.file_places import annotation_bytes
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import degenerate_reason
 
 _COCO_KEYS = {
@@ -21,6 +23,8 @@ _COCO_KEYS = {
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
 }
 _INT_END = 2 ** 63  # of what a tensor can hold
+_READ = {*_COCO_KEYS, *(key for keys in _COCO_KEYS.values() for key in keys), 'iscrowd', 'ignore'}
+_MOST = 2 ** 32  # bytes of a file
 
 
 def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
@@ -29,10 +33,23 @@ def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
     If it is evaluated on (``test_mode``), ``iscrowd`` is needed and ``annotations`` may be missing.
 
     Raises:
-        UserError: not JSON, not COCO, or an entry without a field it needs.
+        UserError: not JSON, not COCO, too large, or an entry without a field it needs or with one twice.
     """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """An object; JSON has no word on which of two values counts."""
+        entry = dict(pairs)
+        if len(entry) < len(pairs):
+            repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1 and key in _READ]
+            if repeated:
+                raise UserError(f'{path}: an object ({_shown(entry)}) has {some(list(map(repr, repeated)))} twice; '
+                                'leave one of them')
+        return entry
+
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(annotation_bytes(path, _MOST), object_pairs_hook=once)
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError(f'{path} is not valid JSON ({error}); write it again or point ann_file elsewhere') from error
     if not isinstance(content, dict):
@@ -58,6 +75,11 @@ def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
             raise UserError(f'{path}: images[{index}] has width {image["width"]!r:.40} and height '
                             f'{image["height"]!r:.40}; pixels above zero are needed')
     return content
+
+
+def _shown(entry: Mapping[str, Any]) -> str:
+    """An object in short, by its id where it has one."""
+    return f'id {entry["id"]!r:.40}' if 'id' in entry else f'{some(sorted(entry), 4)}'
 
 
 def _is_path(value: Any) -> bool:

@@ -11,6 +11,22 @@ from mgdet_plugin.common.resources import command
 from mgdet_plugin.compat.dataset_patches import require_below
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport
 
+BYTES = 'MGDET_ANNOTATION_BYTES'
+"""Of the environment: the largest annotation file that is read, whatever its format."""
+
+
+def annotation_bytes(path: Path, most: int) -> bytes:
+    """What an annotation file holds.
+
+    Raises:
+        UserError: it is larger than what is read: parsed, it takes several times its size of memory.
+    """
+    size, limit = path.stat().st_size, int(os.environ.get(BYTES, most))
+    if size > limit:
+        raise UserError(f'{path} has {size:,} bytes, an annotation file may have {limit:,}; point to the right file, '
+                        f'or raise the limit by {BYTES} in the environment')
+    return path.read_bytes()
+
 
 def is_remote(leaf: Mapping[str, Any]) -> bool:
     """Whether the files lie behind a storage backend other than the local disk."""

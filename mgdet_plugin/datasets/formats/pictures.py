@@ -10,29 +10,24 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from math import ceil, prod
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmcv.transforms import LoadImageFromFile
-from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import write_together
 from mgdet_plugin.datasets.formats.dataset_report import ImageRecord, some
-from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS, LoadReadableImage
+from mgdet_plugin.datasets.formats.picture_files import DECODER_ERRORS, declared_sizes_unbounded, file_fault
+from mgdet_plugin.datasets.transforms.load_readable_image import LoadReadableImage
 
 BUDGET = 60.0  # seconds of decoding, all sets of a start together
-LIMIT = 'OPENCV_IO_MAX_IMAGE_PIXELS'  # OpenCV's own name for it; its default of 2 ** 30 would fill a memory
-MAX_PIXELS = 2 ** 28
 _REMEMBER = 1.0  # seconds of decoding from which its result is remembered
 _PROGRESS = 5.0  # seconds between two words on the progress
 _NEARLY_ALL = 0.9  # share of pictures of another size than said above which a set is refused
-_ORIENTATION = 0x0112  # the tag of Exif
-ON_ITS_SIDE = (5, 6, 7, 8)  # its values by which width and height change places
 _IN_ONE_LINE = 10  # unreadable pictures; more have a line each
 _SKIP = "; to train without a few, load them by dict(type='LoadReadableImage', skip=SHARE), SHARE at least {:g}"
 
@@ -145,14 +140,9 @@ def decoded(path: str, loader: LoadImageFromFile) -> tuple[int, int] | str:
 
 def loaded(path: str, loader: LoadImageFromFile) -> dict[str, Any] | str:
     """A picture as its pipeline will see it (``img``, ``ori_shape``), or what is wrong with it."""
-    if not os.path.isfile(path):  # opening a pipe would wait for ever
-        return 'no file'
-    if os.path.getsize(path) == 0:
-        return 'empty'
-    pixels = prod(picture_size(path))
-    limit = int(os.environ.get(LIMIT, MAX_PIXELS))
-    if pixels > limit:
-        return f'{pixels:,} pixels declared, {limit:,} are allowed (by {LIMIT} in the environment)'
+    fault = file_fault(path)
+    if fault:
+        return fault
     try:
         load = loader.load if isinstance(loader, LoadReadableImage) else loader.transform
         found: dict[str, Any] | None = load(dict(img_path=path))
@@ -161,41 +151,6 @@ def loaded(path: str, loader: LoadImageFromFile) -> dict[str, Any] | str:
     except DECODER_ERRORS as error:
         return f'{type(error).__name__}: {error}'
     return found or 'the loader returns nothing'
-
-
-def picture_size(path: str) -> tuple[int, int]:
-    """(w, h) of a picture in pixels by its header, upright as loaders turn it; (0, 0) where Pillow cannot tell."""
-    try:
-        if not os.path.isfile(path):
-            return 0, 0
-        with Image.open(path) as picture:
-            width, height = picture.size
-            return (height, width) if _is_turned(picture) else (width, height)
-    except DECODER_ERRORS:
-        return 0, 0
-
-
-def _is_turned(picture: Image.Image) -> bool:
-    """Whether a picture lies on its side in its file, by its Exif data."""
-    return orientation_of(picture) in ON_ITS_SIDE
-
-
-def orientation_of(picture: Image.Image) -> int:
-    """How a picture lies in its file, by its Exif data: 1 upright, up to 8 turned or mirrored."""
-    try:
-        return int(Image.Image.getexif(picture).get(_ORIENTATION, 1))  # that of a PNG decodes all of it
-    except Exception:  # broken data may raise anything, and loaders pass over them
-        return 1
-
-
-@contextmanager
-def declared_sizes_unbounded() -> Iterator[None]:
-    """Pillow reads the header of any picture within it: the limit is ours."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _size_line(other: Sequence[Look], total: int) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -11,17 +12,20 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import is_below
 from mgdet_plugin.datasets.formats.box_sense import BoxSense
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport, ImageRecord, some
+from mgdet_plugin.datasets.formats.file_places import annotation_bytes
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import degenerate_reason
 
 _WHOLE_LINE = (", and mmdet takes a whole line as an image's name; awk 'NF && $2 != -1 {print $1}' OLD > NEW makes a "
                'list of names alone of one with flags, spaces or blank lines')
+_FAR = 2.0 ** 31  # pixels; XMLDataset makes whole numbers of them, which a tensor must hold
+_MOST = 2 ** 26  # bytes of the annotations of one picture
 
 
 def read_voc_list(path: Path) -> list[str]:
     """The image names of a list file, a whole line each as XMLDataset takes them.
 
     Raises:
-        UserError: it is not text, or empty.
+        UserError: it is not text, empty, or names an image twice.
     """
     try:
         names = [line.rstrip('\r\n') for line in StringIO(path.read_text(encoding='utf-8'))]
@@ -29,6 +33,10 @@ def read_voc_list(path: Path) -> list[str]:
         raise UserError(f'{path} is no list of image names: it is not text ({error})') from error
     if not names:
         raise UserError(f'{path} names no image; write one name a line')
+    image, count = Counter(names).most_common(1)[0]
+    if count > 1 and image.strip():
+        raise UserError(f'{path}: the name {image!r} is there twice or more; keep one of each (RepeatDataset shows '
+                        'images more often)')
     return names
 
 
@@ -55,6 +63,9 @@ def summarize_voc(list_file: Path, xml_folder: Path, classes: Sequence[str]) -> 
             name = element.findtext('name')
             if name is None:
                 raise UserError(f'{path}: object {index} has no name')
+            if name not in chosen and name.strip() in chosen:
+                raise UserError(f'{path}: object {index} is named {name!r}, and XMLDataset takes the spaces for a part '
+                                'of the name; take them out of the files, or give the data to init, which does')
             if name not in chosen:
                 report.other_classes[name] += 1
                 continue
@@ -74,7 +85,9 @@ def voc_root(path: Path) -> ET.Element:
         UserError: it is no XML.
     """
     try:
-        return ET.parse(path).getroot()
+        return ET.fromstring(annotation_bytes(path, _MOST))
+    except UserError:
+        raise
     except (ET.ParseError, ValueError, LookupError) as error:  # the latter two: encodings that cannot be read
         raise UserError(f'{path} is not valid XML ({error}); write it again, in UTF-8') from error
 
@@ -104,6 +117,8 @@ def voc_box(path: Path, index: int, element: ET.Element) -> list[float]:
         text = element.findtext(f'bndbox/{side}')
         try:
             value = float(text or '')
+            if abs(value) >= _FAR:
+                raise ValueError
             box.append(int(value) if int(value) == value else value)
         except (ValueError, OverflowError):
             raise UserError(f'{path}: object {index} has {side} {text!r}; a number is needed') from None

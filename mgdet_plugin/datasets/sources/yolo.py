@@ -15,7 +15,7 @@ from mgdet_plugin.common.files import PICTURE_SUFFIXES, is_below
 from mgdet_plugin.common.name_lists import checked_names
 from mgdet_plugin.datasets.formats.box_sense import RELATIVE
 from mgdet_plugin.datasets.formats.dataset_report import some
-from mgdet_plugin.datasets.formats.pictures import picture_size
+from mgdet_plugin.datasets.formats.picture_files import picture_size
 from mgdet_plugin.datasets.old_images import pictures_below
 from mgdet_plugin.datasets.sources.annotated import SPLITS, Annotated, Box, Files, Hints, Picture, numbered, split_of
 from mgdet_plugin.datasets.sources.class_files import class_names

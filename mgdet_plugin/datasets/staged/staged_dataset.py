@@ -15,6 +15,7 @@ from mgdet_plugin.compat.building import step_in_a_line
 from mgdet_plugin.datasets.staged.sample_index import SampleIndex, sample_randomness, sample_seed, watched
 from mgdet_plugin.datasets.staged.staged_mix import Sample, StagedMix
 from mgdet_plugin.datasets.transforms.letterbox import Letterbox
+from mgdet_plugin.datasets.transforms.load_readable_image import LoadReadableImage
 
 Step = Callable[[Sample], Sample | None]
 
@@ -116,6 +117,8 @@ class StagedDataset(Dataset):
             for step in own:
                 if scale is not None and isinstance(step, StagedMix):
                     step.fit(scale)
+                elif isinstance(step, LoadReadableImage):
+                    step.pictures = len(leaf)
             steps += own
         for stage, probs in enumerate(self.stage_probs):
             for name, prob in probs.items():

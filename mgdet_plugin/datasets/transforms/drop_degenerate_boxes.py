@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import BaseBoxes, autocast_box_type
@@ -15,6 +14,7 @@ from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.models.maths.letterbox import LetterboxScale
 
 MIN_SIZE = 1.0  # pixels; CocoDataset's own limit
+_FAR = 1e9  # pixels: no picture reaches so far, and squares of such numbers leave float32
 
 
 def degenerate_reason(box: Sequence[float], image_size: tuple[float, float] | None = None) -> str | None:
@@ -23,8 +23,8 @@ def degenerate_reason(box: Sequence[float], image_size: tuple[float, float] | No
     ``image_size`` is (w, h); None leaves the image's edges out of it. All in pixels.
     """
     x1, y1, x2, y2 = box
-    if not all(math.isfinite(value) for value in box):
-        return 'not a number or infinite'
+    if not all(abs(value) < _FAR for value in box):
+        return 'not a number, or beyond all pictures'
     if x2 <= x1 or y2 <= y1:
         return 'zero or negative size'
     if x2 - x1 < MIN_SIZE or y2 - y1 < MIN_SIZE:
@@ -83,7 +83,7 @@ class DropDegenerateBoxes(BaseTransform):
         boxes: BaseBoxes = results['gt_bboxes']
         height, width = _limits(results)
         x1, y1, x2, y2 = boxes.tensor.unbind(-1)  # each (G,)
-        keep = torch.isfinite(boxes.tensor).all(-1)
+        keep = (boxes.tensor.abs() < _FAR).all(-1)  # NaN is not
         keep &= (x2 - x1 >= self.min_size) & (y2 - y1 >= self.min_size)
         keep &= (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0)
         keep_boxes(results, keep)

@@ -19,8 +19,8 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded, loaded
-from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS
+from mgdet_plugin.datasets.formats.picture_files import DECODER_ERRORS, declared_sizes_unbounded
+from mgdet_plugin.datasets.formats.pictures import loaded
 from mgdet_plugin.deploy.media.find_media import Media
 
 FPS = 25.0  # of a source that does not say it

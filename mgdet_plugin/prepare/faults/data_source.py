@@ -20,7 +20,7 @@ from mgdet_plugin.datasets.formats.annotation_check import SPLITS, dataset_names
 from mgdet_plugin.datasets.formats.box_sense import BoxSense
 from mgdet_plugin.datasets.formats.coco_files import load_coco
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport, some
-from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded, picture_size
+from mgdet_plugin.datasets.formats.picture_files import declared_sizes_unbounded, picture_size
 from mgdet_plugin.datasets.sources.annotated import Hints, Picture
 from mgdet_plugin.datasets.sources.find import FORMATS, list_files, read_annotated
 from mgdet_plugin.engine.config_check import check_parts

@@ -11,8 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from mgdet_plugin.datasets.formats.dataset_report import some
-from mgdet_plugin.datasets.formats.pictures import declared_sizes_unbounded
-from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS
+from mgdet_plugin.datasets.formats.picture_files import DECODER_ERRORS, declared_sizes_unbounded
 from mgdet_plugin.deploy.sheet import Box, draw_boxes, read_rgb
 from mgdet_plugin.prepare.faults.box_faults import class_counts
 from mgdet_plugin.prepare.faults.examination import Examination

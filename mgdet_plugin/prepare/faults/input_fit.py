@@ -16,7 +16,7 @@ from torch import Tensor
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.dataset_report import number_of
-from mgdet_plugin.datasets.formats.pictures import picture_size
+from mgdet_plugin.datasets.formats.picture_files import picture_size
 from mgdet_plugin.models import MultiGridAssigner
 from mgdet_plugin.models.maths.letterbox import letterbox_boxes, letterbox_geometry
 from mgdet_plugin.models.maths.overlaps import centred_overlap

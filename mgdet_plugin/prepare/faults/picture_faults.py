@@ -18,8 +18,13 @@ from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
 from mgdet_plugin.datasets.formats.dataset_report import number_of
-from mgdet_plugin.datasets.formats.pictures import ON_ITS_SIDE, declared_sizes_unbounded, loaded, orientation_of
-from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS
+from mgdet_plugin.datasets.formats.picture_files import (
+    DECODER_ERRORS,
+    ON_ITS_SIDE,
+    declared_sizes_unbounded,
+    orientation_of,
+)
+from mgdet_plugin.datasets.formats.pictures import loaded
 from mgdet_plugin.prepare.faults.findings import ERROR, NOTE, WARNING, Example, Finding, found
 from mgdet_plugin.prepare.faults.picture_records import TRAIN, Corners, PictureRecord
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mgdet_plugin.datasets.formats.dataset_report import some
-from mgdet_plugin.datasets.transforms.load_readable_image import DECODER_ERRORS
+from mgdet_plugin.datasets.formats.picture_files import DECODER_ERRORS
 from mgdet_plugin.runs.analysis.analysis import Analysis, mean
 from mgdet_plugin.runs.analysis.error_kinds import KINDS, MEANING, MISSED
 from mgdet_plugin.runs.analysis.evaluation_record import AFTER, BEFORE, Evaluation, Row

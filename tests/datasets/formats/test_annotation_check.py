@@ -258,7 +258,7 @@ def test_a_file_named_by_val_and_test_is_read_once(make_coco: MakeSet, monkeypat
     cfg = make_coco()
     cfg.test_dataloader = cfg.val_dataloader
     read: list[str] = []
-    monkeypatch.setattr(coco_files.json, 'loads', lambda data: read.append('x') or json.JSONDecoder().decode(
+    monkeypatch.setattr(coco_files.json, 'loads', lambda data, **_: read.append('x') or json.JSONDecoder().decode(
         data.decode()))
     assert len(check_datasets(cfg, splits=['val', 'test'])) == 2
     assert len(read) == 1

@@ -23,8 +23,9 @@ BOXES = {
     (10, 10, 10.5, 20): 'smaller than 1 pixel',
     (64, 10, 80, 20): 'outside of its image',
     (10, -20, 20, 0): 'outside of its image',
-    (math.nan, 10, 20, 20): 'not a number or infinite',
-    (10, 10, math.inf, 20): 'not a number or infinite',
+    (math.nan, 10, 20, 20): 'not a number, or beyond all pictures',
+    (10, 10, math.inf, 20): 'not a number, or beyond all pictures',
+    (10, 10, 1e30, 20): 'not a number, or beyond all pictures',
 }
 
 
