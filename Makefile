@@ -3,6 +3,7 @@
 #   make ... BASE=onedl   the same on the maintained forks of mmdet, mmengine and mmcv, in .venv-onedl
 #   make demo          import weights, fine-tune them on embedded data, held to a few old pictures, and judge what is kept
 #   make test          the test suite
+#   make chaos         trainings killed and broken in every way: KILLS=250 at random from SEED=0, and at every step
 #   make bench         speed against named peers
 #   make lint          ruff, mypy and import-linter through pre-commit
 PYTHON ?= python3.11
@@ -29,7 +30,7 @@ OPS ?= 0
 # Modules are compiled when first imported and kept: faster than compiling all of torch at install.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test bench lint clean
+.PHONY: setup demo test chaos bench lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.dev $(if $(filter 1,$(OPS)),$(VENV)/.ops)
@@ -74,6 +75,13 @@ demo: $(VENV)/.runtime
 # Each worker takes a half in order, so that what a module shares is made once, and helps the other at the end.
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# With SHARE=i/n only every nth kill from the ith on.
+KILLS ?= 250
+SEED ?= 0
+SHARE ?= 0/1
+chaos: $(VENV)/.dev
+	OMP_NUM_THREADS=1 CHAOS_KILLS=$(KILLS) CHAOS_SEED=$(SEED) CHAOS_SHARE=$(SHARE) $(BIN)/python -m pytest -s tests/chaos
 
 bench: $(VENV)/.dev
 	$(BIN)/python tools/benchmark.py

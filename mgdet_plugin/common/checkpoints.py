@@ -60,6 +60,13 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> tuple[Mapping[str, 
     return state, content
 
 
+def run_of(content: Mapping[str, Any]) -> str | None:
+    """Which run saved a checkpoint of this content, where it says."""
+    record = content.get('mgdet')
+    run = record.get('run') if isinstance(record, Mapping) else None
+    return run if isinstance(run, str) else None
+
+
 def new_classes_of(content: Mapping[str, Any], name: str = 'the checkpoint') -> tuple[str | int, ...]:
     """Classes that weights have rows for and have not learnt: ``meta.new_classes``, as an import writes it.
 

@@ -290,9 +290,3 @@ def _typed(kind: Any, value: Any, place: str) -> Any:
         _need(isinstance(value, list), place, value, 'a list of objects')
         return [_typed(get_args(kind)[0], each, f'{place}[{index}]') for index, each in enumerate(value)]
     return kind(value)
-
-
-def append_line(folder: str, name: str, entry: Mapping[str, Any]) -> None:
-    """Add one line of JSON to a file of the run's folder."""
-    with open(Path(folder, name), 'a', encoding='utf-8') as stream:
-        stream.write(json.dumps(finite(entry)) + '\n')

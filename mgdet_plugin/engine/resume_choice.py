@@ -4,22 +4,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint
+from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint, run_of
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import FILE, GuardRecord
 from mgdet_plugin.common.resources import command
 from mgdet_plugin.engine.checkpoint_check import check_same_tensors
+from mgdet_plugin.engine.transitions import INTERRUPTED, LAST
 from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.progress import RECORD, Progress
 
-PATTERNS = ('epoch_*.pth', 'iter_*.pth')
+PATTERNS = ('epoch_*.pth', 'iter_*.pth', INTERRUPTED)
 
 
 class Saved(NamedTuple):
@@ -91,7 +92,7 @@ class Resumer:
                             f'--cfg-options load_from={path} without --resume')
         found = {key.removeprefix('module.'): value for key, value in state.items()}  # of a distributed wrapper
         check_same_tensors(str(path), found, self._wanted, self.cfg)
-        return Saved(epoch, iteration, path.stat().st_mtime, path, _run_of(content), 'optimizer' in content)
+        return Saved(epoch, iteration, path.stat().st_mtime, path, run_of(content), 'optimizer' in content)
 
     def check(self, path: Path) -> None:
         """Refuse a checkpoint that a person named and that cannot be resumed from, naming one that can.
@@ -126,7 +127,7 @@ class Resumer:
 
 def _last_named(folder: Path) -> Path | None:
     """The file that ``last_checkpoint`` names, if it is there; with ``CheckpointHook.out_dir`` it lies elsewhere."""
-    last = folder / 'last_checkpoint'
+    last = folder / LAST
     named = Path(last.read_text(errors='replace').strip()) if last.is_file() else None
     return named if named is not None and named.is_file() else None
 
@@ -135,16 +136,9 @@ def _current_run(folder: Path) -> str | None:
     """The run that last saved a checkpoint in a folder; started anew there, it leaves older files behind."""
     named = _last_named(folder)
     try:
-        return _run_of(load_checkpoint(named, mmap=True)[1]) if named is not None else None
+        return run_of(load_checkpoint(named, mmap=True)[1]) if named is not None else None
     except UserError:  # damaged
         return None
-
-
-def _run_of(content: Mapping[str, Any]) -> str | None:
-    """Which run saved a checkpoint of this content."""
-    record = content.get(RECORD)
-    run = record.get('run') if isinstance(record, Mapping) else None
-    return run if isinstance(run, str) else None
 
 
 def is_finished(cfg: Config) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from mgdet_plugin.cli.parser import Parser, cfg_options
 from mgdet_plugin.common.errors import require
+from mgdet_plugin.common.folder_lock import let_go
 from mgdet_plugin.common.resources import config_path
 
 
@@ -39,18 +40,23 @@ def train_command(arguments: Sequence[str]) -> int:
     import mgdet_plugin.guard  # noqa: F401  configs of earlier versions do not name it in custom_imports
     from mgdet_plugin.cli.training.demo import use_demo
     from mgdet_plugin.compat.console import PROGRESS, QUIET, SHORT, VERBOSE, show
+    from mgdet_plugin.compat.exhaustion import exhaustion_told
     from mgdet_plugin.engine.preflight import prepare_train, run_mmdet_script
+    from mgdet_plugin.engine.run_folder import hold_folder
     show(QUIET if args.quiet else VERBOSE if args.verbose else SHORT)
     args.quiet, args.verbose, args.more_epochs = False, False, None  # which mmdet's script does not know
-    words = prepare_train(use_demo(parser.command_line(args), train=True), None if more is None else int(more))
+    given = use_demo(parser.command_line(args), train=True)
+    words = prepare_train(given, None if more is None else int(more), hold_folder)
     try:
         if words is not None:
-            run_mmdet_script('train', words)
+            with exhaustion_told():
+                run_mmdet_script('train', words)
+        PROGRESS.clear()
+        from mgdet_plugin.runs.analysis.evaluate import evaluate_run
+        evaluate_run(words or given, again=words is not None)
     finally:
         PROGRESS.clear()
-    if words is not None:
-        from mgdet_plugin.runs.analysis.evaluate import evaluate_run
-        evaluate_run(words)
+        let_go()
     return 0
 
 
