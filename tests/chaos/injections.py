@@ -123,8 +123,12 @@ class Steps:
         def counted_write(this: Any, content: Any) -> int:
             self.writes[id(this)] = number = self.writes.get(id(this), 0) + 1
             if number in (1, _MIDDLE):
-                self.take('write' if number == 1 else 'write on', this._stream.name,
-                          lambda: (this._stream.write(bytes(content)[:len(content) // 2]), this._stream.flush()))
+                try:
+                    self.take('write' if number == 1 else 'write on', this._stream.name,
+                              lambda: (this._stream.write(bytes(content)[:len(content) // 2]), this._stream.flush()))
+                except OSError as error:  # as one of the file itself
+                    this.failure = error
+                    raise
             return int(write(this, content))
 
         stream.write = counted_write

@@ -53,7 +53,7 @@ def train_command(arguments: Sequence[str]) -> int:
                 run_mmdet_script('train', words)
         PROGRESS.clear()
         from mgdet_plugin.runs.analysis.evaluate import evaluate_run
-        evaluate_run(words or given, again=words is not None)
+        evaluate_run(words or given, renew=words is not None)
     finally:
         PROGRESS.clear()
         let_go()
