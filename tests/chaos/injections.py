@@ -145,16 +145,17 @@ def follow(path: str) -> None:
         if os.getpid() == process and not begun:
             begun.append(loop.iter)
             os.pwrite(opened, struct.pack('q', loop.iter), 8)
+        os.pwrite(opened, struct.pack('q', loop.iter + 1), 16)
         step(loop, *arguments)
         os.pwrite(opened, struct.pack('q', loop.iter), 0)
 
     StagedTrainLoop.run_iter = run_iter  # type: ignore[method-assign]
 
 
-def how_far(path: Path) -> tuple[int, int]:
-    """Iterations done and the iteration begun with; (0, 0) of a training that did none."""
+def how_far(path: Path) -> tuple[int, int, int]:
+    """Iterations done, the iteration begun with, the number of the last one begun; 0 of a training that did none."""
     content = path.read_bytes() if path.exists() else b''
-    return struct.unpack('qq', content.ljust(16, b'\0'))
+    return struct.unpack('qqq', content.ljust(24, b'\0'))
 
 
 def write_carelessly() -> None:

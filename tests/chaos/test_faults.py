@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from tests.chaos.fork_server import ForkServer
-from tests.chaos.injections import how_far
 from tests.chaos.trainings import LONG, RUN, STEPS, Place, folder_differences, make
 
 NOBODY = 65534
@@ -156,7 +155,7 @@ def test_a_signal_ends_after_the_step(number: int, done: int, whole: SimpleNames
     """In the middle of the second epoch and at its end: nothing is lost."""
     place = Place(whole.server, whole.folder / f'signal {number} {done}', whole.config)
     process = place.start(calls=['slow_steps'])
-    wait_until(lambda: place.far()[0] == done - 1)
+    wait_until(lambda: place.at() == done)
     whole.server.signal(process, number)
     assert whole.server.wait(process, LONG) == 128 + number
     assert place.far()[0] == done
@@ -180,7 +179,7 @@ def test_a_signal_in_a_validation(whole: SimpleNamespace) -> None:
 def test_a_second_signal_ends_at_once(whole: SimpleNamespace) -> None:
     place = Place(whole.server, whole.folder / 'twice pressed', whole.config)
     process = place.start(calls=['slow_steps'])
-    wait_until(lambda: place.far()[0] == 3)
+    wait_until(lambda: place.at() == 4)
     whole.server.signal(process, signal.SIGINT)
     time.sleep(1.2)
     whole.server.signal(process, signal.SIGINT)
@@ -193,8 +192,7 @@ def test_a_second_signal_ends_at_once(whole: SimpleNamespace) -> None:
 def test_a_step_that_does_not_end_is_not_waited_for(whole: SimpleNamespace) -> None:
     place = Place(whole.server, whole.folder / 'endless', whole.config)
     process = place.start(calls=['endless_steps'])
-    wait_until(lambda: (place.run / 'start.pth').exists())
-    time.sleep(2)
+    wait_until(lambda: place.at() == 1)
     whole.server.signal(process, signal.SIGTERM)
     assert whole.server.wait(process, 20) == 128 + signal.SIGTERM
     assert interrupted(place).startswith('interrupted; to go on: ')
@@ -219,7 +217,7 @@ def children(process: int) -> list[int]:
 def test_a_process_that_loads_images_is_killed(whole: SimpleNamespace) -> None:
     place = Place(whole.server, whole.folder / 'worker', whole.config)
     process = place.start(*WORKERS, calls=['slow_steps'])
-    wait_until(lambda: place.far()[0] == 3)
+    wait_until(lambda: place.at() == 4)
     [worker] = children(process)
     os.kill(worker, signal.SIGKILL)
     assert whole.server.wait(process, LONG) == 2
@@ -231,7 +229,7 @@ def test_a_process_that_loads_images_is_killed(whole: SimpleNamespace) -> None:
 def test_no_process_that_loads_images_is_left(number: int, whole: SimpleNamespace) -> None:
     place = Place(whole.server, whole.folder / f'workers {number}', whole.config)
     process = place.start(*WORKERS, calls=['slow_steps'])
-    wait_until(lambda: place.far()[0] == 3)
+    wait_until(lambda: place.at() == 4)
     [worker] = children(process)
     os.kill(process, number)
     assert whole.server.wait(process, LONG) == (-number if number == signal.SIGKILL else 128 + number)
@@ -318,4 +316,4 @@ def test_a_finished_run_completes_its_page(whole: SimpleNamespace, memory: Path)
     shutil.rmtree(page)
     assert place.end('--resume') == 0
     assert sorted(each.name for each in page.iterdir()) == there
-    assert how_far(place.progress) == (0, 0)
+    assert place.at() == 0

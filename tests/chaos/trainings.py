@@ -75,7 +75,11 @@ class Place:
 
     def far(self) -> tuple[int, int]:
         """Iterations the last start had done, and the one it began with."""
-        return how_far(self.progress)
+        return how_far(self.progress)[:2]
+
+    def at(self) -> int:
+        """The iteration the last start is at, or has done last."""
+        return how_far(self.progress)[2]
 
     def said(self) -> list[str]:
         """Lines of all starts."""

@@ -75,7 +75,8 @@ class WholeCheckpointHook(CheckpointHook):
         run = staged_run(runner)
         if run is None or not run.progress.run or not runner._resume:
             return
-        named, best = Path(str(runner._load_from)), {Path(each).name for each in self._best.values() if each}
+        named = Path(str(runner._load_from))
+        best = {Path(each).name for each in self._best.values() if each} if self.save_best else set()
         last = Path(self.out_dir, named.name)
         if last.is_file() and named.is_file() and last.samefile(named):
             self._name_last(runner, str(last))
