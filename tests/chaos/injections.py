@@ -67,14 +67,14 @@ class Steps:
 
     def __init__(self, trace: str, kill_at: int, error_at: int, number: int) -> None:
         self.trace, self.kill_at, self.error_at, self.number = trace, kill_at, error_at, number
-        self.count, self.process = 0, os.getpid()
+        self.count, self.process, self.folder = 0, os.getpid(), os.path.join(os.getcwd(), '')
         self.writes: dict[int, int] = {}
 
     def take(self, kind: str, path: Any, half: Callable[[], object] = int) -> None:
         """One more step; ``half`` does a part of it."""
         name = re.sub(r'\.\d+\.tmp$', '', Path(str(path)).name).lstrip('.')
-        if os.getpid() != self.process or name == Path(self.trace).name:
-            return
+        if os.getpid() != self.process or not os.path.abspath(path).startswith(self.folder):
+            return  # a library's cache is none of the training's files
         self.count += 1
         if self.trace:
             with open(self.trace, 'a') as stream:
