@@ -29,7 +29,7 @@ from mgdet_plugin.engine.hooks.console_hook import ConsoleHook
 from mgdet_plugin.engine.keep_check import check_keep
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.engine.resume_choice import extended_end, is_finished, resolve_resume
-from mgdet_plugin.engine.run_folder import check_run_folder, whole_config
+from mgdet_plugin.engine.run_folder import allow_open_files, check_run_folder, whole_config
 from mgdet_plugin.engine.truth_check import check_truth
 from mgdet_plugin.plan.keeping import Keeping, is_followed
 from mgdet_plugin.plan.plan import Plan, start_of
@@ -151,6 +151,7 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None,
     """
     args, cfg = parse_like_mmdet('train', arguments)
     folder = Path(cfg.work_dir)
+    allow_open_files()
     if is_first_rank(args.launcher):
         check_run_folder(folder)
     unwatched = [key for key in _VALIDATION if cfg.get(key) is None]

@@ -5,6 +5,7 @@ import ast
 import copy
 import os
 import re
+import resource
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
@@ -13,12 +14,29 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.errors import UserError, require
 from mgdet_plugin.common.files import remove_left_overs, write_together
 from mgdet_plugin.common.folder_lock import check_free, hold
 from mgdet_plugin.engine.transitions import LAST
 
+_FILES, _FEWEST = 4096, 128  # open at once
 _OTHER = 'give another --work-dir'
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit on open files to what it may have: with workers each image in flight is one.
+
+    A worker that has none left tries for ever, and the run waits for it.
+
+    Raises:
+        UserError: The limit is too low for any training.
+    """
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    require(wanted >= _FEWEST, f'too many files would be open: a training needs a limit of at least {_FEWEST} (ulimit '
+            '-n)', most)
 
 
 def check_run_folder(folder: Path) -> None:

@@ -215,6 +215,11 @@ def ignore_hangup() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
+def low_file_limit() -> None:
+    """Allow 24 open files, and to ask for more."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (24, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
 def little_memory() -> None:
     """Allow 200 MB of addresses more than there are when the first step comes, and let it ask for twice that."""
     import torch

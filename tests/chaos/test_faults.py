@@ -283,9 +283,12 @@ def ended_in_a_line(place: Place, *words: str, **fault: Any) -> str:
 
 
 def test_few_open_files(whole: SimpleNamespace) -> None:
+    """Too few are refused at once; a low limit that may be raised is."""
     place = Place(whole.server, whole.folder / 'files', whole.config)
-    assert 'oo many' in ended_in_a_line(place, *WORKERS, limits=dict(RLIMIT_NOFILE=18))
-    check_goes_on(place, whole)
+    assert 'needs a limit of at least 128 (ulimit -n), got 18' in ended_in_a_line(
+        place, *WORKERS, limits=dict(RLIMIT_NOFILE=18))
+    assert place.end(*WORKERS, calls=['low_file_limit']) == 0, place.said()
+    assert folder_differences(place.run, whole.run) == []
 
 
 def test_little_memory(whole: SimpleNamespace) -> None:
