@@ -5,6 +5,7 @@
 #   make test          the test suite
 #   make fuzz MINUTES=10   checkpoints, guard.json and annotations of strangers, each so long
 #   make soak          2,000 iterations of the small model: memory, open files, threads and the work folder must not grow
+#   make chaos         trainings killed and broken in every way: KILLS=250 at random from SEED=0, and at every step
 #   make bench         speed against named peers
 #   make lint          ruff, mypy and import-linter through pre-commit
 PYTHON ?= python3.11
@@ -31,7 +32,7 @@ OPS ?= 0
 # Modules are compiled when first imported and kept: faster than compiling all of torch at install.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test fuzz soak bench lint clean
+.PHONY: setup demo test fuzz soak chaos bench lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.dev $(if $(filter 1,$(OPS)),$(VENV)/.ops)
@@ -83,6 +84,13 @@ fuzz: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.soak
+
+# With SHARE=i/n only every nth kill from the ith on.
+KILLS ?= 250
+SEED ?= 0
+SHARE ?= 0/1
+chaos: $(VENV)/.dev
+	OMP_NUM_THREADS=1 CHAOS_KILLS=$(KILLS) CHAOS_SEED=$(SEED) CHAOS_SHARE=$(SHARE) $(BIN)/python -m pytest -s tests/chaos
 
 bench: $(VENV)/.dev
 	$(BIN)/python tools/benchmark.py

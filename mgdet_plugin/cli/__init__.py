@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import active_children
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import NoReturn
 
 from mgdet_plugin.common.errors import UserError, user_errors_to_exit
+from mgdet_plugin.common.folder_lock import let_go
+from mgdet_plugin.common.interruption import ASKED, Interrupted
 from mgdet_plugin.common.resources import TOOLS, nearest
 from mgdet_plugin.common.resources import command as spelled
 
@@ -48,28 +50,21 @@ def again(command: str, arguments: Sequence[str]) -> str:
 
 @contextmanager
 def _quiet_ends(say_again: Callable[[], str]) -> Iterator[None]:
-    """End the process in one line at Ctrl-C, and in none where the reader of its output has gone (``| head``).
+    """End the process in one line at Ctrl-C, SIGTERM or SIGHUP, and in none where the reader of its output has gone.
 
     Libraries turn an interruption into errors of other kinds, so it is taken note of when it comes. The processes that
     load images leave it to this one.
     """
-    process, asked = os.getpid(), False
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = asked or os.getpid() == process
-        if asked:
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
+    ASKED.listen()
     try:
         yield
     except BaseException as error:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if asked and not isinstance(error, SystemExit):
+        ASKED.ignore()
+        if ASKED.number is not None and not isinstance(error, SystemExit):
             if os.environ.get('RANK', '0') == '0':
-                print(f'\ninterrupted; to go on: {say_again()}', file=sys.stderr)
-            _end(128 + signal.SIGINT)
+                saved = f' {error}' if isinstance(error, Interrupted) else ''
+                print(f'\ninterrupted{saved}; to go on: {say_again()}', file=sys.stderr)
+            _end(128 + ASKED.number)
         if _is_unread(error):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _end(128 + signal.SIGPIPE)
@@ -96,6 +91,7 @@ def _end(code: int) -> NoReturn:
         child.terminate()
     for child in active_children():
         child.join(_PATIENCE)
+    let_go()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -88,6 +88,13 @@ def _why(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
+def run_of(content: Mapping[str, Any]) -> str | None:
+    """Which run saved a checkpoint of this content, where it says."""
+    record = content.get('mgdet')
+    run = record.get('run') if isinstance(record, Mapping) else None
+    return run if isinstance(run, str) else None
+
+
 def new_classes_of(content: Mapping[str, Any], name: str = 'the checkpoint') -> tuple[str | int, ...]:
     """Classes that weights have rows for and have not learnt: ``meta.new_classes``, as an import writes it.
 

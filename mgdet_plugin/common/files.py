@@ -149,7 +149,7 @@ def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]],
     path, counted = Path(), None
     try:
         for path, write in writers.items():
-            _remove_left_over(path)
+            remove_left_overs(path.parent, glob.escape(path.name))
             temporary = path.with_name(f'.{path.name}.{os.getpid()}{_TEMPORARY}')
             with temporary.open('wb') as stream:
                 staged.append((temporary, path))
@@ -201,15 +201,20 @@ def full_disk_told(path: Path) -> Iterator[None]:
         raise
 
 
-def _remove_left_over(path: Path) -> None:
-    """Remove the temporary files of a path whose processes are gone."""
-    for left in path.parent.glob(f'.{glob.escape(path.name)}.*{_TEMPORARY}'):
-        process = left.name.removeprefix(f'.{path.name}.').removesuffix(_TEMPORARY)
-        if process.isdecimal() and not _is_running(int(process)):
+def remove_left_overs(folder: Path, name: str = '*') -> None:
+    """Remove the temporary files that :func:`write_together` left for a name where its process is gone.
+
+    In a container every training may have the same number: one of this process's number was left by another.
+    """
+    for left in folder.glob(f'.{name}.*{_TEMPORARY}'):
+        process = left.name.removesuffix(_TEMPORARY).rpartition('.')[2]
+        if process.isdecimal() and left.is_file() and (
+                int(process) == os.getpid() or not is_running(int(process))):
             left.unlink(missing_ok=True)
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether there is a process of a number on this machine."""
     try:
         os.kill(process, 0)
     except OSError as error:  # other errors: it is another user's

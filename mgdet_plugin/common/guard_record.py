@@ -265,9 +265,3 @@ def _checked(record: GuardRecord, place: str) -> GuardRecord:
     need(len(record.best) in (0, 2), f'{place}best', record.best, 'the name of a figure and its rule')
     need(record.good is None or len(record.good) == 2, f'{place}good', record.good, 'an epoch and an iteration')
     return record
-
-
-def append_line(folder: str, name: str, entry: Mapping[str, Any]) -> None:
-    """Add one line of JSON to a file of the run's folder."""
-    with open(Path(folder, name), 'a', encoding='utf-8') as stream:
-        stream.write(json.dumps(finite(entry)) + '\n')

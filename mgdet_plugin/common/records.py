@@ -1,15 +1,20 @@
-"""Plain data of records: out of a file, checked by type and range; as JSON; held against a base. Imports nothing heavy.
+"""Plain data of records: out of a file, checked by type and range; as JSON and as lines of it; held against a base.
+
+Imports nothing heavy.
 """
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from reprlib import Repr
 from types import NoneType, UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from mgdet_plugin.common.errors import UserError, is_number
+from mgdet_plugin.common.files import write_together
 
 Numbers = dict[str, float]
 """Name -> number; in a file null, and here NaN, where it was not finite."""
@@ -153,3 +158,23 @@ def ratio(value: float, base: float) -> float:
     if base:
         return value / base
     return 1.0 if value == 0 else math.inf if value > 0 else math.nan
+
+
+def append_line(folder: str, name: str, entry: Mapping[str, Any]) -> None:
+    """Add one line of JSON to a file of the run's folder."""
+    with open(Path(folder, name), 'a', encoding='utf-8') as stream:
+        stream.write(json.dumps(finite(entry)) + '\n')
+
+
+def keep_lines(folder: str, name: str, stays: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Keep of a file's lines of JSON those that stay; what a killed process wrote in part is none."""
+    path, kept = Path(folder, name), []
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for line in lines:
+        try:
+            if stays(json.loads(line)):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            pass
+    if kept != lines:
+        write_together({path: lambda stream: stream.writelines(kept)})

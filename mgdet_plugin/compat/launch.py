@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from mgdet_plugin.common.errors import require
+from mgdet_plugin.common.folder_lock import let_go
 
 OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'multiprocessing_context')  # of torch's DataLoader
 LAUNCHERS = ('_init_dist_pytorch', '_init_dist_slurm', '_init_dist_mpi')
@@ -75,6 +76,7 @@ def end_launched_process() -> None:
         group.destroy_process_group()
         return
     group.barrier()
+    let_go()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

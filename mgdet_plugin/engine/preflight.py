@@ -33,6 +33,7 @@ from mgdet_plugin.engine.hooks.console_hook import ConsoleHook
 from mgdet_plugin.engine.keep_check import check_keep
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.engine.resume_choice import added_epochs, extended_end, is_finished, resolve_resume
+from mgdet_plugin.engine.run_folder import allow_open_files, check_run_folder, whole_config
 from mgdet_plugin.engine.truth_check import check_truth
 from mgdet_plugin.plan.keeping import Keeping, is_followed
 from mgdet_plugin.plan.plan import Plan, start_of
@@ -53,6 +54,8 @@ def run_mmdet_script(name: str, arguments: Sequence[str]) -> None:
     path = str(mmdet_script(name))
     if name == 'test':
         Runner.dump_config = _beside_the_log(Runner.dump_config)
+    else:
+        Runner.dump_config = whole_config(Runner.dump_config)
     if not shows(VERBOSE):
         Runner.register_hooks = _with_console(Runner.register_hooks)
     sys.argv = [path, *arguments]
@@ -133,13 +136,14 @@ def is_first_rank(launcher: str = 'none') -> bool:
 
 
 def prepare_train(arguments: Sequence[str], more_epochs: int | None = None,
-                  wish: Wish | None = None) -> list[str] | None:
+                  wish: Wish | None = None, hold: Callable[[Path], object] | None = None) -> list[str] | None:
     """Check what training needs: datasets and weights, or the checkpoint to resume from.
 
     Args:
         arguments: The command line without the program's name.
         more_epochs: By how many the last stage of the ended run in the work folder is to go on.
         wish: What the run is to be fitted to; a resumed one keeps what it was fitted to.
+        hold: Takes the work folder when all is right, in the first process of a launch.
 
     Returns:
         The command line for mmdet's script, which names the checkpoint to resume from if there is one; None where the
@@ -151,6 +155,10 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None,
     args, cfg = parse_like_mmdet('train', arguments)
     wish = wish or Wish()
     wish.check(cfg)
+    folder = Path(cfg.work_dir)
+    allow_open_files()
+    if is_first_rank(args.launcher):
+        check_run_folder(folder)
     unwatched = [key for key in _VALIDATION if cfg.get(key) is None]
     if unwatched:
         arguments = [*arguments, '--cfg-options', *(f'{key}=None' for key in _VALIDATION)]
@@ -168,6 +176,8 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None,
             said.append(f'{cfg.work_dir} is already finished, {cfg.load_from} is its end: nothing to do. To train on '
                         'give --more-epochs N, or start a run from its best.pth (load_from) in another --work-dir')
             _say(said, args.launcher)
+            if hold is not None and is_first_rank(args.launcher):
+                hold(folder)
             return None
         elif cfg.get('resume') and not {'train_cfg.max_epochs', 'train_cfg.end_epoch'} & set(args.cfg_options or ()):
             added, end = added_epochs(cfg)
@@ -179,11 +189,13 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None,
             said.append(f'no validation ({", ".join(unwatched)} None): no best.pth is kept, no stage ends early, and '
                         'only spikes, divergence and NaN of the training losses are guarded')
         _say(chain(said, _prepare(cfg, ('train', ) if unwatched else ('train', 'val'), start)), args.launcher)
-        if resumed:
-            return settled
-        entries, said = measured_entries(cfg, wish)
-        _say(said, args.launcher)
-        return [*settled, *as_words(entries)]
+        if not resumed:
+            entries, said = measured_entries(cfg, wish)
+            _say(said, args.launcher)
+            settled = [*settled, *as_words(entries)]
+        if hold is not None and is_first_rank(args.launcher):
+            hold(folder)
+        return settled
 
 
 def _extension(args: SimpleNamespace, cfg: Config, more: int, settled: Sequence[str]) -> list[str]:

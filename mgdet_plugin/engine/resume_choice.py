@@ -13,16 +13,17 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from mgdet_plugin.common.checkpoint_content import check_finite
-from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint
+from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint, run_of
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import is_below
 from mgdet_plugin.common.guard_record import FILE, GuardRecord
 from mgdet_plugin.common.resources import command
 from mgdet_plugin.engine.checkpoint_check import check_same_tensors
+from mgdet_plugin.engine.transitions import INTERRUPTED, LAST
 from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.progress import RECORD, Progress
 
-PATTERNS = ('epoch_*.pth', 'iter_*.pth')
+PATTERNS = ('epoch_*.pth', 'iter_*.pth', INTERRUPTED)
 _LONGEST = 4096  # of a path
 
 
@@ -100,7 +101,7 @@ class Resumer:
         if averages:
             check_same_tensors(f'ema_state_dict of {path}', averages, self._wanted, self.cfg)
         check_finite(content, path)
-        return Saved(epoch, iteration, path.stat().st_mtime, path, _run_of(content), 'optimizer' in content)
+        return Saved(epoch, iteration, path.stat().st_mtime, path, run_of(content), 'optimizer' in content)
 
     def check(self, path: Path) -> None:
         """Refuse a checkpoint that a person named and that cannot be resumed from, naming one that can.
@@ -137,7 +138,7 @@ class Resumer:
         It is one of the folder, or of ``CheckpointHook.out_dir``; a path to anywhere else, as in a folder that was
         copied, means the file of this name in the folder.
         """
-        last = folder / 'last_checkpoint'
+        last = folder / LAST
         if not last.is_file():
             return None
         with last.open(errors='replace') as stream:
@@ -150,7 +151,7 @@ class Resumer:
         """The run that last saved a checkpoint in a folder; started anew there, it leaves older files behind."""
         named = self._last_named(folder)
         try:
-            return _run_of(load_checkpoint(named, mmap=True)[1]) if named is not None else None
+            return run_of(load_checkpoint(named, mmap=True)[1]) if named is not None else None
         except UserError:  # damaged
             return None
 
@@ -159,13 +160,6 @@ class Resumer:
         """The state dict of the config's model."""
         init_default_scope(self.cfg.get('default_scope', 'mmdet'))
         return MODELS.build(self.cfg.model).state_dict()
-
-
-def _run_of(content: Mapping[str, Any]) -> str | None:
-    """Which run saved a checkpoint of this content."""
-    record = content.get(RECORD)
-    run = record.get('run') if isinstance(record, Mapping) else None
-    return run if isinstance(run, str) else None
 
 
 def is_finished(cfg: Config) -> bool:

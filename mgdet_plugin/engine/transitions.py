@@ -3,15 +3,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from mmengine.dist import all_gather_object, all_reduce, is_distributed
+from mmengine.dist import all_gather_object, all_reduce, barrier, is_distributed, master_only
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from torch import nn
 
 from mgdet_plugin.common.checkpoints import load_checkpoint
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.files import write_together
 from mgdet_plugin.common.processes import on_first_rank
 from mgdet_plugin.compat.console import SAID
 from mgdet_plugin.engine.optim.moving_average import ema_hooks
@@ -22,6 +24,8 @@ from mgdet_plugin.plan.progress import RECORD, Progress
 from mgdet_plugin.plan.report import schedule_in_words, span_in_words, until_in_words
 
 STAGE_BEST = 'stage{}_best.pth'  # in a run's folder, counted from 1
+INTERRUPTED = 'interrupted.pth'  # in a run's folder, from a signal to the next checkpoint
+LAST = 'last_checkpoint'
 LEVELS = {2: 'the last layers of the head', 1: 'all but the backbone', 0: 'everything'}
 """Freeze level -> what trains."""
 
@@ -102,6 +106,20 @@ def _ending(run: StagedRun) -> str:
 def save_as(runner: Runner, name: str) -> None:
     """Save the epoch just validated under a name in the run's folder."""
     runner.save_checkpoint(runner.work_dir, name, by_epoch=False, meta=dict(epoch=runner.epoch, iter=runner.iter))
+
+
+@master_only
+def _save_where_it_is(runner: Runner) -> None:
+    save_as(runner, INTERRUPTED)
+    content = str(Path(runner.work_dir, INTERRUPTED)).encode()
+    write_together({Path(runner.work_dir, LAST): lambda stream: stream.write(content)})
+
+
+def save_interrupted(runner: Runner) -> Path:
+    """Save a run in the middle of an epoch, or before its validation, as what to go on from; the file's path."""
+    _save_where_it_is(runner)
+    barrier()  # a process that ends first makes a launcher end the others
+    return Path(runner.work_dir, INTERRUPTED)
 
 
 def restore_best(runner: Runner, progress: Progress) -> None:

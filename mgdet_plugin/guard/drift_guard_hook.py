@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from mmdet.registry import HOOKS
-from mmengine.dist import is_main_process
+from mmengine.dist import is_distributed, is_main_process
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.runner import Runner
 from torch import Tensor
@@ -17,7 +18,7 @@ from mgdet_plugin.common.checkpoints import new_classes_of
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import KEY, OLD, GuardRecord, Keep, Validation, keeps, kept_share
 from mgdet_plugin.common.metric_names import AUTO
-from mgdet_plugin.common.records import need
+from mgdet_plugin.common.records import from_record, keep_lines, need
 from mgdet_plugin.engine.hooks.keep_hook import KeepHook
 from mgdet_plugin.engine.hooks.random_state_hook import saves_now
 from mgdet_plugin.engine.hooks.whole_checkpoint_hook import WholeCheckpointHook
@@ -27,7 +28,7 @@ from mgdet_plugin.engine.transitions import save_last
 from mgdet_plugin.guard.baselines import FULL, guarded_terms, measure_subset, scalars, subset_loader, take_baselines
 from mgdet_plugin.guard.guard_actions import VALIDATION, GuardActions, times
 from mgdet_plugin.guard.guard_options import FORGETTING, NAN, ROLLBACK, STOP, GuardOptions
-from mgdet_plugin.guard.loss_watch import DRIFT, LossWatch
+from mgdet_plugin.guard.loss_watch import DRIFT, LossBlock, LossWatch
 from mgdet_plugin.guard.rollback import keep_good
 from mgdet_plugin.guard.training_watch import BAD_BATCHES, TrainingWatch
 from mgdet_plugin.keep.start_weights import distances, save_start, start_state
@@ -63,7 +64,7 @@ class DriftGuardHook(Hook):
 
     def __init__(self, **options: Any) -> None:
         self.options = GuardOptions.build(options)
-        self._resumed: tuple[GuardRecord, LossWatch] | None = None
+        self._resumed: tuple[GuardRecord, LossWatch, LossBlock] | None = None
         self._inherited: GuardRecord | None = None
         self._new_classes: tuple[str | int, ...] = ()
         self._training: TrainingWatch | None = None  # once the run has begun
@@ -74,9 +75,9 @@ class DriftGuardHook(Hook):
         kept = checkpoint.get(KEY)
         self._new_classes = new_classes_of(checkpoint)
         if kept is not None:
-            record, watch = read_entry(kept, KEY)
+            record, watch, block = read_entry(kept, KEY)
             if runner._resume:
-                self._resumed = record, watch
+                self._resumed = record, watch, block
             else:
                 self._inherited = record
 
@@ -100,9 +101,10 @@ class DriftGuardHook(Hook):
         except UserError as error:
             runner.logger.warning(f'guard: {error}; the distance from the start is not followed')
         if self._resumed is None:
-            record, losses = self._new_record(runner, run.plan.start, loop), LossWatch()
+            record, losses, block = self._new_record(runner, run.plan.start, loop), LossWatch(), LossBlock()
         else:
-            record, losses = self._resumed
+            record, losses, block = self._resumed
+            keep_lines(runner.work_dir, BAD_BATCHES, lambda entry: entry['iter'] <= runner.iter)
             record.limit, record.ended = self.options.limit, None
             if self.options.terms is not None:
                 record.guarded = guarded_terms(record, self.options.terms)
@@ -123,6 +125,7 @@ class DriftGuardHook(Hook):
                 record.subset = measure_subset(runner, subset)
                 record.subset_images = len(subset.dataset)  # type: ignore[arg-type]
         self._training = TrainingWatch(GuardActions(runner, run, record, self.options), losses, subset)
+        self._training.block = block
         self._training.guard.write()
         return self._training
 
@@ -150,7 +153,8 @@ class DriftGuardHook(Hook):
         if loop.fault is not None:
             training.count_fault(loop.fault, data_batch)
         training.add(outputs or {})
-        if training.block.count >= self.options.interval or saves_now(runner):
+        stops = loop.stopping and not is_distributed()  # then the block is saved: it must not be seen in what follows
+        if training.block.count >= self.options.interval or (saves_now(runner) and not stops):
             training.look()
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -213,10 +217,10 @@ class DriftGuardHook(Hook):
         return taken
 
     def after_train(self, runner: Runner) -> None:
-        """Write down how the run ended."""
-        if self._training is None:
+        """Take note of how the run ended, also where the run resumed had only that left to do."""
+        if self._training is None and self._resumed is None:
             return
-        guard = self._training.guard
+        guard = self._begun(runner).guard
         run, record = guard.run, guard.record
         last = run.progress.stage == len(run.plan.stages) - 1
         if run.loop.stop_reason is not None:
@@ -226,26 +230,33 @@ class DriftGuardHook(Hook):
         elif runner.epoch >= runner.max_epochs:
             record.ended = 'plan'
         record.best = record.best or _best_by(runner)
-        guard.write()
         if run.rolled_back:
             save_last(runner, again=True)  # the epoch's checkpoint holds what the run went back from
+        if run.loop.stop_reason is not None:
+            guard.write()
+
+    def after_run(self, runner: Runner) -> None:
+        """Write down how the run ended, last of all: a run that says it has ended is not gone on with."""
+        if self._training is not None:
+            self._training.guard.write()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the record."""
         if self._training is not None:
             checkpoint[KEY] = dict(record=self._training.guard.record.to_plain(),
-                                   watch=self._training.losses.to_plain())
+                                   watch=self._training.losses.to_plain(), block=asdict(self._training.block))
 
 
 @checks(KEY)
-def read_entry(kept: Any, place: str) -> tuple[GuardRecord, LossWatch]:
-    """The record and the watch of a checkpoint.
+def read_entry(kept: Any, place: str) -> tuple[GuardRecord, LossWatch, LossBlock]:
+    """The record, the watch and the block of losses it is amid, of a checkpoint.
 
     Raises:
         Damage: They are none.
     """
     need(isinstance(kept, Mapping), place, kept, 'an object')
-    return GuardRecord.from_plain(kept.get('record')), LossWatch.from_plain(kept.get('watch'))
+    return (GuardRecord.from_plain(kept.get('record')), LossWatch.from_plain(kept.get('watch')),
+            from_record(LossBlock, kept.get('block') or {}, f'{place}.block'))
 
 
 def _best_by(runner: Runner) -> list[str]:

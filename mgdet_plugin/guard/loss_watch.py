@@ -33,7 +33,7 @@ class LossBlock:
     """Iterations of one process since the processes last compared notes."""
     count: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    peak: float = -math.inf
+    peak: float = field(default=-math.inf, metadata=dict(least=-math.inf))
 
     def add(self, losses: Mapping[str, float]) -> None:
         """Add an iteration's losses."""

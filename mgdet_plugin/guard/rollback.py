@@ -38,6 +38,7 @@ def keep_good(runner: Runner) -> None:
     except OSError:  # a file system without hard links
         shutil.copyfile(saved, temporary)
     os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # two names of one file: where the target was one already, nothing is replaced
 
 
 def _saved_now(runner: Runner) -> Path | None:

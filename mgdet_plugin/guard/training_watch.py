@@ -8,8 +8,8 @@ from mmengine.dist import all_gather_object, is_distributed, is_main_process
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mgdet_plugin.common.guard_record import StageStart, append_line
-from mgdet_plugin.common.records import ratio
+from mgdet_plugin.common.guard_record import StageStart
+from mgdet_plugin.common.records import append_line, ratio
 from mgdet_plugin.engine.optim.step_guard import Fault, file_names, is_finite
 from mgdet_plugin.guard.baselines import FULL, measure_subset
 from mgdet_plugin.guard.guard_actions import TRAINING, GuardActions, times

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mgdet_plugin.cli.parser import Parser, cfg_options
 from mgdet_plugin.common.errors import require
+from mgdet_plugin.common.folder_lock import let_go
 from mgdet_plugin.common.resources import config_path
 
 
@@ -44,22 +45,27 @@ def train_command(arguments: Sequence[str]) -> int:
     import mgdet_plugin.guard  # noqa: F401  configs of earlier versions do not name it in custom_imports
     from mgdet_plugin.cli.training.demo import use_demo
     from mgdet_plugin.compat.console import PROGRESS, QUIET, SHORT, VERBOSE, show
+    from mgdet_plugin.compat.exhaustion import exhaustion_told
     from mgdet_plugin.engine.fit.fitting import Batch, Wish, parse_hours
     from mgdet_plugin.engine.preflight import prepare_train, run_mmdet_script
+    from mgdet_plugin.engine.run_folder import hold_folder
     show(QUIET if args.quiet else VERBOSE if args.verbose else SHORT)
     wish = Wish(None if args.batch is None else Batch.parse(args.batch),
                 None if args.hours is None else parse_hours(args.hours), begun)
     args.quiet, args.verbose = False, False  # these and the next three mmdet's script does not know
     args.more_epochs = args.batch = args.hours = None
-    words = prepare_train(use_demo(parser.command_line(args), train=True), None if more is None else int(more), wish)
+    given = use_demo(parser.command_line(args), train=True)
+    words = prepare_train(given, None if more is None else int(more), wish, hold_folder)
     try:
         if words is not None:
-            run_mmdet_script('train', words)
+            with exhaustion_told():
+                run_mmdet_script('train', words)
+        PROGRESS.clear()
+        from mgdet_plugin.runs.analysis.evaluate import evaluate_run
+        evaluate_run(words or given, renew=words is not None)
     finally:
         PROGRESS.clear()
-    if words is not None:
-        from mgdet_plugin.runs.analysis.evaluate import evaluate_run
-        evaluate_run(words)
+        let_go()
     return 0
 
 

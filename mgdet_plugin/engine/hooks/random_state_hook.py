@@ -71,7 +71,9 @@ class RandomStateHook(Hook):
 
 
 def saves_now(runner: Runner) -> bool:
-    """Whether a ``CheckpointHook`` that counts iterations saves after this one."""
+    """Whether a checkpoint is saved after this iteration: a ``CheckpointHook`` counts them, or the run is to end."""
+    if getattr(runner.train_loop, 'stopping', False):
+        return True
     savers = [each for each in runner.hooks if isinstance(each, CheckpointHook) and not each.by_epoch]
     return any((each.interval > 0 and each.every_n_train_iters(runner, each.interval))
                or (each.save_last and each.is_last_train_iter(runner)) for each in savers)

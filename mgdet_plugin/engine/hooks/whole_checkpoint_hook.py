@@ -1,6 +1,7 @@
 """Checkpoints of a run: a whole one is there at every moment, and the best has a name of its own."""
 from __future__ import annotations
 
+import glob
 import math
 import os
 import shutil
@@ -13,12 +14,15 @@ from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from mgdet_plugin.common.errors import UserError, is_number
+from mgdet_plugin.common.checkpoints import load_checkpoint, run_of
+from mgdet_plugin.common.errors import UserError, is_number, is_whole
 from mgdet_plugin.common.files import write_together
 from mgdet_plugin.common.guard_record import keeps, merit
 from mgdet_plugin.common.metric_names import AUTO, expected_of, is_mean_ap, kind_of, mean_aps, prefix_of
 from mgdet_plugin.engine.staged_run import staged_run
+from mgdet_plugin.engine.transitions import INTERRUPTED, LAST
 
+OUTDATED = 'outdated_ckpt_ids'  # in the log's state: those to be removed once it is saved
 KEPT = 'best_kept'  # share of the old domain that the best checkpoint keeps, beside mmengine's best_score
 
 
@@ -58,7 +62,53 @@ class WholeCheckpointHook(CheckpointHook):
         if self.save_best:
             self._go_by(next(iter(expected_of(_metrics(runner.val_loop))), None))
             self._keep_own_best(runner)
+        self._complete(runner)
         self._copy_best(runner)
+
+    @master_only
+    def _complete(self, runner: Runner) -> None:
+        """Do what a killed run had left to do after it saved the checkpoint that is resumed.
+
+        That names the checkpoint that was too many by its number. Of best ones there is one a figure. Only files that
+        this run wrote are removed.
+        """
+        run = staged_run(runner)
+        if run is None or not run.progress.run or not runner._resume:
+            return
+        named = Path(str(runner._load_from))
+        best = {Path(each).name for each in self._best.values() if each} if self.save_best else set()
+        last = Path(self.out_dir, named.name)
+        if last.is_file() and named.is_file() and last.samefile(named):
+            self._name_last(runner, str(last))
+            if last.name == self.filename_tmpl.format(runner.epoch if self.by_epoch else runner.iter):
+                self.last_ckpt = str(last)  # a validation that is made up for saves it again, as it would have
+        hub = runner.message_hub
+        outdated = hub.get_info(OUTDATED) if OUTDATED in hub.runtime_info else []
+        numbers = {each for each in outdated if is_whole(each, 0)} if isinstance(outdated, list) else set()
+        numbers -= {*getattr(self, 'keep_ckpt_ids', ())}
+        left = [Path(self.out_dir, self.filename_tmpl.format(each)) for each in sorted(numbers)]
+        for figure in self.key_indicators if self.save_best else ():
+            template = glob.escape(f'best_{figure}_{self.filename_tmpl}'.replace('/', '_')).replace('{}', '*')
+            left += [each for each in Path(self.out_dir).glob(template) if each.name not in best]
+        for path in left:
+            if path.is_file() and _is_of(path, run.progress.run, runner.epoch):
+                path.unlink()
+                runner.logger.info(f'{path} is removed: the run was stopped before it could')
+
+    def after_train(self, runner: Runner) -> None:
+        """Let ``last_checkpoint`` name the last epoch's again where a run was interrupted in the validation after it.
+        """
+        last = runner.message_hub.get_info('last_ckpt') if 'last_ckpt' in runner.message_hub.runtime_info else None
+        if self.by_epoch and is_main_process() and last and Path(last).is_file():
+            self._name_last(runner, str(last))
+
+    def _name_last(self, runner: Runner, path: str) -> None:
+        """Let ``last_checkpoint`` name a checkpoint; that of an interruption is behind, unless it is this one."""
+        pointer, content = Path(runner.work_dir, LAST), path.encode()
+        if not pointer.is_file() or pointer.read_bytes() != content:
+            write_together({pointer: lambda stream: stream.write(content)})
+        if Path(path).name != INTERRUPTED:
+            Path(runner.work_dir, INTERRUPTED).unlink(missing_ok=True)
 
     def _go_by(self, name: str | None) -> None:
         """Put the name of a figure in the place of 'auto'."""
@@ -102,9 +152,10 @@ class WholeCheckpointHook(CheckpointHook):
         outdated = []
         if self.max_keep_ckpts > 0 and list(self.keep_ckpt_ids)[-1:] != [step]:  # a new best saves its epoch twice
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-                outdated.append(self.filename_tmpl.format(self.keep_ckpt_ids.popleft()))
+                outdated.append(self.keep_ckpt_ids.popleft())
             self.keep_ckpt_ids.append(step)
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+            runner.message_hub.update_info(OUTDATED, outdated)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
@@ -113,9 +164,9 @@ class WholeCheckpointHook(CheckpointHook):
             save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
             backend_args=self.backend_args, **self.args)
         if is_main_process():
-            content = str(self.last_ckpt).encode()
-            write_together({Path(runner.work_dir, 'last_checkpoint'): lambda stream: stream.write(content)})
-            self._remove(self.file_backend.join_path(self.out_dir, each) for each in outdated if each != name)
+            self._name_last(runner, str(self.last_ckpt))
+            self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(each))
+                         for each in outdated if each != step)
 
     @property
     def _best(self) -> dict[str, str | None]:
@@ -224,6 +275,16 @@ class WholeCheckpointHook(CheckpointHook):
 
         write_together({Path(runner.work_dir) / 'best.pth': copy})
         self._copied = Path(named)
+
+
+def _is_of(path: Path, run: str, epoch: int) -> bool:
+    """Whether a checkpoint is one that a run saved in its first so many epochs."""
+    try:
+        content = load_checkpoint(path, mmap=True)[1]
+    except UserError:
+        return False
+    saved = content.get('meta', {}).get('epoch')
+    return run_of(content) == run and isinstance(saved, int) and saved <= epoch
 
 
 def _metrics(loop: Any) -> list[Any]:

@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from mmdet.registry import LOOPS
+from mmengine.dist import is_distributed
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner, ValLoop
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.interruption import ASKED, Interrupted
 from mgdet_plugin.engine.loops.validation import (
     LossMeter,
     measure,
@@ -79,7 +81,13 @@ class LossValLoop(ValLoop):
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
-        """Predict on a batch and measure its losses."""
+        """Predict on a batch and measure its losses.
+
+        Raises:
+            Interrupted: A signal has asked a training in one process to end; several end after the validation.
+        """
+        if ASKED.number is not None and not is_distributed():
+            raise Interrupted
         self.runner.call_hook('before_val_iter', batch_idx=idx, data_batch=data_batch)
         outputs = measured_step(self.runner.model, data_batch, self.meter, self.images, self.fp16,
                                 scaled=self.scaled)

@@ -5,24 +5,30 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import torch
 from mmdet.engine.hooks import CheckInvalidLossHook
 from mmdet.registry import LOOPS
 from mmengine.dataset import ConcatDataset
+from mmengine.dist import all_reduce, get_comm_device, is_distributed
 from mmengine.hooks import EMAHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.interruption import ASKED, Interrupted
 from mgdet_plugin.datasets.old_images import OldImages, image_paths, old_pipeline, pipeline_of
 from mgdet_plugin.datasets.staged.staged_batch_sampler import StagedBatchSampler
 from mgdet_plugin.engine.hooks.channels_last_hook import lay_out_mixed_precision
 from mgdet_plugin.engine.hooks.keep_hook import KeepHook
+from mgdet_plugin.engine.hooks.random_state_hook import random_state, set_random_state
 from mgdet_plugin.engine.hooks.staged_unfreeze_hook import StagedUnfreezeHook
 from mgdet_plugin.engine.hooks.trunk_cache_hook import TrunkCacheHook
+from mgdet_plugin.engine.optim.moving_average import ema_hooks
 from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import StagedOptimWrapperConstructor
 from mgdet_plugin.engine.optim.step_guard import Fault, StepGuard
 from mgdet_plugin.engine.staged_run import StagedRun
+from mgdet_plugin.engine.transitions import save_interrupted
 from mgdet_plugin.plan.keeping import Keeping
 from mgdet_plugin.plan.plan import Plan, build_plan
 from mgdet_plugin.plan.rates import CONSTRUCTOR
@@ -35,7 +41,8 @@ class StagedTrainLoop(EpochBasedTrainLoop):
 
     Beyond ``EpochBasedTrainLoop``: its length is the plan's; the training set is wrapped so that augmentation follows
     the plan and is a function of (seed, epoch, sample); a run resumed in the middle of an epoch goes on with the next
-    batch; a validation that an interruption left out is made up for; a step with a number that is not finite changes
+    batch; a validation that an interruption left out is made up for; asked to end by a signal it saves where it is in
+    ``interrupted.pth``, which the next checkpoint replaces; a step with a number that is not finite changes
     nothing, see :class:`StepGuard`.
 
     Args:
@@ -66,6 +73,7 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         self.skip = 0  # batches of the coming epoch that were trained on before an interruption
         self.fault: Fault | None = None  # of the iteration just done
         self.stop_reason: str | None = None
+        self.stopping = False  # a signal has asked for the end: the state is saved after this iteration
 
     @property
     def batch_sampler(self) -> StagedBatchSampler | None:
@@ -91,21 +99,43 @@ class StagedTrainLoop(EpochBasedTrainLoop):
 
         Raises:
             UserError: If the run was stopped.
+            Interrupted: A signal asked for its end.
         """
         self.runner.call_hook('before_train')
+        with ASKED.after_step():
+            self._run_epochs()
+        if self.stop_reason is not None:
+            raise UserError(self.stop_reason)
+        return self.runner.model
+
+    def _run_epochs(self) -> None:
         if self.staged.is_validation_missing() and self._is_validated_epoch():
-            self.runner.message_hub.update_info('epoch', self._epoch - 1)  # as it is when nothing was interrupted
-            self.runner.val_loop.run()
+            for name, done in (('epoch', self._epoch), ('iter', self._iter)):  # as when nothing was interrupted
+                self.runner.message_hub.update_info(name, done - 1)
+            self._validate()
         if self.end_epoch is not None:
             self.staged.extend(self.end_epoch)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             if not self.stop_training and self._is_validated_epoch():
-                self.runner.val_loop.run()
+                self._validate()
         self.runner.call_hook('after_train')
-        if self.stop_reason is not None:
-            raise UserError(self.stop_reason)
-        return self.runner.model
+
+    def _validate(self) -> None:
+        """Validate; asked to end meanwhile, save the state before it, and a resumed run makes up for it."""
+        before = random_state()
+        try:
+            self.runner.val_loop.run()
+        except Interrupted:
+            set_random_state(before)
+            for hook in ema_hooks(self.runner):
+                hook._swap_ema_parameters()
+            self._save_and_end()
+
+    def _save_and_end(self) -> None:
+        """Save where the run is and end it."""
+        raise Interrupted(f'after iteration {self._iter} of {self._max_iters}, which {save_interrupted(self.runner)} '
+                          'holds')
 
     def run_epoch(self) -> None:
         """Iterate over an epoch, or what is left of it."""
@@ -115,6 +145,8 @@ class StagedTrainLoop(EpochBasedTrainLoop):
             self.run_iter(index, data_batch)
             if self.stop_reason is not None:  # in the middle of an epoch: no checkpoint of an epoch, no validation
                 return
+            if self.stopping:
+                self._save_and_end()
         self.skip = 0
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
@@ -123,6 +155,7 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         """One step; after a bad one, which changed nothing, no moving average of the weights moves either."""
         self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
         outputs, self.fault = self.step_guard.step(data_batch)
+        self.stopping = is_asked_anywhere()
         for hook in list(self.runner.hooks):
             if self.fault is None or not isinstance(hook, (EMAHook, CheckInvalidLossHook)):
                 hook.after_train_iter(self.runner, batch_idx=idx, data_batch=data_batch, outputs=outputs)
@@ -133,6 +166,15 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         self._decide_current_val_interval()
         return bool(self.runner.val_loop is not None and self._epoch >= self.val_begin
                     and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs))
+
+
+def is_asked_anywhere() -> bool:
+    """Whether a signal has asked any of the processes to end; they must all end after the same iteration."""
+    if not is_distributed():
+        return ASKED.number is not None
+    asked = torch.tensor(float(ASKED.number is not None), device=get_comm_device())
+    all_reduce(asked, 'max')
+    return bool(asked)
 
 
 def _the_plan(runner: Runner) -> Plan:

@@ -69,7 +69,7 @@ def evaluate(config: str, checkpoint: str, before: str | None = None, old: str |
 
 
 def evaluate_run(words: Sequence[str],
-                 say: Callable[[str], object] = lambda line: print(line, file=sys.stderr)) -> None:
+                 say: Callable[[str], object] = lambda line: print(line, file=sys.stderr), renew: bool = True) -> None:
     """Write the page of a staged run that ended into ``evaluation`` of its folder, of its validation sets.
 
     The best weights are held against those the run started from, on the new images and, where the run followed it, on
@@ -79,13 +79,15 @@ def evaluate_run(words: Sequence[str],
     Args:
         words: The run's command line, for mmdet's train script.
         say: Takes the line.
+        renew: Whether to write the page anew where there is one.
     """
     from mgdet_plugin.engine.preflight import is_first_rank, parse_like_mmdet
     args, cfg = parse_like_mmdet('train', words)
     folder = Path(cfg.work_dir)
     best = folder / 'best.pth'
     asked = cfg.get(SWITCH, True) and cfg.get('stages') and cfg.get('val_dataloader') and cfg.get('val_evaluator')
-    if not asked or not best.is_file() or not is_first_rank(args.launcher):
+    if not asked or not best.is_file() or not is_first_rank(args.launcher) or (
+            not renew and (folder / FOLDER / PAGE).is_file()):
         return
     try:
         say(f'what {best} detects: {_write_run(cfg, folder, best)}')

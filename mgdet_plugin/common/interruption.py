@@ -1,0 +1,76 @@
+"""Signals that ask a command to end: it does at once, or, in the middle of a training, after the step it is at."""
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 20.0  # seconds for a step and what is saved after it; who sends SIGTERM sends SIGKILL after 30
+_SAME = 1.0  # seconds: torchrun sends SIGTERM right after the Ctrl-C that its processes have got, too
+
+
+class Interrupted(BaseException):
+    """A training was asked to end, and has: ``str()`` says how far it came and which file holds it."""
+
+
+class Interruption:
+    """What signals this process was sent.
+
+    Attributes:
+        number: The first of them, None before.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._process, self._time, self._waits = os.getpid(), 0.0, False
+
+    def listen(self) -> None:
+        """Take note of signals from now on; one that is ignored, as SIGHUP by ``nohup``, stays ignored."""
+        self.__init__()  # type: ignore[misc]
+        for number in SIGNALS:
+            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._take)
+        signal.signal(signal.SIGALRM, self._take)
+
+    def ignore(self) -> None:
+        """Let no signal come between what is left to do."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    @contextmanager
+    def after_step(self) -> Iterator[None]:
+        """In the block a first signal only sets ``number``, which the block looks at; a second one ends it at once.
+
+        So does the first one where the block has not ended after :data:`PATIENCE` seconds.
+        """
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+        if self.number is not None:
+            raise KeyboardInterrupt
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a process that loads images leaves Ctrl-C to its parent
+            if number != signal.SIGINT:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        now, first = time.monotonic(), self.number is None
+        if first:
+            self.number, self._time = number, now
+            if self._waits:
+                signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+                return
+        elif number != signal.SIGALRM and self._waits and now - self._time < _SAME:
+            return
+        raise KeyboardInterrupt
+
+
+ASKED = Interruption()

@@ -1,0 +1,60 @@
+"""What a machine or another process did to a training, in a line: libraries say it in tracebacks of many processes."""
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mgdet_plugin.common.errors import UserError
+
+_GO_ON = '--resume goes on from the newest checkpoint'
+_SAYINGS = (
+    (r'unable to (mmap|open shared memory|allocate shared memory|write to file)|out of shared memory|'
+     r'insufficient shared memory|torch_shm_manager',
+     'the processes that load images have no room left in shared memory (/dev/shm): make it larger (docker run '
+     '--shm-size=2g) or set num_workers=0, persistent_workers=False in the dataloaders'),
+    (r'DataLoader worker.*(exited unexpectedly|is killed by signal)',
+     'a process that loads images was killed, most often because memory ran out: set fewer num_workers or a smaller '
+     'batch_size in train_dataloader'),
+    (r"can't allocate memory|CUDA out of memory|Cannot allocate memory|can't start new thread",
+     'memory ran out: set a smaller batch_size or fewer num_workers in train_dataloader'),
+    (r'Too many open files|received 0 items of ancdata',
+     'too many files are open: raise the limit (ulimit -n 4096) or set fewer num_workers in the dataloaders'),
+    (r'gloo|Socket Timeout|Connection (reset|closed) by peer|ProcessGroupNCCL|NCCL (error|communicator)|Broken pipe',
+     'another process of the launch ended, or did not answer within env_cfg.dist_cfg.timeout seconds: what it said '
+     'last comes first; start all of them again'))
+"""What an error says -> what that means and what to do; the first that fits."""
+_NUMBERS = {errno.EMFILE: 'Too many open files', errno.ENFILE: 'Too many open files',
+            errno.ENOMEM: "can't allocate memory"}
+
+
+@contextmanager
+def exhaustion_told() -> Iterator[None]:
+    """Turn what the block raises where the machine gave out, or another process ended, into one line.
+
+    Raises:
+        UserError: It did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if isinstance(error, UserError):
+            raise
+        seen = _in_words(error)
+        for pattern, meaning in _SAYINGS:
+            if re.search(pattern, seen):
+                first = ' '.join((str(error).strip() or type(error).__name__).splitlines()[0].split())
+                raise UserError(f'{meaning}; {_GO_ON} ({first[:160]})') from error
+        raise
+
+
+def _in_words(error: BaseException) -> str:
+    """What an error and those that led to it say."""
+    seen: list[str] = []
+    link: BaseException | None = error
+    while link is not None and len(seen) < 10:
+        number = errno.ENOMEM if isinstance(link, MemoryError) else getattr(link, 'errno', None)
+        seen.append(f'{link} {_NUMBERS.get(number or 0, "")}')
+        link = link.__cause__ or link.__context__
+    return '\n'.join(seen)

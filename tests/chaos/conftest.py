@@ -1,0 +1,42 @@
+"""What the chaos tests share: a fork server, a folder in memory, and one training that nothing happened to."""
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.chaos.fork_server import ForkServer
+from tests.chaos.trainings import EPOCHS, STEPS, Place, make
+
+
+@pytest.fixture(scope='session')
+def memory() -> Iterator[Path]:
+    """A folder in memory where there is one: a sync of a disk takes as long as a training here."""
+    parent = Path('/dev/shm')
+    free = shutil.disk_usage(parent).free if parent.is_dir() else 0
+    folder = Path(tempfile.mkdtemp(prefix='mgdet_chaos_', dir=parent if free > 2**30 else None))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope='session')
+def server() -> Iterator[ForkServer]:
+    with ForkServer() as started:
+        yield started
+
+
+@pytest.fixture(scope='session')
+def whole(memory: Path, server: ForkServer) -> SimpleNamespace:
+    """Config, folder and steps of the training that nothing happens to."""
+    (memory / 'whole').mkdir()
+    config = make(memory / 'whole', evaluate=False)
+    place, trace = Place(server, memory / 'whole' / 'place', config), memory / 'trace'
+    assert place.end(trace=str(trace)) == 0, place.said()
+    assert place.far() == (EPOCHS * STEPS, 0)
+    return SimpleNamespace(config=config, run=place.run, steps=trace.read_text().splitlines(), folder=memory,
+                           server=server)
