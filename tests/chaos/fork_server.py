@@ -13,13 +13,11 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.support.small_run import ROOT, environment, plain_config_text
-
-_FOR_GOOD = ExitStack()  # never closed
+from tests.support.small_run import ROOT, environment
 
 
 class ForkServer:
@@ -102,7 +100,6 @@ def prepare() -> None:
     mmdet.utils.register_all_modules(init_default_scope=False)
     mmengine.runner.runner.collect_env = dict  # asks compilers for their versions
     Darknet.arch_settings = {53: ((1, ) * 5, Darknet.arch_settings[53][1])}  # a fourth of its layers
-    _FOR_GOOD.enter_context(plain_config_text())
     torch.set_num_threads(1)
 
 

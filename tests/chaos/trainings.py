@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from tests.chaos.fork_server import ForkServer
 from tests.chaos.injections import how_far
-from tests.support.small_run import make_dataset, plain_config_text, write_config
+from tests.support.small_run import make_dataset, write_config
 from tests.support.staged_run import FULL, HEAD, NECK, differences
 
 RUN = 'run'  # the work folder
@@ -37,8 +37,7 @@ def make(folder: Path, **options: Any) -> Path:
     for split in ('train', 'val', 'test'):
         cfg[f'{split}_dataloader'].dataset.serialize_data = False  # which collects garbage, a third of a run's time
     cfg.merge_from_dict(options)
-    with plain_config_text():
-        cfg.dump(path)
+    cfg.dump(path)
     return path
 
 
