@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,9 +34,12 @@ _NUMBERS = {errno.EMFILE: 'Too many open files', errno.ENFILE: 'Too many open fi
 def exhaustion_told() -> Iterator[None]:
     """Turn what the block raises where the machine gave out, or another process ended, into one line.
 
+    A line that a full disk keeps out of the log file is lost in silence: the run's own files, which follow, end it.
+
     Raises:
         UserError: It did.
     """
+    told, logging.raiseExceptions = logging.raiseExceptions, False  # a traceback for each line that is not written
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
@@ -47,6 +51,8 @@ def exhaustion_told() -> Iterator[None]:
                 first = ' '.join((str(error).strip() or type(error).__name__).splitlines()[0].split())
                 raise UserError(f'{meaning}; {_GO_ON} ({first[:160]})') from error
         raise
+    finally:
+        logging.raiseExceptions = told
 
 
 def _in_words(error: BaseException) -> str:
