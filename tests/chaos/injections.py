@@ -68,7 +68,6 @@ class Steps:
     def __init__(self, trace: str, kill_at: int, error_at: int, number: int) -> None:
         self.trace, self.kill_at, self.error_at, self.number = trace, kill_at, error_at, number
         self.count, self.process, self.folder = 0, os.getpid(), os.path.join(os.getcwd(), '')
-        self.writes: dict[int, int] = {}
 
     def take(self, kind: str, path: Any, half: Callable[[], object] = int) -> None:
         """One more step; ``half`` does a part of it."""
@@ -121,7 +120,7 @@ class Steps:
         write = stream.write
 
         def counted_write(this: Any, content: Any) -> int:
-            self.writes[id(this)] = number = self.writes.get(id(this), 0) + 1
+            number = vars(this)['number'] = vars(this).get('number', 0) + 1
             if number in (1, _MIDDLE):
                 try:
                     self.take('write' if number == 1 else 'write on', this._stream.name,
