@@ -88,9 +88,9 @@ def check_folder(folder: Path) -> Path:
     Raises:
         UserError: It cannot.
     """
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    there = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
     if not there.is_dir():
-        raise UserError(f'cannot make the folder {folder}: {there} is a file; give another')
+        raise UserError(f'cannot make the folder {folder}: {there} is no folder; give another')
     if fault := _unwritable(there):
         raise UserError(f'cannot write to {folder}: {fault} in {there}; give another folder')
     return folder

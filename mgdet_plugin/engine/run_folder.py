@@ -40,18 +40,12 @@ def allow_open_files() -> None:
 
 
 def check_run_folder(folder: Path) -> None:
-    """Refuse a work folder in which a training could not save, before anything is made.
+    """Refuse a work folder that can be written to, but not be trained in, before anything is made.
 
     Raises:
-        UserError: It or its place is no folder or closed, its ``last_checkpoint`` cannot be read, or another training
-            is at work in it.
+        UserError: Its ``last_checkpoint`` cannot be read, or another training is at work in it.
     """
     try:
-        place = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
-        if not place.is_dir():
-            raise UserError(f'cannot train in {folder}: {place} is no folder; {_OTHER}')
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise UserError(f'cannot train in {folder}: no permission to write in {place}; {_OTHER}')
         last = folder / LAST
         if os.path.lexists(last):
             last.read_bytes()
