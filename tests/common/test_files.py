@@ -41,7 +41,7 @@ def test_a_file_that_cannot_be_made_is_refused_before_any_work(path, line):
 def test_a_folder_is_tried_and_not_made(tmp_path):
     (tmp_path / 'file').touch()
     assert check_folder(tmp_path / 'a/b') == tmp_path / 'a/b' and [*tmp_path.iterdir()] == [tmp_path / 'file']
-    for folder, line in ((tmp_path / 'file/a', 'file is no folder; give another'), (Path('/proc/a/b'), 'in /proc; give')):
+    for folder, line in ((tmp_path / 'file/a', 'file is no folder; give'), (Path('/proc/a/b'), 'in /proc; give')):
         with pytest.raises(UserError, match=line):
             check_folder(folder)
 
