@@ -55,16 +55,23 @@ def odd_value(rng: Random, secret: str, plain: bool) -> Any:
     return rng.choice(kinds)()
 
 
-def places(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
-    """Every container in a value with each of its keys."""
-    if isinstance(value, MutableMapping):
-        for key in list(value):
-            yield value, key
-            yield from places(value[key], depth + 1)
-    elif isinstance(value, MutableSequence) and not isinstance(value, bytearray):
-        for index in range(min(len(value), 20)):
-            yield value, index
-            yield from places(value[index], depth + 1)
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container in a value with each of its keys; one that is there many times, or in itself, once."""
+    seen, waiting = set(), [value]
+    while waiting:
+        holder = waiting.pop()
+        if id(holder) in seen:
+            continue
+        seen.add(id(holder))
+        if isinstance(holder, MutableMapping):
+            keys = list(holder)
+        elif isinstance(holder, MutableSequence) and not isinstance(holder, bytearray):
+            keys = list(range(min(len(holder), 20)))
+        else:
+            continue
+        for key in keys:
+            yield holder, key
+            waiting.append(holder[key])
 
 
 def mutated(rng: Random, content: Any, secret: str, plain: bool = True) -> Any:

@@ -55,8 +55,8 @@ class Watch:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return
         place = os.path.realpath(os.fsdecode(path))
-        if place == os.devnull:
-            return
+        if place == os.devnull or os.path.basename(os.path.dirname(place)) == '__pycache__':
+            return  # what Python compiles of a module that is imported for the first time
         below = any(place == root or place.startswith(root + os.sep) for root in (
             [self.folder] if changes else [self.secret]))
         if below != changes:
