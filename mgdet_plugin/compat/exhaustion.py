@@ -2,16 +2,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
+from multiprocessing.queues import Queue
 
 from mgdet_plugin.common.errors import UserError
 
 _GO_ON = '--resume goes on from the newest checkpoint'
 _SAYINGS = (
-    (r'unable to (mmap|open shared memory|allocate shared memory|write to file)|out of shared memory|'
-     r'insufficient shared memory|torch_shm_manager',
+    (rf'exit code {errno.ENOSPC}\b|unable to (mmap|open shared memory|allocate shared memory|write to file)|'
+     r'out of shared memory|insufficient shared memory|torch_shm_manager',
      'the processes that load images have no room left in shared memory (/dev/shm): make it larger (docker run '
      '--shm-size=2g) or set num_workers=0, persistent_workers=False in the dataloaders'),
     (r'DataLoader worker.*(exited unexpectedly|is killed by signal)',
@@ -33,9 +37,12 @@ _NUMBERS = {errno.EMFILE: 'Too many open files', errno.ENFILE: 'Too many open fi
 def exhaustion_told() -> Iterator[None]:
     """Turn what the block raises where the machine gave out, or another process ended, into one line.
 
+    A process that loads images and cannot give one away would drop it, and the run wait for it for ever: here it ends.
+
     Raises:
         UserError: It did.
     """
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
@@ -47,6 +54,13 @@ def exhaustion_told() -> Iterator[None]:
                 first = ' '.join((str(error).strip() or type(error).__name__).splitlines()[0].split())
                 raise UserError(f'{meaning}; {_GO_ON} ({first[:160]})') from error
         raise
+
+
+def _end_worker(error: BaseException, _: object) -> None:
+    """End a process that cannot give away what it made; in the run's own there is nothing to end."""
+    print(f'a process that loads images: {error}', file=sys.stderr, flush=True)
+    if parent_process() is not None:
+        os._exit(errno.ENOSPC)
 
 
 def _in_words(error: BaseException) -> str:
