@@ -3,16 +3,20 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
+from multiprocessing.queues import Queue
 
 from mgdet_plugin.common.errors import UserError
 
 _GO_ON = '--resume goes on from the newest checkpoint'
 _SAYINGS = (
-    (r'unable to (mmap|open shared memory|allocate shared memory|write to file)|out of shared memory|'
-     r'insufficient shared memory|torch_shm_manager',
+    (rf'exit code {errno.ENOSPC}\b|unable to (mmap|open shared memory|allocate shared memory|write to file)|'
+     r'out of shared memory|insufficient shared memory|torch_shm_manager',
      'the processes that load images have no room left in shared memory (/dev/shm): make it larger (docker run '
      '--shm-size=2g) or set num_workers=0, persistent_workers=False in the dataloaders'),
     (r'DataLoader worker.*(exited unexpectedly|is killed by signal)',
@@ -35,11 +39,13 @@ def exhaustion_told() -> Iterator[None]:
     """Turn what the block raises where the machine gave out, or another process ended, into one line.
 
     A line that a full disk keeps out of the log file is lost in silence: the run's own files, which follow, end it.
+    A process that loads images and cannot give one away would drop it, and the run wait for it for ever: here it ends.
 
     Raises:
         UserError: It did.
     """
     told, logging.raiseExceptions = logging.raiseExceptions, False  # a traceback for each line that is not written
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
@@ -53,6 +59,13 @@ def exhaustion_told() -> Iterator[None]:
         raise
     finally:
         logging.raiseExceptions = told
+
+
+def _end_worker(error: BaseException, _: object) -> None:
+    """End a process that cannot give away what it made; in the run's own there is nothing to end."""
+    print(f'a process that loads images: {error}', file=sys.stderr, flush=True)
+    if parent_process() is not None:
+        os._exit(errno.ENOSPC)
 
 
 def _in_words(error: BaseException) -> str:

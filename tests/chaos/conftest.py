@@ -1,6 +1,8 @@
 """What the chaos tests share: a fork server, a folder in memory, and one training that nothing happened to."""
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +13,18 @@ import pytest
 
 from tests.chaos.fork_server import ForkServer
 from tests.chaos.trainings import EPOCHS, STEPS, Place, make
+
+SHORT = re.compile(r'test_killed_at_random|test_a_careless_writer_is_caught.*epoch_2|test_a_disk_that_fails.*(write best|fsync)|'
+                   r'test_a_full_disk|test_a_folder_that_cannot|test_a_signal_ends_after_the_step.*3-15|'
+                   r'test_two_trainings|test_soak')
+"""Tests that are run without ``make chaos``, one of a kind: each training takes seconds."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not os.environ.get('CHAOS_KILLS'):
+        for item in items:
+            if Path(__file__).parent in item.path.parents and not SHORT.search(item.nodeid):
+                item.add_marker(pytest.mark.skip(reason='a kind of fault that make chaos tries'))
 
 
 @pytest.fixture(scope='session')

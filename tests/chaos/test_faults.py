@@ -287,7 +287,7 @@ def test_few_open_files(whole: SimpleNamespace) -> None:
     place = Place(whole.server, whole.folder / 'files', whole.config)
     assert 'needs a limit of at least 128 (ulimit -n), got 18' in ended_in_a_line(
         place, *WORKERS, limits=dict(RLIMIT_NOFILE=18))
-    assert place.end(*WORKERS, calls=['low_file_limit']) == 0, place.said()
+    assert place.end(calls=['low_file_limit']) == 0, place.said()
     assert folder_differences(place.run, whole.run) == []
 
 
