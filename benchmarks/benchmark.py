@@ -134,7 +134,7 @@ ROWS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     'keep': _late('keep_benchmark:keep_rows'), 'deploy': _late('deploy_benchmark:deploy_rows'),
     'amp_step': _late('training.steps:amp_rows'), 'stage_step': _late('training.steps:stage_rows'),
     'targets': _late('training.targets:target_rows'), 'scaling': _late('training.scaling:scaling_rows'),
-    'keep_step': _late('training.keep_step:keep_step_rows')}
+    'keep_step': _late('training.keep_step:keep_step_rows'), 'pipeline': _late('training.pipeline:pipeline_rows')}
 """Suites of several rows; the sides of import, start, keep and stage_step run in processes of their own."""
 LEARNING: dict[str, Callable[[LearningOptions], str]] = {
     'accuracy': _late('accuracy:accuracy'), 'untraining': _late('untraining:untraining'),
