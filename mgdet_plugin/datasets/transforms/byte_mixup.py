@@ -41,7 +41,7 @@ class ByteMixUp(MixUp):
         return results
 
     def _scaled(self, image: np.ndarray, jitter: float) -> tuple[np.ndarray, float]:
-        """A picture (h, w, 3) fitted into the top left of grey (H, W, 3), both scaled by the jitter; its whole scale."""
+        """A picture (h, w, 3) fitted into the top left of grey (H, W, 3), both scaled by the jitter; its scale."""
         width, height = self.dynamic_scale
         scale = min(height / image.shape[0], width / image.shape[1])
         fitted = mmcv.imresize(image, (int(image.shape[1] * scale), int(image.shape[0] * scale)))
