@@ -152,7 +152,7 @@ class ChildrenWatch(Thread):
 
 
 def measure(work: Callable[[], object]) -> dict[str, float]:
-    """Seconds of some work, those of the processor, and the most memory it and its children take beyond what is held."""
+    """Seconds of some work, those of the processor, and the most memory it and its children take beyond that held."""
     Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew from what is resident now
     before = peak_memory()
     watch = ChildrenWatch()
