@@ -75,7 +75,7 @@ class Decoded:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> list[np.ndarray]:
+    def __getitem__(self, index: int) -> list[np.ndarray | None]:
         return [cv2.imread(self.files[(index + shift) % len(self)]) for shift in range(5)]
 
 
@@ -118,7 +118,7 @@ def our_dataset(folder: Path, probs: Mapping[str, float]) -> StagedDataset:
 def stock_dataset(folder: Path) -> Any:
     """The same pictures through mmdet's pipeline of YOLOX (``configs/yolox/yolox_s_8xb8-300e_coco.py``)."""
     scale = (our_side(),) * 2
-    steps = [
+    steps: list[dict[str, Any]] = [
         dict(type='Mosaic', img_scale=scale, pad_val=114.0),
         dict(type='RandomAffine', scaling_ratio_range=(0.1, 2), border=(-scale[0] // 2, -scale[1] // 2)),
         dict(type='MixUp', img_scale=scale, ratio_range=(0.8, 1.6), pad_val=114.0),
