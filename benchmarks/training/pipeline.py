@@ -128,5 +128,5 @@ def stock_dataset(folder: Path) -> Any:
         dict(type='Pad', pad_to_square=True, pad_val=dict(img=(114.0, 114.0, 114.0))),
         dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
         dict(type='PackDetInputs')]
-    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
+    load: list[dict[str, Any]] = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
     return DATASETS.build(dict(type='MultiImageMixDataset', dataset=leaf(folder, load), pipeline=steps))
