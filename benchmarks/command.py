@@ -25,8 +25,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('suites', nargs='*', metavar='SUITE',
                         help='any of inference, train_step, suppression, suppression_cells, suppression_classes, '
                              'validation, guarded_step, import, start, keep, deploy, amp_step, stage_step, targets, '
-                             'scaling, keep_step, stage1_cache (default: these) and of accuracy, untraining, '
-                             'new_classes')
+                             'scaling, keep_step, stage1_cache, pipeline (default: these) and of accuracy, '
+                             'untraining, new_classes')
     parser.add_argument('--device', default='cpu', help='torch device for speed')
     parser.add_argument('--json', metavar='F', help='file for the figures of speed')
     parser.add_argument('--jobs', type=int, metavar='N',

@@ -1,7 +1,8 @@
 """The import of a full-size weights file beside Keras' own ``load_weights`` of it.
 
-Each side runs in a process of its own and is counted after its imports: seconds, and memory beyond what the imports
-took. Ours reads, proves, reports and writes a checkpoint; Keras builds its network and loads into it.
+Each side runs in a process of its own and is counted after its imports: seconds, those of the processor, which other
+work does not change (threads and child processes included), and memory beyond what the imports took. Ours reads,
+proves, reports and writes a checkpoint; Keras builds its network and loads into it.
 """
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def import_rows(repeats: int = 3) -> list[dict[str, Any]]:
         repeats: Runs of each side, every one in a new process.
 
     Returns:
-        Two rows, seconds and memory, each with ours, the peer's and the ratio.
+        Three rows, seconds, memory and the processor's seconds, each with ours, the peer's and the ratio.
 
     Raises:
         UserError: Keras is not installed.
@@ -44,8 +45,8 @@ def import_rows(repeats: int = 3) -> list[dict[str, Any]]:
             for side, measured in runs.items():
                 measured.append(run_side(side, source))
     rows = []
-    for field, unit in (('seconds', 's'), ('memory', 'file sizes')):
-        ours, peer = (median(run[field] for run in runs[side]) / (1 if field == 'seconds' else size) for side in runs)
+    for field, unit in (('seconds', 's'), ('memory', 'file sizes'), ('processor', 's')):
+        ours, peer = (median(run[field] for run in runs[side]) / (size if field == 'memory' else 1) for side in runs)
         rows.append(dict(suite=f'import_{field}', peer=f'{PEER}, {size / 1e6:.0f} MB', unit=unit, device='cpu',
                          threads=torch.get_num_threads(), ours_s=ours, peer_s=peer, ratio=ours / peer))
     return rows
@@ -151,15 +152,15 @@ class ChildrenWatch(Thread):
 
 
 def measure(work: Callable[[], object]) -> dict[str, float]:
-    """Seconds of some work, and the memory it and its children take at their highest beyond what is held before it."""
+    """Seconds of some work, those of the processor, and the most memory it and its children take beyond that held."""
     Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew from what is resident now
     before = peak_memory()
     watch = ChildrenWatch()
     watch.start()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), sum(os.times()[:4])
     work()
-    seconds = time.perf_counter() - start
-    return dict(seconds=seconds, memory=peak_memory() - before + watch.stop())
+    seconds, used = time.perf_counter() - start, sum(os.times()[:4]) - used
+    return dict(seconds=seconds, processor=used, memory=peak_memory() - before + watch.stop())
 
 
 SIDES: dict[str, Callable[[Path], Callable[[], object]]] = dict(ours=our_import, keras=keras_load)

@@ -25,6 +25,7 @@ UNNAMED = ('a file without layer names (Keras 2.12 to 2.15 and early Keras 3 wri
            'of equal shape were swapped; compare its outputs with those of Keras')
 NEAR_ZERO_VARIANCE = 1e-6  # a thousandth of the epsilon beside it: the channel never changed in training
 HUGE = 1e4                 # far above trained weights, far below what another byte order makes of them
+CACHED = 2 ** 16             # numbers that fit into a core's cache in double precision
 INITIAL = dict(weight=1.0, bias=0.0, running_mean=0.0, running_var=1.0)
 
 
@@ -62,9 +63,16 @@ def tensor_entry(key: str, tensor: Tensor, source: str | None = None, layer: str
 
 def tensor_statistics(tensor: Tensor) -> dict[str, float]:
     """Mean, standard deviation (of the population) and share of zeros of a float tensor of any shape."""
-    spread = float(tensor.std(correction=0)) if tensor.numel() > 1 else 0.
-    zeros = 1 - int(tensor.count_nonzero()) / tensor.numel()
-    return dict(mean=float(tensor.double().mean()), std=spread, zeros=zeros)
+    flat, count = tensor.flatten(), tensor.numel()
+    origin = float(flat[0])  # near the mean, so that little is lost where one square is taken from the other
+    total = squares = 0.
+    for block in flat.split(CACHED):
+        exact = block.double().sub_(origin)
+        total += float(exact.sum())
+        squares += float(exact.dot(exact))
+    mean = total / count
+    return dict(mean=origin + mean, std=max(0., squares / count - mean * mean) ** 0.5,
+                zeros=1 - int(tensor.count_nonzero()) / count)
 
 
 def find_warnings(state: Mapping[str, Tensor]) -> list[str]:
@@ -84,10 +92,11 @@ def find_warnings(state: Mapping[str, Tensor]) -> list[str]:
         if key.endswith('.running_var') and (flat := int((tensor < NEAR_ZERO_VARIANCE).sum())):
             warnings.append(f'{key}: {flat} of {tensor.numel()} variances are below {NEAR_ZERO_VARIANCE:g} (the '
                             f'smallest {float(tensor.min()):.3g}): these channels were constant in training')
+    largest = {key: max(map(abs, map(float, tensor.aminmax()))) for key, tensor in floats.items()}
     warnings += [f'{key}: all {tensor.numel():,} numbers of the kernel are zero'
-                 for key, tensor in floats.items() if tensor.dim() == 4 and not tensor.any()]
-    warnings += [f'{key}: values up to {largest:.3g}, far above those of a trained network'
-                 for key, tensor in floats.items() if (largest := float(tensor.abs().max())) > HUGE]
+                 for key, tensor in floats.items() if tensor.dim() == 4 and not largest[key]]
+    warnings += [f'{key}: values up to {value:.3g}, far above those of a trained network'
+                 for key, value in largest.items() if value > HUGE]
     return warnings
 
 

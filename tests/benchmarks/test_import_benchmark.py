@@ -28,6 +28,13 @@ def test_counts_children():
     assert measure(lambda: subprocess.run([sys.executable, '-c', code], check=True))['memory'] > 60 * MEGABYTE
 
 
+def test_counts_the_processor_of_children_and_not_of_waiting():
+    code = 'import time\nwhile time.process_time() < 0.5: pass'
+    assert measure(lambda: subprocess.run([sys.executable, '-c', code], check=True))['processor'] >= 0.5
+    waited = measure(lambda: time.sleep(0.5))
+    assert waited['processor'] < 0.4 < waited['seconds']
+
+
 def test_a_side_that_fails_says_why(tmp_path):
     with pytest.raises(UserError, match=r'the ours side of the import benchmark failed: .*absent\.h5'):
         run_side('ours', tmp_path / 'absent.h5')

@@ -14,9 +14,8 @@ import pytest
 from tests.chaos.fork_server import ForkServer
 from tests.chaos.trainings import EPOCHS, STEPS, Place, make
 
-SHORT = re.compile(r'test_killed_at_random|test_a_careless_writer_is_caught.*epoch_2|test_a_disk_that_fails.*(write best|fsync)|'
-                   r'test_a_full_disk|test_a_folder_that_cannot|test_a_signal_ends_after_the_step.*3-15|'
-                   r'test_two_trainings|test_soak')
+SHORT = re.compile(r'test_killed_at_random|test_a_careless_writer_is_caught.*epoch_2|test_a_disk_that_fails.*fsync|'
+                   r'test_a_full_disk|test_a_folder_that_cannot|test_a_signal_ends_after_the_step.*3-15|test_soak')
 """Tests that are run without ``make chaos``, one of a kind: each training takes seconds."""
 
 

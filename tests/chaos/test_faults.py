@@ -113,6 +113,7 @@ def file_above(place: Place) -> str:
 
 def closed_pointer(place: Place) -> str:
     place.run.mkdir()
+    place.run.chmod(0o777)
     (place.run / 'last_checkpoint').write_text('run/epoch_1.pth')
     (place.run / 'last_checkpoint').chmod(0)
     return f'{RUN}/last_checkpoint cannot be read (Permission denied)'
@@ -120,6 +121,7 @@ def closed_pointer(place: Place) -> str:
 
 def folder_as_pointer(place: Place) -> str:
     (place.run / 'last_checkpoint').mkdir(parents=True)
+    place.run.chmod(0o777)
     return f'{RUN}/last_checkpoint cannot be read (Is a directory)'
 
 

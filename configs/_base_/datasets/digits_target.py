@@ -38,7 +38,7 @@ train_pipeline = [
         type='StagedMix',
         name='mixup',  # the mean of two images; flip_ratio=1.0 is never
         transforms=[
-            dict(type='MixUp', img_scale=img_scale, ratio_range=(0.8, 1.25), flip_ratio=1.0, pad_val=128.0),
+            dict(type='ByteMixUp', img_scale=img_scale, ratio_range=(0.8, 1.25), flip_ratio=1.0, pad_val=128.0),
         ],
         prob=0.0),
     # keep_empty=False keeps images that lost all their boxes (mmdet's name says the opposite)

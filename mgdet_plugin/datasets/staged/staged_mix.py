@@ -32,9 +32,11 @@ def clip_to_image(results: Sample) -> Sample:
         results: a sample with ``img`` (h, w, 3) and maybe ``gt_bboxes`` (G, 4) and what goes with them; stays as it is.
 
     Returns:
-        A shallow copy with boxes of its own.
+        A shallow copy with boxes of its own, without the ``instances`` of the file, which are in ``gt_bboxes`` and
+        would be copied at each mix.
     """
     results = dict(results)
+    results.pop('instances', None)
     if results.get('gt_bboxes') is None:
         return results
     if not isinstance(results['gt_bboxes'], BaseBoxes):

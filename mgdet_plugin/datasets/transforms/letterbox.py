@@ -48,7 +48,10 @@ def _as_uint8(image: np.ndarray) -> np.ndarray:
         raise UserError(f'Letterbox: needs an 8-bit image or floats from 0 to 255, got {image.dtype}; '
                         "LoadImageFromFile(color_type='color') reads files so, an array must be scaled to 0..255")
     image = grey if grey.shape[2] == 3 else np.repeat(grey, 3, axis=2)
-    return image if image.dtype == np.uint8 else np.rint(image).clip(0, 255).astype(np.uint8)
+    if image.dtype == np.uint8:
+        return image
+    rounded = np.rint(image)
+    return rounded.clip(0, 255, out=rounded).astype(np.uint8)
 
 
 @TRANSFORMS.register_module()
