@@ -135,7 +135,8 @@ ROWS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     'amp_step': _late('training.steps:amp_rows'), 'stage_step': _late('training.steps:stage_rows'),
     'targets': _late('training.targets:target_rows'), 'scaling': _late('training.scaling:scaling_rows'),
     'keep_step': _late('training.keep_step:keep_step_rows'),
-    'stage1_cache': _late('trunk_cache_benchmark:stage1_cache_rows'), 'pipeline': _late('training.pipeline:pipeline_rows')}
+    'stage1_cache': _late('training.trunk_cache:stage1_cache_rows'),
+    'pipeline': _late('training.pipeline:pipeline_rows')}
 """Suites of several rows; the sides of import, start, keep and stage_step run in processes of their own."""
 LEARNING: dict[str, Callable[[LearningOptions], str]] = {
     'accuracy': _late('accuracy:accuracy'), 'untraining': _late('untraining:untraining'),

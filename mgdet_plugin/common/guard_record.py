@@ -110,7 +110,6 @@ class GuardRecord:
         held_epoch: Epoch after which the stage was made longer last.
         compared: Whether the first training losses were held against the validation's.
         ended: 'plan', 'early_stopping' or 'guard' at the end; None while the run goes on.
-        end_epoch: Epochs of the run after which it ends, where a person has added some; 0 else.
         keep: What a run with ``keep`` is held by, empty without: 'images' it is held on, their 'source' and 'copies' of
             new ones, 'share' of a batch, 'weight' and 'form'; images 'held_out', what judges on them 'by', and
             'at_least' what share of the old domain's mean AP must be left.
@@ -136,7 +135,6 @@ class GuardRecord:
     held_epoch: int = field(default=-1, metadata=BELOW_ZERO)
     compared: bool = False
     ended: str | None = None
-    end_epoch: int = 0
     keep: Keep = field(default_factory=lambda: Keep())
 
     @property
@@ -177,7 +175,7 @@ class GuardRecord:
         plain = self.to_plain()
         plain['baseline'] = {name: plain[name] for name in _BASELINE}
         content = {'version': VERSION, **{name: plain[name] for name in _WRITTEN
-                                          if plain[name] or name not in ('end_epoch', 'keep')}}
+                                          if plain[name] or name != 'keep'}}
         text = json.dumps(finite(content), indent=1).encode()
         write_together({Path(folder) / FILE: lambda stream: stream.write(text)})
 
@@ -250,8 +248,8 @@ def is_zero(name: str, *figures: Mapping[str, float]) -> bool:
 _ROUNDING = 1e-9
 _BASELINE = ('pretrained', 'random')
 _WRITTEN = ('start', 'limit', 'guarded', 'metric', 'best', 'stages', 'baseline', 'validations', 'events', 'bad_steps',
-            'ended', 'end_epoch', 'keep')
-_OPTIONAL = ('best', 'ended', 'end_epoch', 'keep')
+            'ended', 'keep')
+_OPTIONAL = ('best', 'ended', 'keep')
 
 
 def _checked(record: GuardRecord, place: str) -> GuardRecord:

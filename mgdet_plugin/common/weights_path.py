@@ -32,6 +32,10 @@ def check_weights_path(path: str, config: str, part: str = 'model') -> None:
         is_tf = any((Path(path) / name).is_file() for name in SAVED_MODEL_FILES)
         raise UserError(f'{path} is a {SAVED_MODEL if is_tf else "folder; give the path of a .pth file"}')
     if not Path(path).is_file():
+        saved = [each for pattern in ('epoch_*.pth', 'iter_*.pth') for each in Path(path).parent.glob(pattern)]
+        if saved:  # of a run, which keeps no best.pth without validation
+            last = max(saved, key=lambda each: each.stat().st_mtime)
+            raise UserError(f'the weights {path} are not there; the last that the run in that folder saved are {last}')
         beside = (Path(path).with_suffix(suffix) for suffix in KERAS_SUFFIXES)
         source = next(filter(Path.is_file, beside), 'model5.h5' if part == 'model' else 'darknet53.h5')
         before = re.search(r'work_dirs/([^/]+)/best\.pth$', path)  # of a run

@@ -116,13 +116,33 @@ def patch_mixed_precision(module: ModuleType) -> None:
 
 
 def patch_dataloaders(module: ModuleType) -> None:
-    """Let a dataloader's config say how workers live where it has none, as torch does not."""
+    """Let a dataloader's config say how workers live where it has none, and more workers than there are processors.
+
+    As many as those load its samples then, as torch advises; not where the number of a worker decides about what is
+    drawn at random: a dataset that is shuffled, and not by a plan.
+    """
     build = module.Runner.build_dataloader
 
     @wraps(build)
     def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(dataloader, Mapping) and not dataloader.get('num_workers'):
-            dataloader = {key: value for key, value in dataloader.items() if key not in OF_WORKERS}
+        if isinstance(dataloader, Mapping):
+            workers = dataloader.get('num_workers')
+            if not workers:
+                dataloader = {key: value for key, value in dataloader.items() if key not in OF_WORKERS}
+            elif not _draws_by_worker(dataloader):
+                dataloader = dict(dataloader, num_workers=min(workers, _processors()))
         return build(dataloader, *args, **kwargs)
 
     module.Runner.build_dataloader = staticmethod(build_dataloader)
+
+
+def _draws_by_worker(dataloader: Mapping[str, Any]) -> bool:
+    """Whether samples depend on which worker loads them, as far as the config of a dataloader tells."""
+    dataset, sampler = (dataloader.get(key) for key in ('dataset', 'sampler'))
+    staged = isinstance(dataset, Mapping) and dataset.get('type') == 'StagedDataset'
+    return not (staged or (isinstance(sampler, Mapping) and sampler.get('shuffle') is False))
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

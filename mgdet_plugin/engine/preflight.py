@@ -172,19 +172,21 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None,
         settled = [*settled, *as_words(entries)]
         if more_epochs is not None:
             settled += _extension(args, cfg, more_epochs, settled)
-        elif cfg.get('resume') and is_finished(cfg):
-            said.append(f'{cfg.work_dir} is already finished, {cfg.load_from} is its end: nothing to do. To train on '
-                        'give --more-epochs N, or start a run from its best.pth (load_from) in another --work-dir')
-            _say(said, args.launcher)
-            if hold is not None and is_first_rank(args.launcher):
-                hold(folder)
-            return None
-        elif cfg.get('resume') and not {'train_cfg.max_epochs', 'train_cfg.end_epoch'} & set(args.cfg_options or ()):
-            added, end = added_epochs(cfg)
+        elif cfg.get('resume'):
+            asked = {'train_cfg.max_epochs', 'train_cfg.end_epoch'} & set(args.cfg_options or ())
+            added, end = (0, 0) if asked else added_epochs(cfg)
             if added:
                 settled += ['--cfg-options', f'train_cfg.end_epoch={end}']
                 said.append(f'{number_of(added, "epoch")} had been added to this run by --more-epochs: it goes on to '
                             f'epoch {end}')
+            elif is_finished(cfg):
+                said.append(f'{cfg.work_dir} is already finished, {cfg.load_from} is its end: nothing to do. To train '
+                            'on give --more-epochs N, or start a run from its best.pth (load_from) in another '
+                            '--work-dir')
+                _say(said, args.launcher)
+                if hold is not None and is_first_rank(args.launcher):
+                    hold(folder)
+                return None
         if unwatched:
             said.append(f'no validation ({", ".join(unwatched)} None): no best.pth is kept, no stage ends early, and '
                         'only spikes, divergence and NaN of the training losses are guarded')

@@ -1,6 +1,7 @@
 """Which checkpoint a run goes on from: the newest that is whole and fits, whatever ``last_checkpoint`` says."""
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -208,14 +209,31 @@ def extended_end(cfg: Config, more: int) -> int:
 def added_epochs(cfg: Config) -> tuple[int, int]:
     """How many epochs were added to the run that ``cfg.load_from`` is of, of which that knows nothing, and its end.
 
-    A run that is killed in the first of them has saved no checkpoint since; the guard's record knows. (0, 0) else.
+    A run that is killed in the first of them has saved no checkpoint since; the config it left knows. (0, 0) else.
     """
-    path = Path(cfg.work_dir) / FILE
-    if not cfg.get('stages') or Path(cfg.load_from).resolve().parent != path.parent.resolve() or not path.is_file():
+    folder, path = Path(cfg.work_dir), Path(cfg.load_from)
+    if not cfg.get('stages') or path.resolve().parent != folder.resolve():
         return 0, 0
-    record, planned = GuardRecord.read(path), _position(cfg)[1]
-    return (record.end_epoch - planned, record.end_epoch) if record.ended is None and record.end_epoch > planned else (
-        0, 0)
+    source, end = _last_start(folder / Path(cfg.filename).name)
+    planned = _position(cfg)[1] if source == path.name else end
+    return (end - planned, end) if end > planned else (0, 0)
+
+
+def _last_start(path: Path) -> tuple[str, int]:
+    """The checkpoint that a run resumed from when it last began, by the config it left, and the ``end_epoch`` it was
+    given; ('', 0) without. It is read as data, not run.
+    """
+    try:
+        tree = ast.parse(path.read_text(encoding='utf-8'))
+    except (ValueError, SyntaxError, RecursionError, OSError):
+        return '', 0
+    values = {target.id: each.value for each in tree.body if isinstance(each, ast.Assign)
+              for target in each.targets if isinstance(target, ast.Name)}
+    loop = values.get('train_cfg')
+    given = {each.arg: each.value for each in loop.keywords} if isinstance(loop, ast.Call) else {}
+    source, resume, end = (each.value if isinstance(each, ast.Constant) else None for each in (
+        values.get('load_from'), values.get('resume'), given.get('end_epoch')))
+    return (Path(source).name, end) if resume is True and isinstance(source, str) and type(end) is int else ('', 0)
 
 
 def without_resume(arguments: list[str]) -> list[str]:

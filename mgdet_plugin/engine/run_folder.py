@@ -56,7 +56,9 @@ def check_run_folder(folder: Path) -> None:
 
 
 def whole_config(dump: Callable[[Runner], None]) -> Callable[[Runner], None]:
-    """A runner's method that writes its config whole or not at all, and, resumed, with what the run began from."""
+    """A runner's method that writes its config whole or not at all, and, resumed, with what the run began from; with
+    epochs added to it, with what they were added to (:func:`.resume_choice.added_epochs`).
+    """
 
     @wraps(dump)
     def dump_config(runner: Runner) -> None:
@@ -64,7 +66,8 @@ def whole_config(dump: Callable[[Runner], None]) -> Callable[[Runner], None]:
             return
         path = Path(runner.work_dir, Path(runner.cfg.filename).name)
         cfg = copy.deepcopy(runner.cfg)
-        text = path.read_text(errors='replace') if runner.cfg.get('resume') and path.is_file() else ''
+        same = runner.cfg.get('resume') and not (runner.cfg.get('train_cfg') or {}).get('end_epoch')
+        text = path.read_text(errors='replace') if same and path.is_file() else ''
         for name, value in re.findall(r'^(load_from|resume) *= *(.*)$', text, re.MULTILINE):
             with suppress(ValueError, SyntaxError):
                 cfg[name] = ast.literal_eval(value)

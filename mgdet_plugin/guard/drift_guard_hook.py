@@ -109,7 +109,6 @@ class DriftGuardHook(Hook):
             if self.options.terms is not None:
                 record.guarded = guarded_terms(record, self.options.terms)
         record.best, record.keep = _best_by(runner), _keep_summary(runner)
-        record.end_epoch = run.loop.end_epoch or record.end_epoch  # of a run that is killed before it saves it
         if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
             runner.logger.warning('guard: EarlyStoppingHook keeps no state in checkpoints, and goes by the figures of '
                                   'weights the guard has put back; plan.early_stopping does neither')

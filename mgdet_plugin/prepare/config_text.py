@@ -1,7 +1,6 @@
 """The text of a config: ours inherited, and what differs, each with the reason beside it."""
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from textwrap import wrap
@@ -140,7 +139,7 @@ def _sets(project: Project) -> list[str]:
               f'    metainfo=dict({"_delete_=True, " if digits else ""}classes=classes))']
     if not project.recipe.measures:
         lines += [*_comment(f'{batch.value} images a step: {batch.why}.'),
-                  f'train_dataloader = dict(batch_size={batch.value}, {_workers(4, digits)}dataset=dict(',
+                  f'train_dataloader = dict(batch_size={batch.value}, dataset=dict(',
                   "    ann_file='train.json', pipeline=train_pipeline,",
                   '    filter_cfg=dict(filter_empty_gt=True, min_size=1),  # not those without objects',
                   '    **_set))']
@@ -150,19 +149,12 @@ def _sets(project: Project) -> list[str]:
     return lines
 
 
-def _workers(base: int, digits: bool = False) -> str:
-    """How many processes load pictures, where the base has more of them than this machine has processors."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return f'num_workers={here}, ' if here < base and not digits else ''
-
-
 def _measured(project: Project) -> list[str]:
     """The dataloaders and evaluators of val and test."""
     recipe, lines = project.recipe, []
     for name in ('val', 'test'):
         source = name if name in project.splits else 'test' if recipe.measures else 'val'
         batch = '' if recipe.test_batch is None else f'batch_size={recipe.test_batch}, '
-        batch += _workers(2, _is_digits(project))
         images = '' if recipe.images is None else f'indices={recipe.images}, '
         lacks = '' if recipe.measures or name == source else '  # there is no test set'
         lines.append(f"{name}_dataloader = dict({batch}dataset=dict(ann_file='{source}.json', {images}"

@@ -39,6 +39,9 @@ def test_missing_weights(tmp_path, data, argv):
         prepare_train([str(config)])
     with pytest.raises(UserError, match='are not there'):
         prepare_test([str(config), str(tmp_path / 'other.pth')])
+    (tmp_path / 'epoch_2.pth').touch()  # of a run without validation
+    with pytest.raises(UserError, match=r'best\.pth are not there; the last .* saved are .*epoch_2\.pth$'):
+        prepare_test([str(config), str(tmp_path / 'best.pth')])
 
 
 def test_foreign_weights(tmp_path, data):

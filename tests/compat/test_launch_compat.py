@@ -122,3 +122,17 @@ def test_the_device_is_chosen_again_after_a_failed_start(monkeypatch):
     with pytest.raises(RuntimeError, match='no one there'):
         module._init_dist_pytorch('nccl')
     assert torch.cuda.set_device is set_device
+
+
+@pytest.mark.parametrize(('dataset', 'shuffle', 'workers'), [
+    ('StagedDataset', True, 2), ('CocoDataset', False, 2),
+    ('CocoDataset', True, 4)])  # which worker loads a sample decides about what is drawn at random
+def test_no_more_workers_than_processors_where_that_changes_nothing(dataset, shuffle, workers, monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: range(2), raising=False)
+    module = SimpleNamespace(Runner=SimpleNamespace(build_dataloader=lambda dataloader, seed: dataloader))
+    launch_compat.patch_dataloaders(module)
+    given = dict(num_workers=4, persistent_workers=True, dataset=dict(type=dataset),
+                 sampler=dict(type='DefaultSampler', shuffle=shuffle))
+    assert module.Runner.build_dataloader(given, 0) == dict(given, num_workers=workers)
+    assert given['num_workers'] == 4
+    assert module.Runner.build_dataloader(dict(given, num_workers=1), 0)['num_workers'] == 1

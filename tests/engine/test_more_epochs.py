@@ -104,18 +104,26 @@ def test_the_command_counts_from_the_end(ended: tuple[Path, Path], capsys: pytes
     assert 'To train on give --more-epochs N' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('guarded', [True, False])
 def test_a_run_killed_before_it_saved_an_added_epoch_goes_on_to_its_end(
-        data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], guarded: bool) -> None:
+    """Also where no guard keeps a record: the checkpoint knows nothing of it, the config the run left does."""
     cfg = config(tmp_path, data, [HEAD])
-    cfg.dump(tmp_path / 'config.py')
-    words = [str(tmp_path / 'config.py'), '--work-dir', str(tmp_path / 'run'), '--resume']
+    if not guarded:
+        cfg.default_hooks.pop('drift_guard')
+    words = [cfg.filename, '--work-dir', str(tmp_path / 'run'), '--resume']
+    cfg.dump(cfg.filename)
     steps = run(cfg, tmp_path / 'run').iter
-    run(cfg, tmp_path / 'run', kill=('iter', steps + 1), resume=True, change=extended(5))
+    told = dict(load_from=str(tmp_path / 'run/epoch_2.pth'), train_cfg=dict(end_epoch=5))
+    run(cfg, tmp_path / 'run', kill=('iter', steps + 1), resume=True, change=lambda each: each.merge_from_dict(told))
     settled = prepare_train(words)
     assert settled is not None and settled[-2:] == ['--cfg-options', 'train_cfg.end_epoch=5']
     assert '3 epochs had been added to this run by --more-epochs: it goes on to epoch 5' in capsys.readouterr().err
-    assert run(cfg, tmp_path / 'run', resume=True, change=extended(5)).epoch == 5
-    assert prepare_train(words) is None and 'already finished' in capsys.readouterr().err
+    assert run(cfg, tmp_path / 'run', resume=True, change=lambda each: each.merge_from_dict(told)).epoch == 5
+    settled = prepare_train(words)
+    said = capsys.readouterr().err
+    assert 'had been added' not in said
+    assert settled is None and 'already finished' in said if guarded else settled is not None
 
 
 @pytest.mark.parametrize(('words', 'line'), [

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -107,14 +106,6 @@ def test_whole_keras_weights_become_the_guides_stages(data, weights, here, monke
                  '15% val and 15% test taken',
                  'every box is there: my_set_data/train.json, val.json, test.json', '2 rows kept by name, 1 new'):
         assert part in text, part
-
-
-@pytest.mark.parametrize(('here_are', 'workers'), [(1, (1, 1)), (2, (2, 2)), (64, (4, 2))])
-def test_as_many_processes_load_pictures_as_the_machine_has_processors(data, here, monkeypatch, here_are, workers):
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: range(here_are))
-    cfg, _ = made(data)
-    assert (cfg.train_dataloader.num_workers, cfg.val_dataloader.num_workers) == workers
-    assert cfg.test_dataloader.num_workers == workers[1]
 
 
 def test_a_checkpoint_keeps_the_rows_of_classes_it_knows_and_old_pictures_hold_it(data, weights, here):
