@@ -192,6 +192,8 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None,
                         'only spikes, divergence and NaN of the training losses are guarded')
         _say(chain(said, _prepare(cfg, ('train', ) if unwatched else ('train', 'val'), start)), args.launcher)
         if not resumed:
+            if wish.measures_batch or wish.hours is not None:
+                _say(['measuring steps of this run, in a process of their own'], args.launcher)
             entries, said = measured_entries(cfg, wish)
             _say(said, args.launcher)
             settled = [*settled, *as_words(entries)]

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from benchmarks import training.trunk_cache
+from benchmarks.training import trunk_cache
 from benchmarks.training.trunk_cache import SIDE, TRAINED, largest_difference, stage1_cache_rows, stage_config
 from mgdet_plugin.plan.plan import Plan
 
@@ -33,9 +33,9 @@ def test_rows_are_medians_over_turns(monkeypatch):
         def state_dict(self):
             return dict(weight=torch.full((2, ), 0.5 if self.cached else 2.0))
 
-    monkeypatch.setattr(training.trunk_cache, 'Runner', Runner)
-    monkeypatch.setattr(training.trunk_cache, 'save_weights', lambda cfg, path: dict(weight=torch.zeros(2)))
-    monkeypatch.setattr(training.trunk_cache.time, 'perf_counter', lambda: clock[0])
+    monkeypatch.setattr(trunk_cache, 'Runner', Runner)
+    monkeypatch.setattr(trunk_cache, 'save_weights', lambda cfg, path: dict(weight=torch.zeros(2)))
+    monkeypatch.setattr(trunk_cache.time, 'perf_counter', lambda: clock[0])
     seconds, apart = stage1_cache_rows(repeats=2)
     assert order == ['ours_0', 'peer_0', 'ours_1', 'peer_1'] and seconds['ratio'] == 0.25
     assert (apart['ours_s'], apart['peer_s'], apart['ratio']) == (1.5, 2.0, 0.75)

@@ -22,9 +22,10 @@ def export_command(arguments: Sequence[str]) -> int:
     parser.add_argument('--pictures', metavar='VAL',
                         help="annotated pictures to measure on, in any format init reads (default: the config's "
                              'validation set)')
+    parser.add_argument('--images', metavar='DIR', help='folder of the pictures of VAL, where it is not that of VAL')
     parser.add_argument('--count', type=int, default=200, metavar='N', help='the most pictures (default: 200)')
     args = parser.parse_args(arguments)
     export_model(args.weights, args.out, args.config, args.format, args.precision, args.nms, args.max_drop,
-                 args.pictures, args.count)
+                 args.pictures, args.count, images=args.images)
     print(f'written   {args.out}')
     return 0

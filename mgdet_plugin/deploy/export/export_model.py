@@ -26,7 +26,7 @@ PRECISIONS = dict(onnx=('fp32', ), openvino=('fp32', 'fp16', 'bf16', 'int8'), to
 
 def export_model(weights: str | Path, out: str | Path, config: str | Path | None = None, form: str | None = None,
                  precision: str = 'fp32', nms: bool = False, max_drop: float = 0.01,
-                 pictures: str | Path | None = None, count: int = 200,
+                 pictures: str | Path | None = None, count: int = 200, images: str | Path | None = None,
                  say: Callable[[str], object] = partial(print, file=sys.stderr)) -> Parity:
     """Write weights as ONNX, OpenVINO or torch, batch normalisation folded, and measure what was written.
 
@@ -41,6 +41,7 @@ def export_model(weights: str | Path, out: str | Path, config: str | Path | None
         max_drop: The most mean AP it may cost.
         pictures: Annotated pictures to measure on, in any format ``init`` reads. Default: the config's validation set.
         count: The most pictures.
+        images: Folder of the pictures, where it is not that of ``pictures``.
         say: Takes lines about what is being done.
 
     Returns:
@@ -63,7 +64,7 @@ def export_model(weights: str | Path, out: str | Path, config: str | Path | None
     backend = TorchBackend(found, weights, 'cpu')
     description = describe(found, backend, nms, precision)
     reference = Predictor(backend)
-    labelled = labelled_pictures(found.cfg, reference.classes, pictures, count)
+    labelled = labelled_pictures(found.cfg, reference.classes, pictures, count, images)
     with folder_beside(out) as folder:
         made = folder / out.name
         with full_disk_told(out):

@@ -14,11 +14,12 @@ from mmengine.config import Config
 from mgdet_plugin.common.errors import UserError, is_whole, require
 from mgdet_plugin.datasets import check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.dataset_report import some
-from mgdet_plugin.datasets.sources.annotated import Box, Picture
+from mgdet_plugin.datasets.sources.annotated import Box, Hints, Picture
 from mgdet_plugin.datasets.sources.find import read_annotated
 
 
-def labelled_pictures(cfg: Config, classes: Sequence[str], data: str | Path | None, count: int) -> list[Picture]:
+def labelled_pictures(cfg: Config, classes: Sequence[str], data: str | Path | None, count: int,
+                      images: str | Path | None = None) -> list[Picture]:
     """Pictures with their boxes, evenly out of a set.
 
     Args:
@@ -26,12 +27,13 @@ def labelled_pictures(cfg: Config, classes: Sequence[str], data: str | Path | No
         classes: Of the model; boxes of others are left out.
         data: A folder or file of annotations in any format ``init`` reads; of several splits the validation's.
         count: The most pictures.
+        images: Folder of the pictures of ``data``, where it is not that of ``data``.
 
     Raises:
         UserError: The set is missing or wrong, or has no box of the classes.
     """
     require(is_whole(count, 1), '--count must be a whole number from 1', count)
-    pictures = _of_config(cfg) if data is None else _of_data(Path(data))
+    pictures = _of_config(cfg) if data is None else _of_data(Path(data), images)
     origin = data if data is not None else 'the validation set of the config'
     names = {box.name for picture in pictures for box in picture.boxes}
     if not names & set(classes):
@@ -42,8 +44,8 @@ def labelled_pictures(cfg: Config, classes: Sequence[str], data: str | Path | No
     return [Picture(each.path, tuple(box for box in each.boxes if box.name in classes)) for each in pictures]
 
 
-def _of_data(data: Path) -> list[Picture]:
-    annotated = read_annotated(data)
+def _of_data(data: Path, images: str | Path | None) -> list[Picture]:
+    annotated = read_annotated(data, hints=Hints(images=None if images is None else Path(images)))
     for split in ('val', 'test'):
         chosen = [picture for picture in annotated.pictures if picture.split == split]
         if chosen:

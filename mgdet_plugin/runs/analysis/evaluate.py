@@ -89,6 +89,7 @@ def evaluate_run(words: Sequence[str],
     if not asked or not best.is_file() or not is_first_rank(args.launcher) or (
             not renew and (folder / FOLDER / PAGE).is_file()):
         return
+    say(f'drawing what {best} gets right and wrong into {folder / FOLDER} ({SWITCH}=False in the config leaves it out)')
     try:
         say(f'what {best} detects: {_write_run(cfg, folder, best)}')
     except Exception as error:
