@@ -121,7 +121,8 @@ def _check_meta(meta: Any, place: str) -> None:
         need(isinstance(classes, (list, tuple)) and len(classes) <= MAX_CLASSES, f'{place}.dataset_meta.classes',
              classes, f'a list of at most {MAX_CLASSES:,} names')
         for each in classes:
-            text(each, f'{place}.dataset_meta.classes')
+            named = each.strip() if isinstance(each, str) else each  # a list of a person's may end lines in names
+            text(named, f'{place}.dataset_meta.classes')
     anchors = (found.get('keras_import') or {}).get('anchors')
     need(anchors is None or _are_sizes(anchors), f'{place}.keras_import.anchors', anchors, 'sizes by scale')
 

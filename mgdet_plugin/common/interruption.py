@@ -26,7 +26,8 @@ class Interruption:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._process, self._time, self._waits = os.getpid(), 0.0, False
+        self._time, self._waits = 0.0, False
+        self._taken: set[signal.Signals] = set()
 
     def listen(self) -> None:
         """Take note of signals from now on; one that is ignored, as SIGHUP by ``nohup``, stays ignored."""
@@ -34,6 +35,7 @@ class Interruption:
         for number in SIGNALS:
             if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._take)
+                self._taken.add(number)
         signal.signal(signal.SIGALRM, self._take)
 
     def ignore(self) -> None:
@@ -41,6 +43,11 @@ class Interruption:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+
+    def forked(self) -> None:
+        """A process that this one has forked ends by a signal as ever; it leaves Ctrl-C to its parent."""
+        for number in self._taken:
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
 
     @contextmanager
     def after_step(self) -> Iterator[None]:
@@ -57,11 +64,6 @@ class Interruption:
             raise KeyboardInterrupt
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a process that loads images leaves Ctrl-C to its parent
-            if number != signal.SIGINT:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-            return
         now, first = time.monotonic(), self.number is None
         if first:
             self.number, self._time = number, now
@@ -74,3 +76,4 @@ class Interruption:
 
 
 ASKED = Interruption()
+os.register_at_fork(after_in_child=ASKED.forked)

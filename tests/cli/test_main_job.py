@@ -46,7 +46,7 @@ def test_every_step_succeeds(job):
 
 def test_the_run_ends_with_a_page_about_its_best_weights(job):
     folder, _, steps = job
-    [line] = [each for each in steps['train'].stderr.splitlines() if 'evaluation' in each]
+    [_, line] = [each for each in steps['train'].stderr.splitlines() if 'evaluation' in each]
     assert line == f'what {folder}/run/best.pth detects: {folder}/run/evaluation/evaluation.html'
     assert steps['train'].stderr.splitlines()[-1] == line
     [before, after] = json.loads((folder / 'run/evaluation/evaluation.json').read_text())['summary']

@@ -49,3 +49,17 @@ def test_training_goes_on_by_resuming() -> None:
     from mgdet_plugin.cli.training.train import goes_on
     words = goes_on(['a.py', '--work-dir', 'd', '--resume', 'd/epoch_1.pth', '--amp', '--cfg-options', 'a=1', 'b=2'])
     assert words == ['a.py', '--work-dir=d', '--cfg-options', 'a=1', 'b=2', '--amp', '--resume']
+
+
+def test_a_pool_of_processes_ends_where_signals_are_taken_note_of() -> None:
+    """Its processes are ended by SIGTERM; they would wait for ever if they took the parent's ways over."""
+    code = """
+from multiprocessing import get_context
+from mgdet_plugin.common.interruption import ASKED
+for quiet in (ASKED.listen, ASKED.ignore):
+    quiet()
+    with get_context('fork').Pool(2) as pool:
+        assert pool.map(abs, [-1]) == [1]
+    pool.join()
+"""
+    assert subprocess.run([sys.executable, '-c', code], check=False, timeout=60).returncode == 0

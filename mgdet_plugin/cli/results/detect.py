@@ -17,7 +17,8 @@ def detect_command(arguments: Sequence[str]) -> int:
     parser = Parser(__name__, __doc__)
     parser.add_argument('source', nargs='+', metavar='SOURCE', help='a picture, a folder (any depth), a glob, a video, '
                         'a camera (0, /dev/video0), or the address of a stream or a picture; or several')
-    parser.add_argument('--weights', required=True, metavar='W', help='a checkpoint, an export (.onnx, .xml) or a Keras file')
+    parser.add_argument('--weights', required=True, metavar='W',
+                        help='a checkpoint, an export (.onnx, .xml) or a Keras file')
     parser.add_argument('--config', metavar='CFG', help='of the model (default: the one stored in the checkpoint)')
     parser.add_argument('--out', metavar='DIR', help='a new folder to write to (default: work_dirs/detect, numbered)')
     parser.add_argument('--score-thr', default=str(SCORE_THR), metavar='S',

@@ -103,5 +103,5 @@ def to_torch(values: Any) -> torch.Tensor:
         return tensor
     height, width, channels, out = tensor.shape
     # two transpositions of matrices: a third of the time of the one permutation of four axes
-    rows = tensor.view(-1, out).t().contiguous().view(out, height * width, channels)
+    rows = tensor.reshape(-1, out).t().contiguous().view(out, height * width, channels)
     return rows.transpose(1, 2).contiguous().view(out, channels, height, width)

@@ -194,7 +194,8 @@ def test_a_run_that_ended_has_a_page(run_folder, undrawn, capsys):
     said = []
     evaluate_run(words(run_folder, 'keep.images=nowhere'), said.append)
     page = run_folder / 'work/evaluation/evaluation.html'
-    assert said == [f'what {run_folder}/work/best.pth detects: {page}'] and page.is_file()
+    assert said[0].startswith(f'drawing what {run_folder}/work/best.pth gets right and wrong into ')
+    assert said[1:] == [f'what {run_folder}/work/best.pth detects: {page}'] and page.is_file()
     assert not capsys.readouterr().err
     record = json.loads((page.parent / 'evaluation.json').read_text())
     assert [(row['domain'], row['weights'], row['images']) for row in record['summary']] == [
@@ -218,6 +219,6 @@ def test_what_goes_wrong_is_one_line_and_no_failure(run_folder, monkeypatch):
     monkeypatch.setattr(module, 'measure', fail)
     said = []
     evaluate_run(words(run_folder), said.append)
-    [line] = said
+    [_, line] = said
     assert line.startswith('warning: no evaluation was written: out of memory; ') and 'evaluate=False' in line
     assert f'{run_folder}/work/best.pth --split val tries again' in line and '\n' not in line
