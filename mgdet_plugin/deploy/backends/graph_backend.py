@@ -56,7 +56,8 @@ class GraphBackend:
             UserError: The graph itself leaves them out.
         """
         if self._nms:
-            raise UserError(f'{self._name} leaves out scores up to {self.score_thr} itself; give a score above it, or '
+            raise UserError(f'{self._name} leaves out scores below {self.score_thr} itself, and detections from '
+                            f'{score_thr:g} are asked for, with --track half of what is given; give a higher score, or '
                             'export without --nms')
         self.settings['score_thr'] = score_thr
 

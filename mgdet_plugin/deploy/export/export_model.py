@@ -74,7 +74,7 @@ def export_model(weights: str | Path, out: str | Path, config: str | Path | None
         say(f'measuring on {len(labelled)} pictures')
         parity = compare(reference, detect(made, device=None if form != 'torch' else 'cpu'), labelled,
                          (torch_maps(backend), file_maps(made, precision)), (Path(weights).stat().st_size, size))
-        say(parity.table())
+        say(parity.table(max_drop))
         parity.check(precision, max_drop)
         write_together({out.with_name(each.name): partial(_copy, each) for each in files})
     return parity

@@ -76,7 +76,7 @@ class Parity:
                             f'bound is {map_bound(self.map_size):.2g} for values up to {self.map_size:.2g}; nothing '
                             'was written; please report it with the versions of torch and of the library')
 
-    def table(self) -> str:
+    def table(self, max_drop: float) -> str:
         """For a person."""
         rows = [('', 'weights in torch', 'exported', 'difference'),
                 ('AP', f'{self.ap[0]:.4f}', f'{self.ap[1]:.4f}', f'{-self.drop:+.4f}'),
@@ -89,8 +89,11 @@ class Parity:
                 ('corners, pixels', '', '', f'{self.corner:.2g}'),
                 ('scores', '', '', f'{self.score:.2g}')]
         widths = [max(map(len, column)) for column in zip(*rows)]
+        weak = ''
+        if self.ap[0] <= max_drop:
+            weak = f'; the weights have less AP there than --max-drop {max_drop} allows to lose: it judges nothing'
         lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-        return '\n'.join([*lines, f'on {self.pictures} pictures, one at a time'])
+        return '\n'.join([*lines, f'on {self.pictures} pictures, one at a time{weak}'])
 
 
 def compare(reference: Predictor, exported: Predictor, pictures: Sequence[Picture],

@@ -44,7 +44,7 @@ class ConsoleHook(Hook):
         """Note where this process begins."""
         self._begun, self._first_iter, self._best = time.monotonic(), runner.iter, _best(runner)
         if runner._resume:
-            source = f' from {os.path.relpath(runner._load_from)}' if runner._load_from else ''  # mmengine may choose it
+            source = f' from {os.path.relpath(runner._load_from)}' if runner._load_from else ''  # mmengine may choose
             _say(runner, f'going on{source}, {_done(runner)}')
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:

@@ -130,7 +130,9 @@ def test_bounds_of_parity():
     parity().check('fp32', 0.01)
     parity(maps=1.0).check('int8', 0.01)
     parity(maps=0.02, map_size=7000.0).check('fp32', 0.01)
-    assert '2 matched, 1 missing, 1 extra' in parity().table() and '2.00 times as fast' in parity().table()
+    table = parity().table(0.01)
+    assert '2 matched, 1 missing, 1 extra' in table and '2.00 times as fast' in table and 'judges nothing' not in table
+    assert 'less AP there than --max-drop 1 allows to lose: it judges nothing' in parity().table(1)
     for fields, precision in ((dict(ap=(0.5, 0.489)), 'int8'), (dict(maps=2e-3), 'fp32'),
                               (dict(maps=0.08, map_size=7000.0), 'fp32'), (dict(maps=float('nan')), 'fp32'),
                               (dict(maps=float('inf'), map_size=float('inf')), 'fp32')):
