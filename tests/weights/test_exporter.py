@@ -232,7 +232,7 @@ def with_value(key: str, value: float) -> dict[str, Tensor]:
     (changed(KERNEL, torch.zeros(8, 16, 3, 3)), 'is 3x3 where 1x1 belongs'),
     (changed(VARIANCE, torch.zeros(7)), f'{VARIANCE} has the shape (7,)'),
     (changed(VARIANCE, torch.zeros(16, dtype=torch.int32)), f'{VARIANCE} is a tensor of int32'),
-    (changed(VARIANCE, torch.zeros(16).to_sparse()), f"{VARIANCE} is 'a tensor sparse_coo on cpu', expected a dense tensor"),
+    (changed(VARIANCE, torch.zeros(16).to_sparse()), f"{VARIANCE} is 'a tensor sparse_coo on cpu', expected a dense"),
     (changed('bbox_head.predict_convs.2.bias', torch.zeros(11)), 'has the shape (11,)'),
     (with_value(KERNEL, float('nan')), f'{KERNEL} holds NaN'),
     (with_value(KERNEL, float('inf')), f'{KERNEL} holds NaN or infinite'),
