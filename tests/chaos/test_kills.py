@@ -80,7 +80,10 @@ def test_killed_at_random(whole: SimpleNamespace) -> None:
             if whole.server.wait(process, moment) is not None:  # it was faster
                 break
             whole.server.signal(process, signal.SIGKILL)
-            assert whole.server.wait(process, LONG) == -signal.SIGKILL
+            ended = whole.server.wait(process, LONG)
+            if ended == 0:  # it was, by less
+                break
+            assert ended == -signal.SIGKILL
             kills, words = kills + 1, ['--resume']
             if words and place.far()[0]:
                 lost.append(done - place.far()[1])
