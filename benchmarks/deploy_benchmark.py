@@ -2,10 +2,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -17,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
 
-from benchmarks.speed import PEER_CONFIG
+from benchmarks.speed import PEER_CONFIG, in_turns
 from mgdet_plugin.common.resources import CONFIGS
 from mgdet_plugin.deploy.backends.graph_backend import GraphBackend, openvino_run
 from mgdet_plugin.deploy.backends.torch_backend import TorchBackend, Weights
@@ -64,23 +61,12 @@ def deploy_rows(repeats: int = 5) -> list[dict[str, Any]]:
 def _side(side: int, picture: Path, repeats: int) -> list[dict[str, Any]]:
     peer = Predictor(TorchBackend(_peer(side), 'peer', 'cpu'))
     ours = {name: Predictor(backend) for name, backend in _forms(side, picture).items()}
-    times = _interleaved({name: lambda each=each: each(picture)  # type: ignore[misc]
+    times = in_turns({name: lambda each=each: each(picture)  # type: ignore[misc]
                           for name, each in dict(peer=peer, **ours).items()}, repeats)
     base = times.pop('peer')
     return [dict(suite=f'deploy {name} {side}', peer=f'mmdet YOLOv3-d53 in torch, a {PICTURE[0]}x{PICTURE[1]} file to '
                  f'boxes at {side} pixels', device='cpu', threads=1, ours_s=seconds, peer_s=base, ratio=seconds / base)
             for name, seconds in times.items()]
-
-
-def _interleaved(cases: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each case."""
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(repeats + 1):
-        for name, case in cases.items():
-            start = time.perf_counter()
-            case()
-            times[name].append(time.perf_counter() - start)
-    return {name: median(seconds[1:]) for name, seconds in times.items()}
 
 
 def _peer(side: int) -> Weights:
@@ -145,7 +131,7 @@ def _peaks(repeats: int) -> list[dict[str, Any]]:
     """What the core reaches at the most, single precision the base."""
     sides = {name: torch.rand(MATMUL, MATMUL).to(dtype) for name, dtype in (('fp32', torch.float32),
                                                                            ('bf16', torch.bfloat16))}
-    times = _interleaved({name: lambda each=each: each @ each  # type: ignore[misc]
+    times = in_turns({name: lambda each=each: each @ each  # type: ignore[misc]
                           for name, each in sides.items()}, repeats)
     rates = {name: 2 * MATMUL ** 3 / seconds / 1e9 for name, seconds in times.items()}
     return [dict(suite=f'matmul peak {name}', peer='the same in single precision', unit='G/s', device='cpu', threads=1,

@@ -1,9 +1,11 @@
 """Cases of speed: what the detector does, and the same of a named peer."""
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, TypeVar
 
 import mmdet
 import torch
@@ -22,6 +24,18 @@ SIDE = 320  # pixels
 PEER_CONFIG = 'configs/yolo/yolov3_d53_8xb8-ms-608-273e_coco.py'
 OUR_CONFIG = 'configs/_base_/models/multigrid_darknet53.py'
 Case = Callable[[], Any]
+Name = TypeVar('Name')
+
+
+def in_turns(cases: Mapping[Name, Case], repeats: int) -> dict[Name, float]:
+    """Median seconds of each case, the cases taken in turns, the first turn not counted."""
+    times: dict[Name, list[float]] = {name: [] for name in cases}
+    for _ in range(repeats + 1):
+        for name, case in cases.items():
+            start = time.perf_counter()
+            case()
+            times[name].append(time.perf_counter() - start)
+    return {name: median(each[1:]) for name, each in times.items()}
 
 
 def detectors(device: torch.device) -> tuple[nn.Module, nn.Module]:

@@ -8,7 +8,8 @@ import torch
 from mmengine.optim import OptimWrapper
 
 from benchmarks.guard_benchmark import small_model
-from benchmarks.training.steps import batch_of, in_turns, row
+from benchmarks.speed import in_turns
+from benchmarks.training.steps import batch_of, row
 from mgdet_plugin.engine.optim.step_guard import StepGuard
 from mgdet_plugin.keep.holder import Holder
 from mgdet_plugin.keep.teacher import Teacher

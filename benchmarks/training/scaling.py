@@ -13,7 +13,8 @@ import torch
 from mmengine.model import MMDistributedDataParallel
 
 from benchmarks.guard_benchmark import small_model
-from benchmarks.training.steps import answer, batch_of, in_a_process, in_turns, row, stepping
+from benchmarks.speed import in_turns
+from benchmarks.training.steps import answer, batch_of, in_a_process, row, stepping
 from mgdet_plugin.common.errors import UserError
 
 IMAGES, SIDE, BOXES = (1, 2, 4, 8, 16), (320, 448, 640, 896, 1280), (1, 10, 50, 100, 200)

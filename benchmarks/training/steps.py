@@ -8,8 +8,7 @@ import copy
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,7 +20,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.structures import InstanceData
 
 from benchmarks.import_benchmark import peak_memory
-from benchmarks.speed import detectors
+from benchmarks.speed import detectors, in_turns
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.plan.freezing import freeze
 from mgdet_plugin.plan.plan import build_plan
@@ -134,17 +133,6 @@ def batch_of(images: int, side: int, boxes: int) -> dict[str, Any]:
         samples.append(DetDataSample(gt_instances=objects, metainfo=meta))
     pictures = torch.randint(256, (images, 3, side, side), generator=generator, dtype=torch.uint8)
     return dict(inputs=list(pictures), data_samples=samples)
-
-
-def in_turns(cases: Mapping[Name, Step], repeats: int) -> dict[Name, float]:
-    """Median seconds of each case, the cases taken in turns, the first turn not counted."""
-    times: dict[Name, list[float]] = {name: [] for name in cases}
-    for _ in range(repeats + 1):
-        for name, case in cases.items():
-            start = time.perf_counter()
-            case()
-            times[name].append(time.perf_counter() - start)
-    return {name: median(each[1:]) for name, each in times.items()}
 
 
 def row(suite: str, peer: str, unit: str, ours: float, theirs: float) -> dict[str, Any]:

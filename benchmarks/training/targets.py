@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from mmdet.structures import DetDataSample
 
-from benchmarks.speed import detectors
-from benchmarks.training.steps import IMAGES, batch_of, in_turns, row
+from benchmarks.speed import detectors, in_turns
+from benchmarks.training.steps import IMAGES, batch_of, row
 from mgdet_plugin.models.multigrid_assigner import CELLS_GUARANTEED, gather_instances
 
 SIDE, BOXES = 608, 100

@@ -4,8 +4,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 SHOW_ALL = 'MGDET_TRACEBACK'  # of the environment
@@ -30,6 +31,18 @@ def require(holds: object, what: str, value: object) -> None:
     """
     if not holds:
         raise UserError(f'{what}, got {value!r}')
+
+
+def require_known(kind: type, given: Iterable[str], owner: str) -> None:
+    """Refuse options that a dataclass has no field for.
+
+    Raises:
+        UserError: There are some.
+    """
+    known = [each.name for each in fields(kind)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise UserError(f'{owner} has no option {unknown}; it takes {", ".join(known)}')
 
 
 def is_number(value: Any) -> bool:

@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
+from mgdet_plugin.common.errors import is_number, is_whole, require, require_known
 from mgdet_plugin.guard.loss_watch import DIVERGENCE, DRIFT, SPIKE
 
 WARN, HOLD, LOWER_RATE, ROLLBACK, STOP = ACTIONS = ('warn', 'hold', 'lower_rate', 'rollback', 'stop')
@@ -69,10 +69,7 @@ class GuardOptions:
         Raises:
             UserError: One is unknown or out of its range.
         """
-        known = [each.name for each in fields(cls)]
-        unknown = sorted(set(given) - set(known))
-        if unknown:
-            raise UserError(f'DriftGuardHook has no option {unknown}; it takes {", ".join(known)}')
+        require_known(cls, given, 'DriftGuardHook')
         return cls(**given)
 
     def __post_init__(self) -> None:

@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from mgdet_plugin.common.errors import UserError, require
+from mgdet_plugin.common.errors import require, require_known
 from mgdet_plugin.plan.keeping import CACHES
 
 DTYPES = ('float32', 'float16')
@@ -37,10 +37,7 @@ class TrunkCaching:
             UserError: One is unknown or out of its range.
         """
         require(isinstance(given, Mapping), "trunk_cache must be a dict such as dict(at_most='4GB')", given)
-        known = [each.name for each in fields(cls)]
-        unknown = sorted(set(given) - set(known))
-        if unknown:
-            raise UserError(f'trunk_cache has no option {unknown}; it takes {", ".join(known)}')
+        require_known(cls, given, 'trunk_cache')
         return cls(**given)
 
     def __post_init__(self) -> None:

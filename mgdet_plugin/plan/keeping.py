@@ -3,12 +3,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from mgdet_plugin.common.errors import UserError, is_number, is_whole, require
+from mgdet_plugin.common.errors import UserError, is_number, is_whole, require, require_known
 from mgdet_plugin.common.guard_record import AT_LEAST, OLD
 from mgdet_plugin.models.multigrid_head import MultiGridHead
 
@@ -72,10 +72,7 @@ class Keeping:
             UserError: One is unknown or out of its range.
         """
         require(isinstance(given, Mapping), "keep must be a dict such as dict(images='data/old/')", given)
-        known = [each.name for each in fields(cls)]
-        unknown = sorted(set(given) - set(known))
-        if unknown:
-            raise UserError(f'keep has no option {unknown}; it takes {", ".join(known)}')
+        require_known(cls, given, 'keep')
         values = dict(given)
         names = values.get('new_classes')
         if isinstance(names, (list, tuple)):

@@ -2,8 +2,9 @@
 import pytest
 import torch
 
+from benchmarks.speed import in_turns
 from benchmarks.training.keep_step import keep_step_rows
-from benchmarks.training.steps import batch_of, in_turns
+from benchmarks.training.steps import batch_of
 from benchmarks.training.targets import assign_by_loop
 from mgdet_plugin.models import MultiGridAssigner
 from tests.conftest import ANCHORS, STRIDES
