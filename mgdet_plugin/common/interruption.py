@@ -10,6 +10,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 20.0  # seconds for a step and what is saved after it; who sends SIGTERM sends SIGKILL after 30
+_SOON = 0.01  # seconds
 _SAME = 1.0  # seconds: torchrun sends SIGTERM right after the Ctrl-C that its processes have got, too
 
 
@@ -26,8 +27,9 @@ class Interruption:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._time, self._waits = 0.0, False
+        self._time, self._waits, self._forks = 0.0, False, False
         self._taken: set[signal.Signals] = set()
+        self._blocked: set[signal.Signals | int] = set()  # by others, as a process is forked
 
     def listen(self) -> None:
         """Take note of signals from now on; one that is ignored, as SIGHUP by ``nohup``, stays ignored."""
@@ -44,10 +46,21 @@ class Interruption:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
+    def before_fork(self) -> None:
+        """Let signals wait: one that a new process gets before its ways are set would be lost."""
+        self._forks = True
+        self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._taken)
+
+    def after_fork(self) -> None:
+        """Take signals again."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
+        self._forks = False
+
     def forked(self) -> None:
         """A process that this one has forked ends by a signal as ever; it leaves Ctrl-C to its parent."""
         for number in self._taken:
             signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+        self.after_fork()
 
     @contextmanager
     def after_step(self) -> Iterator[None]:
@@ -72,8 +85,11 @@ class Interruption:
                 return
         elif number != signal.SIGALRM and self._waits and now - self._time < _SAME:
             return
+        if self._forks:  # what is raised in what Python calls around a fork is lost
+            signal.setitimer(signal.ITIMER_REAL, _SOON)
+            return
         raise KeyboardInterrupt
 
 
 ASKED = Interruption()
-os.register_at_fork(after_in_child=ASKED.forked)
+os.register_at_fork(before=ASKED.before_fork, after_in_parent=ASKED.after_fork, after_in_child=ASKED.forked)

@@ -36,8 +36,13 @@ def require_below(path: Any, dataset: Any, who: str) -> None:
 
 
 def patch_base_dataset(module: ModuleType) -> None:
-    """Let a dataset give no picture outside its folders, and read no annotations that run code."""
-    get, load = module.BaseDataset.get_data_info, module.BaseDataset.load_data_list
+    """Let a dataset give no picture outside its folders, read no annotations that run code, and copy what is its own.
+
+    mmengine notes what it copied for a subset by the place in memory, in one table for the whole process: where an
+    object is gone and another one has its place, that one's copy would be the old object's, of whatever class.
+    """
+    get, load, copied = (module.BaseDataset.get_data_info, module.BaseDataset.load_data_list,
+                         module.BaseDataset._copy_without_annotation)
 
     @wraps(load)
     def load_data_list(self: Any) -> Any:
@@ -53,4 +58,9 @@ def patch_base_dataset(module: ModuleType) -> None:
             require_below(info.get('img_path'), self, str(self.ann_file or type(self).__name__))
         return info
 
+    @wraps(copied)
+    def copy_without_annotation(self: Any, memo: dict[int, Any] | None = None) -> Any:
+        return copied(self, {} if memo is None else memo)
+
     module.BaseDataset.load_data_list, module.BaseDataset.get_data_info = load_data_list, get_data_info
+    module.BaseDataset._copy_without_annotation = copy_without_annotation

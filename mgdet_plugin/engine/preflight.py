@@ -51,15 +51,17 @@ def run_mmdet_script(name: str, arguments: Sequence[str]) -> None:
     A test leaves the config in the work folder as the training wrote it: with options of its own, or around the model
     of ``--tta``, it is another one, and no longer says what the checkpoints beside it are of.
     """
-    path = str(mmdet_script(name))
-    if name == 'test':
-        Runner.dump_config = _beside_the_log(Runner.dump_config)
-    else:
-        Runner.dump_config = whole_config(Runner.dump_config)
+    path, called = str(mmdet_script(name)), sys.argv
+    ways = Runner.dump_config, Runner.register_hooks
+    Runner.dump_config = (_beside_the_log if name == 'test' else whole_config)(Runner.dump_config)
     if not shows(VERBOSE):
         Runner.register_hooks = _with_console(Runner.register_hooks)
     sys.argv = [path, *arguments]
-    runpy.run_path(path, run_name='__main__')
+    try:
+        runpy.run_path(path, run_name='__main__')
+    finally:  # another command of this process begins as this one did
+        sys.argv = called
+        Runner.dump_config, Runner.register_hooks = ways
     end_launched_process()
 
 

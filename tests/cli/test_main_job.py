@@ -1,6 +1,7 @@
 """The main job end to end, each tool in a process of its own: Keras weights in, stage 1, evaluation, inference."""
 import json
 import re
+import sys
 from unittest.mock import Mock
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 import torch
 from mmdet.apis import DetInferencer
 from mmengine.config import Config
+from mmengine.runner import Runner
 
+from mgdet_plugin.engine import preflight
 from mgdet_plugin.engine.preflight import _beside_the_log
 from tests.support.keras_files import TINY_OPTIONS, tiny, write
 from tests.support.small_run import CLASSES, make_dataset, run_tool, write_config
@@ -155,3 +158,19 @@ def test_a_test_leaves_the_config_of_the_run(tmp_path):
     runner.cfg.model = 2
     dump(runner)
     assert 'model = 1' in (tmp_path / 'my.py').read_text() and 'model = 2' in (log_dir / 'my.py').read_text()
+
+
+@pytest.mark.parametrize('name', ['train', 'test'])
+def test_a_command_leaves_the_process_as_it_was(name, tmp_path, monkeypatch):
+    """One after the other in one process they would each add their lines to what the next one prints."""
+    script = tmp_path / 'script.py'
+    script.write_text('import sys\nfrom mmengine.runner import Runner\nsys.seen = Runner.dump_config, sys.argv\n'
+                      'raise SystemExit(int(sys.argv[1]))')
+    monkeypatch.setattr(preflight, 'mmdet_script', lambda name: script)
+    monkeypatch.setattr(sys, 'seen', None, raising=False)
+    before = [Runner.dump_config, Runner.register_hooks, sys.argv]
+    for code in range(2):
+        with pytest.raises(SystemExit, match=str(code)):
+            preflight.run_mmdet_script(name, [str(code)])
+        assert sys.seen[0] is not before[0] and sys.seen[1] == [str(script), str(code)]
+        assert [Runner.dump_config, Runner.register_hooks, sys.argv] == before

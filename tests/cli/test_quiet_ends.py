@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import os, signal, sys
 import mgdet_plugin.cli as cli
@@ -63,3 +65,39 @@ for quiet in (ASKED.listen, ASKED.ignore):
     pool.join()
 """
     assert subprocess.run([sys.executable, '-c', code], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize('quiet', ['listen', 'ignore'])
+def test_a_signal_to_a_process_that_is_being_forked_ends_it(quiet: str) -> None:
+    """It comes before the process has set its ways, as where a pool ends at once on a busy machine."""
+    code = f"""
+import os, signal, time
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+from mgdet_plugin.common.interruption import ASKED
+ASKED.listen()
+ASKED.{quiet}()
+child = os.fork()
+if not child:
+    time.sleep(30)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+"""
+    assert subprocess.run([sys.executable, '-c', code], check=False, timeout=60).returncode == 0
+
+
+def test_ctrl_c_as_a_process_is_forked_is_not_lost() -> None:
+    code = """
+import os, signal, time
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))  # called last
+from mgdet_plugin.common.interruption import ASKED
+ASKED.listen()
+try:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    time.sleep(5)
+except KeyboardInterrupt:
+    os._exit(ASKED.number)
+"""
+    assert subprocess.run([sys.executable, '-c', code], check=False, timeout=60).returncode == signal.SIGINT

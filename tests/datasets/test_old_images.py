@@ -170,3 +170,14 @@ def test_old_pictures_are_mixed_with_old_ones(folder: Path) -> None:
     assert plain['data_samples'].augmented == () and mixed['data_samples'].augmented == ('mosaic', )
     assert not mixed['inputs'].equal(plain['inputs']) and mixed['inputs'].equal(again['inputs'])
     assert len(mixed['data_samples'].gt_instances.bboxes) == 0
+
+
+@pytest.mark.parametrize('serialize', [True, False])
+def test_a_subset_has_steps_of_its_own(folder: Path, serialize: bool) -> None:
+    """mmengine's copies of one process share what they noted: another subset's steps, or in the place of one that is
+    gone any object that lies where it lay."""
+    whole = DATASETS.build(dict(type='OldImages', images=str(folder), pipeline=LOAD[:1], serialize_data=serialize))
+    one, two = whole.get_subset([0]), whole.get_subset([1, 2])
+    steps = [each.pipeline.transforms[0] for each in (whole, one, two)]
+    assert len({id(step) for step in steps}) == 3 and len({type(step) for step in steps}) == 1
+    assert [len(each) for each in (whole, one, two)] == [4, 1, 2]
