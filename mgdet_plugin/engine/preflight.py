@@ -1,12 +1,9 @@
-"""What a tool checks before it builds a run, and how it hands over to mmdet's own scripts."""
+"""What a tool checks before it builds a run."""
 from __future__ import annotations
 
-import os
-import runpy
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import wraps
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,127 +11,25 @@ from typing import Any
 
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
-from mmengine.dist import is_main_process
-from mmengine.runner import Runner
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import check_folder
-from mgdet_plugin.common.resources import config_path, mmdet_script
-from mgdet_plugin.compat.console import VERBOSE, show, shows
-from mgdet_plugin.compat.launch import end_launched_process
 from mgdet_plugin.datasets import Inspector, check_datasets, ensure_embedded_data, iter_dataset_cfgs
 from mgdet_plugin.datasets.formats.annotation_check import config_name
 from mgdet_plugin.datasets.formats.dataset_report import number_of
 from mgdet_plugin.datasets.old_images import image_paths, pipeline_of
 from mgdet_plugin.engine.checkpoint_check import check_weights
-from mgdet_plugin.engine.config_check import check_parts, checked
+from mgdet_plugin.engine.config_check import checked
 from mgdet_plugin.engine.fit.fitting import Wish, as_words, given_entries, measured_entries
-from mgdet_plugin.engine.hooks.console_hook import ConsoleHook
 from mgdet_plugin.engine.keep_check import check_keep
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
+from mgdet_plugin.engine.mmdet_scripts import is_first_rank, parse_like_mmdet
 from mgdet_plugin.engine.resume_choice import added_epochs, extended_end, is_finished, resolve_resume
-from mgdet_plugin.engine.run_folder import allow_open_files, check_run_folder, whole_config
+from mgdet_plugin.engine.run_folder import allow_open_files, check_run_folder
 from mgdet_plugin.engine.truth_check import check_truth
 from mgdet_plugin.plan.keeping import Keeping, is_followed
 from mgdet_plugin.plan.plan import Plan, start_of
 
-_RANKS = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
-"""Launcher -> the variable of the environment in which a process finds its number."""
-_NEEDED = dict(train=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'),
-               test=('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
 _VALIDATION = ('val_dataloader', 'val_cfg', 'val_evaluator')
-
-
-def run_mmdet_script(name: str, arguments: Sequence[str]) -> None:
-    """Run a script of mmdet in this process, with the plugin loaded, as if called with the arguments.
-
-    A test leaves the config in the work folder as the training wrote it: with options of its own, or around the model
-    of ``--tta``, it is another one, and no longer says what the checkpoints beside it are of.
-    """
-    path, called = str(mmdet_script(name)), sys.argv
-    ways = Runner.dump_config, Runner.register_hooks
-    Runner.dump_config = (_beside_the_log if name == 'test' else whole_config)(Runner.dump_config)
-    if not shows(VERBOSE):
-        Runner.register_hooks = _with_console(Runner.register_hooks)
-    sys.argv = [path, *arguments]
-    try:
-        runpy.run_path(path, run_name='__main__')
-    finally:  # another command of this process begins as this one did
-        sys.argv = called
-        Runner.dump_config, Runner.register_hooks = ways
-    end_launched_process()
-
-
-def _with_console(register: Callable[..., None]) -> Callable[..., None]:
-    """A runner's method that also registers what tells a person of the run; no config of a run has to name it."""
-
-    @wraps(register)
-    def register_hooks(runner: Runner, *args: Any, **kwargs: Any) -> None:
-        register(runner, *args, **kwargs)
-        runner.register_hook(ConsoleHook())
-
-    return register_hooks
-
-
-def _beside_the_log(dump: Callable[[Runner], None]) -> Callable[[Runner], None]:
-    """A runner's method that writes its config beside the log where the work folder has one of this name."""
-
-    @wraps(dump)
-    def dump_config(runner: Runner) -> None:
-        name = Path(runner.cfg.filename or f'{runner.timestamp}.py').name
-        if not Path(runner.work_dir, name).exists():
-            dump(runner)
-        elif is_main_process():
-            runner.cfg.dump(Path(runner.log_dir, name))
-
-    return dump_config
-
-
-def parse_like_mmdet(name: str, arguments: Sequence[str]) -> tuple[SimpleNamespace, Config]:
-    """Arguments of mmdet's train or test script and the config they make.
-
-    Args:
-        name: 'train' or 'test'.
-        arguments: The command line without the program's name.
-
-    Returns:
-        The parsed arguments and the config with its options merged.
-
-    Raises:
-        UserError: If the config is missing, or the work folder cannot be written to.
-    """
-    script = runpy.run_path(str(mmdet_script(name)), run_name=name)
-    called = sys.argv
-    sys.argv = [called[0] or f'tools/{name}.py', *arguments]
-    try:
-        args = script['parse_args']()
-    finally:
-        sys.argv = called
-    cfg = Config.fromfile(config_path(args.config))
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    check_parts(cfg, *_NEEDED[name])
-    scaling = cfg.get('auto_scale_lr')
-    if getattr(args, 'auto_scale_lr', False) and not {'enable', 'base_batch_size'} <= set(scaling or ()):
-        raise UserError('--auto-scale-lr needs auto_scale_lr=dict(enable=False, base_batch_size=N) in the config, got '
-                        f'{scaling!r}')
-    variable = _RANKS.get(args.launcher)
-    if variable is not None and variable not in os.environ:
-        raise UserError(f'--launcher {args.launcher} is for processes that a launcher started, and {variable} is not '
-                        f'set in the environment; start them by tools/dist_{name}.sh CFG GPUS or slurm_train.sh, or '
-                        'leave --launcher out')
-    if cfg.get('log_level') == 'DEBUG':
-        show(VERBOSE)
-    cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
-    check_folder(Path(cfg.work_dir))
-    return args, cfg
-
-
-def is_first_rank(launcher: str = 'none') -> bool:
-    """Tell whether this process speaks for all of a launch, before the launcher's processes know each other."""
-    rank = _RANKS.get(launcher)
-    return rank is None or os.environ.get(rank, '0') == '0'
 
 
 def prepare_train(arguments: Sequence[str], more_epochs: int | None = None,
@@ -172,23 +67,13 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None,
         entries = given_entries(cfg, wish, resumed)
         cfg.merge_from_dict(dict(entries))
         settled = [*settled, *as_words(entries)]
-        if more_epochs is not None:
-            settled += _extension(args, cfg, more_epochs, settled)
-        elif cfg.get('resume'):
-            asked = {'train_cfg.max_epochs', 'train_cfg.end_epoch'} & set(args.cfg_options or ())
-            added, end = (0, 0) if asked else added_epochs(cfg)
-            if added:
-                settled += ['--cfg-options', f'train_cfg.end_epoch={end}']
-                said.append(f'{number_of(added, "epoch")} had been added to this run by --more-epochs: it goes on to '
-                            f'epoch {end}')
-            elif is_finished(cfg):
-                said.append(f'{cfg.work_dir} is already finished, {cfg.load_from} is its end: nothing to do. To train '
-                            'on give --more-epochs N, or start a run from its best.pth (load_from) in another '
-                            '--work-dir')
-                _say(said, args.launcher)
-                if hold is not None and is_first_rank(args.launcher):
-                    hold(folder)
-                return None
+        end = _end(args, cfg, more_epochs, settled, said)
+        if end is None:
+            _say(said, args.launcher)
+            if hold is not None and is_first_rank(args.launcher):
+                hold(folder)
+            return None
+        settled += end
         if unwatched:
             said.append(f'no validation ({", ".join(unwatched)} None): no best.pth is kept, no stage ends early, and '
                         'only spikes, divergence and NaN of the training losses are guarded')
@@ -202,6 +87,26 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None,
         if hold is not None and is_first_rank(args.launcher):
             hold(folder)
         return settled
+
+
+def _end(args: SimpleNamespace, cfg: Config, more_epochs: int | None, settled: Sequence[str],
+         said: list[str]) -> list[str] | None:
+    """What tells mmdet's script where a resumed run ends, if not where its plan does; None where it has ended."""
+    if more_epochs is not None:
+        return _extension(args, cfg, more_epochs, settled)
+    if not cfg.get('resume'):
+        return []
+    asked = {'train_cfg.max_epochs', 'train_cfg.end_epoch'} & set(args.cfg_options or ())
+    added, end = (0, 0) if asked else added_epochs(cfg)
+    if added:
+        said.append(f'{number_of(added, "epoch")} had been added to this run by --more-epochs: it goes on to epoch '
+                    f'{end}')
+        return ['--cfg-options', f'train_cfg.end_epoch={end}']
+    if is_finished(cfg):
+        said.append(f'{cfg.work_dir} is already finished, {cfg.load_from} is its end: nothing to do. To train on give '
+                    '--more-epochs N, or start a run from its best.pth (load_from) in another --work-dir')
+        return None
+    return []
 
 
 def _extension(args: SimpleNamespace, cfg: Config, more: int, settled: Sequence[str]) -> list[str]:

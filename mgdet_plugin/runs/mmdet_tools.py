@@ -15,7 +15,7 @@ from mmengine.fileio import dump, load
 from mgdet_plugin.common.errors import SHOW_ALL, UserError
 from mgdet_plugin.common.resources import CONFIGS, SUFFIXES, config_path, mmdet_script
 from mgdet_plugin.datasets import ensure_embedded_data
-from mgdet_plugin.engine.preflight import run_mmdet_script
+from mgdet_plugin.engine.mmdet_scripts import run_mmdet_script
 
 INSTEAD = {
     'analysis_tools/analyze_logs': 'plot_run WORK_DIR draws losses, rates and metrics of a run',

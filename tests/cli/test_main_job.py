@@ -11,8 +11,8 @@ from mmdet.apis import DetInferencer
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mgdet_plugin.engine import preflight
-from mgdet_plugin.engine.preflight import _beside_the_log
+from mgdet_plugin.engine import mmdet_scripts
+from mgdet_plugin.engine.mmdet_scripts import _beside_the_log
 from tests.support.keras_files import TINY_OPTIONS, tiny, write
 from tests.support.small_run import CLASSES, make_dataset, run_tool, write_config
 
@@ -166,11 +166,11 @@ def test_a_command_leaves_the_process_as_it_was(name, tmp_path, monkeypatch):
     script = tmp_path / 'script.py'
     script.write_text('import sys\nfrom mmengine.runner import Runner\nsys.seen = Runner.dump_config, sys.argv\n'
                       'raise SystemExit(int(sys.argv[1]))')
-    monkeypatch.setattr(preflight, 'mmdet_script', lambda name: script)
+    monkeypatch.setattr(mmdet_scripts, 'mmdet_script', lambda name: script)
     monkeypatch.setattr(sys, 'seen', None, raising=False)
     before = [Runner.dump_config, Runner.register_hooks, sys.argv]
     for code in range(2):
         with pytest.raises(SystemExit, match=str(code)):
-            preflight.run_mmdet_script(name, [str(code)])
+            mmdet_scripts.run_mmdet_script(name, [str(code)])
         assert sys.seen[0] is not before[0] and sys.seen[1] == [str(script), str(code)]
         assert [Runner.dump_config, Runner.register_hooks, sys.argv] == before

@@ -16,7 +16,8 @@ from mmengine.registry import init_default_scope
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.datasets import StagedDataset
-from mgdet_plugin.engine.preflight import parse_like_mmdet, prepare_train
+from mgdet_plugin.engine.mmdet_scripts import parse_like_mmdet
+from mgdet_plugin.engine.preflight import prepare_train
 from tests.support.data_faults import FAULTS, NAMES, DataFault, plant, remove_pictures, table
 from tests.support.small_run import ROOT, run_tool, write_config
 

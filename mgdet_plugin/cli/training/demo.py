@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import CONFIGS, DEMO_WEIGHTS, command
-from mgdet_plugin.engine.preflight import parse_like_mmdet
+from mgdet_plugin.engine.mmdet_scripts import parse_like_mmdet
 from mgdet_plugin.engine.resume_choice import Resumer
 from mgdet_plugin.weights.importer import import_keras
 

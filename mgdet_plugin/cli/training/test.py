@@ -42,7 +42,8 @@ def test_command(arguments: Sequence[str]) -> int:
     import mgdet_plugin.guard  # noqa: F401  configs of earlier versions do not name it in custom_imports
     from mgdet_plugin.cli.training.demo import use_demo
     from mgdet_plugin.compat.console import PROGRESS, SHORT, VERBOSE, show
-    from mgdet_plugin.engine.preflight import prepare_test, run_mmdet_script
+    from mgdet_plugin.engine.mmdet_scripts import run_mmdet_script
+    from mgdet_plugin.engine.preflight import prepare_test
     show(VERBOSE if args.verbose else SHORT, tables=True)
     args.verbose = False  # which mmdet's script does not know
     words = use_demo(parser.command_line(args), train=False)

@@ -47,7 +47,8 @@ def train_command(arguments: Sequence[str]) -> int:
     from mgdet_plugin.compat.console import PROGRESS, QUIET, SHORT, VERBOSE, show
     from mgdet_plugin.compat.exhaustion import exhaustion_told
     from mgdet_plugin.engine.fit.fitting import Batch, Wish, parse_hours
-    from mgdet_plugin.engine.preflight import prepare_train, run_mmdet_script
+    from mgdet_plugin.engine.mmdet_scripts import run_mmdet_script
+    from mgdet_plugin.engine.preflight import prepare_train
     from mgdet_plugin.engine.run_folder import hold_folder
     show(QUIET if args.quiet else VERBOSE if args.verbose else SHORT)
     wish = Wish(None if args.batch is None else Batch.parse(args.batch),

@@ -81,7 +81,7 @@ def evaluate_run(words: Sequence[str],
         say: Takes the line.
         renew: Whether to write the page anew where there is one.
     """
-    from mgdet_plugin.engine.preflight import is_first_rank, parse_like_mmdet
+    from mgdet_plugin.engine.mmdet_scripts import is_first_rank, parse_like_mmdet
     args, cfg = parse_like_mmdet('train', words)
     folder = Path(cfg.work_dir)
     best = folder / 'best.pth'
