@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from mmengine.structures import InstanceData
 
 import mgdet_plugin  # noqa: F401  before mmdet
+from mgdet_plugin.common.interruption import SIGNALS
 from mgdet_plugin.models import MultiGridHead
 
 DATA = Path(__file__).parent / 'data'
@@ -19,6 +21,15 @@ ROOT = Path(__file__).parents[1]
 ANCHORS = [[(112, 74), (149, 190), (370, 328)], [(28, 17), (56, 112), (57, 35)], [(9, 10), (13, 28), (28, 55)]]
 STRIDES = (32, 16, 8)
 SIZES_320 = [(10, 10), (20, 20), (40, 40)]
+HANDLERS = {number: signal.getsignal(number) for number in SIGNALS}
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """A command that is called in this process ignores signals at its end, and processes inherit that."""
+    yield
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -32,10 +32,13 @@ class Interruption:
         self._blocked: set[signal.Signals | int] = set()  # by others, as a process is forked
 
     def listen(self) -> None:
-        """Take note of signals from now on; one that is ignored, as SIGHUP by ``nohup``, stays ignored."""
+        """Take note of signals from now on; SIGHUP that is ignored, as ``nohup`` has it, stays ignored.
+
+        What forks processes ends them by SIGTERM, so that is taken note of even where it came ignored.
+        """
         self.__init__()  # type: ignore[misc]
         for number in SIGNALS:
-            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._take)
                 self._taken.add(number)
         signal.signal(signal.SIGALRM, self._take)

@@ -53,9 +53,12 @@ def test_training_goes_on_by_resuming() -> None:
     assert words == ['a.py', '--work-dir=d', '--cfg-options', 'a=1', 'b=2', '--amp', '--resume']
 
 
-def test_a_pool_of_processes_ends_where_signals_are_taken_note_of() -> None:
+@pytest.mark.parametrize('inherited', ['SIG_DFL', 'SIG_IGN'])
+def test_a_pool_of_processes_ends_where_signals_are_taken_note_of(inherited: str) -> None:
     """Its processes are ended by SIGTERM; they would wait for ever if they took the parent's ways over."""
-    code = """
+    code = f"""
+import signal
+signal.signal(signal.SIGTERM, signal.{inherited})
 from multiprocessing import get_context
 from mgdet_plugin.common.interruption import ASKED
 for quiet in (ASKED.listen, ASKED.ignore):
