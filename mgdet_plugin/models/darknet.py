@@ -32,9 +32,9 @@ class ScaledDarknet(Darknet):
 
     def __init__(self, depth: int = 53, widen_factor: float = 1.0, zero_init_residual: bool = False,
                  **kwargs: Any) -> None:
-        if depth not in Darknet.arch_settings:
-            raise UserError(f'depth must be one of {tuple(Darknet.arch_settings)}, got {depth}')
-        layers, channels = Darknet.arch_settings[depth]
+        if depth not in self.arch_settings:
+            raise UserError(f'depth must be one of {tuple(self.arch_settings)}, got {depth}')
+        layers, channels = self.arch_settings[depth]
         scaled = tuple((inner * widen_factor, outer * widen_factor) for inner, outer in channels)
         if any(width < 2 or width % 2 for pair in scaled for width in pair):
             raise UserError(f'widen_factor must make every width of {channels} a whole even number, got {widen_factor}')

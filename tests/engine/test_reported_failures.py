@@ -247,7 +247,8 @@ def test_lightning_15062_frozen_statistics_drift_over_epochs(detector, images, t
     """Seen: a backbone frozen with train_bn=False evaluates differently after training, its running statistics moved
     with every epoch's ``train()``. Must hold: bit-equal statistics and outputs after whole epochs of a real runner."""
     start, end = detector.stage(0)[0].before, detector.stage(1)[-1].after
-    assert len(norm_parts(start, 'backbone')) == 52
+    convolutions = sum(isinstance(each, nn.Conv2d) for each in detector.model(start).backbone.modules())
+    assert len(norm_parts(start, 'backbone')) == convolutions > 0
     assert not {key for key in changed(start, end) if key.startswith('backbone.')}
     assert equal(detector.model(start).backbone(images), detector.model(end).backbone(images))
     for step in detector.stage(0) + detector.stage(1):

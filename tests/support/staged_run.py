@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.models.backbones import Darknet
 from mmdet.registry import HOOKS, METRICS, MODELS
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -22,7 +23,7 @@ from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from torch.nn import functional as F
 
-from mgdet_plugin.models import MultiGridNeck
+from mgdet_plugin.models import MultiGridNeck, ScaledDarknet
 from tests.support.small_run import write_config
 
 _NUMBERS = itertools.count()
@@ -34,6 +35,15 @@ STEPS = 2  # iterations an epoch: eight images, batch 4
 
 class Killed(BaseException):
     """The process is gone."""
+
+
+@MODELS.register_module(force=True)
+class ShallowDarknet(ScaledDarknet):
+    """Darknet53 with one residual block a stage: its stages and strides with 16 of its 52 convolutions.
+
+    What a run this small costs goes by the number of tensors that are made, stepped, saved and loaded.
+    """
+    arch_settings = {depth: ((1, ) * len(blocks), widths) for depth, (blocks, widths) in Darknet.arch_settings.items()}
 
 
 @MODELS.register_module(force=True)
@@ -139,7 +149,7 @@ def staged_config(folder: Path, data: Path, stages: Sequence[dict], **options: A
         **options: Dotted config keys.
     """
     path = write_config(folder / f'config{next(_NUMBERS)}.py', data, base='mgdet_model5_staged.py', load_from=None,
-                        **{'model.neck.type': 'DroppingNeck', **options})
+                        **{'model.backbone.type': 'ShallowDarknet', 'model.neck.type': 'DroppingNeck', **options})
     cfg = Config.fromfile(path)
     cfg.train_cfg.pop('max_epochs', None)
     cfg.stages = [dict(stage) for stage in stages]
