@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.chaos.fork_server import ForkServer
 from tests.chaos.trainings import EPOCHS, STEPS, Place, make
+from tests.support.fork_server import ForkServer, shared_server
 
 SHORT = re.compile(r'test_killed_at_random|test_a_careless_writer_is_caught.*epoch_2|test_a_disk_that_fails.*fsync|'
                    r'test_a_full_disk|test_a_folder_that_cannot|test_a_signal_ends_after_the_step.*3-15|test_soak')
@@ -38,9 +38,8 @@ def memory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope='session')
-def server() -> Iterator[ForkServer]:
-    with ForkServer() as started:
-        yield started
+def server() -> ForkServer:
+    return shared_server()
 
 
 @pytest.fixture(scope='session')

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.fork_server import ForkServer
 from tests.chaos.trainings import LONG, RUN, STEPS, Place, folder_differences, make
+from tests.support.fork_server import ForkServer
 
 NOBODY = 65534
 LEFT = re.compile(r'\.tmp$|^training\.lock$|^interrupted\.pth$')
@@ -137,8 +137,7 @@ def test_a_folder_that_cannot_be_used(spoil: Callable[[Place], str], whole: Simp
         pytest.skip('needs to be root, to become another user, and a checkout that others may read')
     before = sorted(place.folder.rglob('*'))
     place.log.chmod(0o666)
-    process = whole.server.start(place.folder, str(place.config), '--work-dir', RUN, *place.options, '--resume',
-                                 log=place.log, fault=dict(user=NOBODY))
+    process = place.begin(place.log, '--resume', user=NOBODY)
     assert whole.server.wait(process, LONG) == 2, place.said()
     assert expected in error_of(place) and place.said() == [error_of(place)]
     assert sorted(place.folder.rglob('*')) == before
@@ -249,7 +248,7 @@ def test_two_trainings_in_one_folder(whole: SimpleNamespace) -> None:
     wait_until(lambda: place.far()[0] == 1)
     log = place.folder / 'second'
     for words in ([], ['--resume']):
-        second = whole.server.start(place.folder, str(place.config), '--work-dir', RUN, *words, log=log)
+        second = place.begin(log, *words)
         assert whole.server.wait(second, LONG) == 2
     lines = log.read_text().splitlines()
     assert len(lines) == 2 and all(

@@ -15,7 +15,7 @@ from tests.chaos.test_kills import KILLS
 from tests.chaos.trainings import make
 from tests.compat.test_launch_compat import free_port
 from tests.conftest import ROOT
-from tests.support.small_run import environment
+from tests.support.fork_server import environment
 
 pytestmark = pytest.mark.skipif(not KILLS, reason='two processes that import everything, a minute each: make chaos')
 TIMEOUT = 15  # seconds of env_cfg.dist_cfg.timeout

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from tests.chaos.fork_server import ForkServer
 from tests.chaos.injections import how_far
+from tests.support.fork_server import ROOT, ForkServer
 from tests.support.small_run import make_dataset, write_config
 from tests.support.staged_run import FULL, HEAD, NECK, differences
 
@@ -60,8 +60,12 @@ class Place:
     def start(self, *more: str, **fault: Any) -> int:
         """Begin, with a fault; the process."""
         self._starts += 1
-        return self.server.start(self.folder, str(self.config), '--work-dir', RUN, *self.options, *more, log=self.log,
-                                 fault=dict(fault, progress=str(self.progress)))
+        return self.begin(self.log, *more, **fault, progress=str(self.progress))
+
+    def begin(self, log: Path, *more: str, **fault: Any) -> int:
+        """Begin, with a fault and not counted as a start; the process. What it says goes to the end of ``log``."""
+        return self.server.start([ROOT / 'tools/train.py', self.config, '--work-dir', RUN, *self.options, *more],
+                                 self.folder, log, setup=('tests.chaos.injections:inject', fault))
 
     def end(self, *more: str, **fault: Any) -> int | None:
         """Train until it ends; how."""

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from mgdet_plugin.common.errors import user_errors_to_exit
-from tests.support.small_run import environment
+from tests.support.fork_server import environment
 
 WITHOUT = """
 from importlib.machinery import PathFinder

@@ -14,7 +14,7 @@ from mgdet_plugin.cli.training.test import test_parser as parser_of_test
 from mgdet_plugin.cli.training.train import train_parser
 from mgdet_plugin.common.resources import mmdet_script
 from tests.conftest import ROOT
-from tests.support.small_run import environment
+from tests.support.fork_server import environment
 
 HEAVY = ('torch', 'mmdet', 'mmengine', 'matplotlib', 'numpy')
 CONSOLE = 'from mgdet_plugin.cli import main; main()'

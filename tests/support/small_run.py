@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,9 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
+from tests.support.fork_server import ROOT, shared_server
 from tests.support.keras_files import TINY_OPTIONS
 
-ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ('red', 'green', 'blue')
 SIDE = 64
 
@@ -67,13 +65,6 @@ def write_config(path: Path, data: Path, base: str = 'mgdet_model5_stage1.py', *
     return path
 
 
-def environment() -> dict[str, str]:
-    """That of this process, with the package importable; it need not be installed."""
-    paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
-    return {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
-
-
 def run_tool(name: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """A tool in a process of its own, as a person calls it."""
-    return subprocess.run([sys.executable, str(ROOT / 'tools' / f'{name}.py'), *map(str, arguments)], cwd=cwd,
-                          capture_output=True, text=True, check=False, timeout=300, env=environment())
+    return shared_server().run([ROOT / 'tools' / f'{name}.py', *arguments], cwd, timeout=300)

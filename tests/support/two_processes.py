@@ -1,13 +1,11 @@
 """A module of the tests as two processes without a GPU that know of each other."""
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 from tests.compat.test_launch_compat import free_port
-from tests.conftest import ROOT
+from tests.support.fork_server import environment, shared_server
 
 
 def run_two(module: str, folder: Path, data: Path, timeout: float) -> None:
@@ -19,19 +17,13 @@ def run_two(module: str, folder: Path, data: Path, timeout: float) -> None:
         data: A folder of images.
         timeout: Seconds for each.
     """
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '-1',
-           'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}
+    env = {**environment(), 'CUDA_VISIBLE_DEVICES': '-1', 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1',
+           'MASTER_PORT': str(free_port())}
     logs = [folder / f'log{rank}' for rank in (0, 1)]
-    processes = []
-    try:
-        for rank, log in enumerate(logs):
-            with log.open('w') as stream:
-                processes.append(subprocess.Popen(
-                    [sys.executable, '-W', 'ignore', '-m', module, str(folder), str(data)], cwd=folder,
-                    env={**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}, stdout=stream, stderr=stream))
-        codes = [process.wait(timeout=timeout) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    processes = [shared_server().start(['-W', 'ignore', '-m', module, folder, data], folder, log,
+                                       env={**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)})
+                 for rank, log in enumerate(logs)]
+    codes = [shared_server().wait(process, timeout) for process in processes]
+    for process in processes:
+        shared_server().signal(process, signal.SIGKILL)
     assert codes == [0, 0], '\n'.join(log.read_text()[-2000:] for log in logs)

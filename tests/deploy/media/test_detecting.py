@@ -17,8 +17,9 @@ from mgdet_plugin.deploy.media.detecting import Wish, detect_media
 from mgdet_plugin.deploy.predictor import detect
 from mgdet_plugin.deploy.thresholds import scores_of
 from tests.conftest import ROOT
+from tests.support.fork_server import environment
 from tests.support.media import moving, served, squares
-from tests.support.small_run import environment, make_dataset, write_config
+from tests.support.small_run import make_dataset, write_config
 
 
 @pytest.fixture(scope='module')

@@ -24,9 +24,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.support.annotated_sets import picture
+from tests.support.fork_server import ROOT, environment
 from tests.support.fuzz.kinds import KINDS
 from tests.support.fuzz.watched import outcome_of, tree_hash
-from tests.support.small_run import ROOT, environment
 
 PROCESS = 40.0  # seconds between two cases that go to a command
 PROCESS_SECONDS = 180
