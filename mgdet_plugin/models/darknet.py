@@ -30,6 +30,8 @@ class ScaledDarknet(Darknet):
         UserError: If a scaled width is no whole even number.
     """
 
+    arch_settings: dict[int, Any] = Darknet.arch_settings
+
     def __init__(self, depth: int = 53, widen_factor: float = 1.0, zero_init_residual: bool = False,
                  **kwargs: Any) -> None:
         if depth not in self.arch_settings:

@@ -67,9 +67,10 @@ def leave_out() -> None:
     """Ask no compiler for its version, build a fourth of the layers, compute on one thread."""
     import mmengine.runner.runner
     import torch
-    from mmdet.models.backbones.darknet import Darknet
+
+    from mgdet_plugin.models import ScaledDarknet
     mmengine.runner.runner.collect_env = dict
-    Darknet.arch_settings = {53: ((1, ) * 5, Darknet.arch_settings[53][1])}
+    ScaledDarknet.arch_settings = {53: ((1, ) * 5, ScaledDarknet.arch_settings[53][1])}
     torch.set_num_threads(1)
 
 

@@ -2,8 +2,9 @@
 
 Called as ``python -m tests.support.fork_server``; :class:`ForkServer` is its other end. What it is asked to do comes as
 a line of JSON. What it becomes is a process of its own, in a group of its own, with its own arguments, folder,
-environment and output, that ends as an interpreter ends; it only finds imported what it would import itself. Tests of
-imports, of launchers, of pipes and of memory start an interpreter themselves.
+environment and output; it only finds imported what it would import itself, and does not take itself apart at its end,
+which would copy all that it shares with the server. Tests of imports, of launchers, of pipes and of memory start an
+interpreter themselves.
 """
 from __future__ import annotations
 
@@ -18,13 +19,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 READ_AT_START = ('PYTHON', 'LC_', 'LANG', 'OMP_', 'MKL_', 'KMP_', 'OPENBLAS_', 'OPENCV_', 'MPL', 'TORCH', 'COVERAGE')
@@ -121,19 +124,16 @@ def environment() -> dict[str, str]:
 
 
 def serve() -> None:
-    """Answer until there are no more questions; a new process goes on from here, to its end."""
-    answers, own = os.fdopen(os.dup(1), 'w'), os.getpid()
+    """Answer until there are no more questions."""
+    answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     started = dict(os.environ)
     forks = prepare()
     gc.freeze()  # else a new process copies every page that its first collection looks at
     for line in sys.stdin:
         question = json.loads(line)
-        answer = wait(*question['wait']) if 'wait' in question else os.fork()
-        if os.getpid() != own:
-            answers.close()
-            become(*question['start'], started if forks else None)
-            return
+        answer = wait(*question['wait']) if 'wait' in question else (
+            os.fork() or end(*question['start'], started if forks else None))
         answers.write(json.dumps(answer) + '\n')
         answers.flush()
 
@@ -151,6 +151,26 @@ def prepare() -> bool:
     for command, room in COMMANDS.items():
         importlib.import_module(f'mgdet_plugin.cli.{room}.{command}')
     return not has_accelerator()
+
+
+def end(*start: Any) -> NoReturn:
+    """Be another process and do at its end what an interpreter does, but for taking itself apart."""
+    code: object = None
+    try:
+        become(*start)
+    except SystemExit as error:
+        code = error.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if not isinstance(code, (int, type(None))):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)  # type: ignore[arg-type]
 
 
 def become(arguments: list[str], cwd: str, output: str, errors: str, env: dict[str, str], setup: Setup | None,
