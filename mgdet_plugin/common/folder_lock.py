@@ -10,6 +10,7 @@ from typing import IO
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import is_running
+from mgdet_plugin.common.interruption import ASKED
 
 NAME = 'training.lock'  # in the work folder, while a training is at work; left by a killed one, it says nothing
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
@@ -29,6 +30,7 @@ def check_free(folder: Path) -> None:
         pass
 
 
+@ASKED.held_back()  # a file that is made and not yet noted would stay
 def hold(folder: Path) -> None:
     """Hold a folder for this process until :func:`let_go` or its end, however that comes.
 
@@ -52,6 +54,7 @@ def hold(folder: Path) -> None:
         _held[folder] = stream
 
 
+@ASKED.held_back()
 def let_go() -> None:
     """Give free what this process holds."""
     while _held:

@@ -27,7 +27,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._time, self._waits, self._forks = 0.0, False, False
+        self._time, self._waits, self._busy = 0.0, False, False
         self._taken: set[signal.Signals] = set()
         self._blocked: set[signal.Signals | int] = set()  # by others, as a process is forked
 
@@ -51,13 +51,13 @@ class Interruption:
 
     def before_fork(self) -> None:
         """Let signals wait: one that a new process gets before its ways are set would be lost."""
-        self._forks = True
+        self._busy = True
         self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._taken)
 
     def after_fork(self) -> None:
         """Take signals again."""
         signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
-        self._forks = False
+        self._busy = False
 
     def forked(self) -> None:
         """A process that this one has forked ends by a signal as ever; it leaves Ctrl-C to its parent."""
@@ -79,6 +79,15 @@ class Interruption:
         if self.number is not None:
             raise KeyboardInterrupt
 
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Let signals wait until the block, which must be short, is done: what it makes it also notes."""
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
     def _take(self, number: int, frame: FrameType | None) -> None:
         now, first = time.monotonic(), self.number is None
         if first:
@@ -88,7 +97,7 @@ class Interruption:
                 return
         elif number != signal.SIGALRM and self._waits and now - self._time < _SAME:
             return
-        if self._forks:  # what is raised in what Python calls around a fork is lost
+        if self._busy:  # what is raised in what Python calls around a fork is lost
             signal.setitimer(signal.ITIMER_REAL, _SOON)
             return
         raise KeyboardInterrupt

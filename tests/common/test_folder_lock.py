@@ -4,7 +4,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from mgdet_plugin.common import folder_lock
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.folder_lock import NAME, check_free, hold, let_go
+from mgdet_plugin.common.interruption import ASKED, SIGNALS
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +74,20 @@ def test_without_locks_the_process_counts(process: object, host: str, taken: boo
     else:
         hold(tmp_path)
         assert folder_lock._held
+
+
+def test_a_signal_as_the_lock_is_taken_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command ends, and what it was about to hold is removed with what it held."""
+    monkeypatch.setattr(fcntl, 'flock', lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
+    ASKED.listen()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hold(tmp_path)
+            time.sleep(5)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        ASKED.number = None
+    let_go()
+    assert list(tmp_path.iterdir()) == []
