@@ -70,7 +70,7 @@ def user_errors_to_exit() -> Iterator[None]:
             raise
         if os.environ.get(SHOW_ALL):
             traceback.print_exc()
-        print('error: ' + printable(' '.join(line.split())), file=sys.stderr)
+        print('error: ' + printable(' '.join(map(str.strip, line.strip().splitlines()))), file=sys.stderr)
         raise SystemExit(2) from None
 
 

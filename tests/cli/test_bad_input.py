@@ -117,6 +117,6 @@ def test_a_part_that_a_config_lacks_is_named(command, part):
 
 def test_one_line_and_exit_2(capsys):
     with pytest.raises(SystemExit) as stopped, user_errors_to_exit():
-        raise UserError('two\n  lines')
+        raise UserError("two\n  lines, and a name as it is: 'a  b '\n")
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == 'error: two lines\n'
+    assert capsys.readouterr().err == "error: two lines, and a name as it is: 'a  b '\n"
