@@ -48,13 +48,13 @@ def exhaustion_told() -> Iterator[None]:
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     try:
         yield
-    except (RuntimeError, MemoryError, OSError) as error:
-        if isinstance(error, UserError):
-            raise
-        seen = _in_words(error)
+    except (RuntimeError, MemoryError, OSError, UserError) as error:
+        # what is said of a picture or a figure may be what happened to the process while it was at it
+        origin = error.__cause__ or error.__context__ if isinstance(error, UserError) else error
+        seen = _in_words(origin)
         for pattern, meaning in _SAYINGS:
             if re.search(pattern, seen):
-                first = ' '.join((str(error).strip() or type(error).__name__).splitlines()[0].split())
+                first = ' '.join((str(origin).strip() or type(origin).__name__).splitlines()[0].split())
                 raise UserError(f'{meaning}; {_GO_ON} ({first[:160]})') from error
         raise
     finally:
@@ -68,10 +68,10 @@ def _end_worker(error: BaseException, _: object) -> None:
         os._exit(errno.ENOSPC)
 
 
-def _in_words(error: BaseException) -> str:
+def _in_words(error: BaseException | None) -> str:
     """What an error and those that led to it say."""
     seen: list[str] = []
-    link: BaseException | None = error
+    link = error
     while link is not None and len(seen) < 10:
         number = errno.ENOMEM if isinstance(link, MemoryError) else getattr(link, 'errno', None)
         seen.append(f'{link} {_NUMBERS.get(number or 0, "")}')

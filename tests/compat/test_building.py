@@ -9,6 +9,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 
 from mgdet_plugin.common.errors import UserError, user_errors_to_exit
+from mgdet_plugin.compat.exhaustion import exhaustion_told
 from mgdet_plugin.datasets import Letterbox
 
 
@@ -28,6 +29,19 @@ def test_an_error_of_a_loader_s_process_is_its_line(capsys):
         raise UserError('Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  File\n'
                         'mgdet_plugin.common.errors.UserError: the picture is gone\n')
     assert capsys.readouterr().err == 'error: the picture is gone\n'
+
+
+@pytest.mark.parametrize('say, told', [
+    ('DataLoader worker (pid 7) is killed by signal: Killed.', 'a process that loads images was killed'),
+    ("[enforce fail] . DefaultCPUAllocator: can't allocate memory", 'memory ran out'),
+    ('the shape is another', 'step 0 of a pipeline, .*, cannot take a.jpg: RuntimeError: the shape is another')])
+def test_what_the_machine_did_amid_a_step_is_no_fault_of_its_picture(say, told):
+    """torch raises that a loader was killed wherever the process is."""
+    def step(data):
+        raise RuntimeError(say)
+
+    with pytest.raises(UserError, match=told), exhaustion_told():
+        Compose([step])(dict(img_path='a.jpg'))
 
 
 def test_none_switches_any_default_hook_off():
