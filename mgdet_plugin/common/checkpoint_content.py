@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mgdet_plugin.common.errors import UserError, is_number
-from mgdet_plugin.common.name_lists import MAX_CLASSES
-from mgdet_plugin.common.records import Damage, need, shown, text, typed
+from mgdet_plugin.common.name_lists import MAX_CLASSES, checked_names
+from mgdet_plugin.common.records import need, shown, text, typed
 
 _DEEPEST = 40  # of what is in each other
 _MOST = 5_000_000  # entries, each counted as often as it would be written out
@@ -44,7 +44,7 @@ class _Meta(TypedDict, total=False):
 
 
 def checks(key: str) -> Callable[[C], C]:
-    """Name what checks an entry of a checkpoint: it takes the entry and its place, and raises :class:`Damage`."""
+    """Name what checks an entry of a checkpoint: it takes the entry and its place, and raises a :class:`UserError`."""
 
     def register(check: C) -> C:
         _CHECKS[key] = check
@@ -70,7 +70,7 @@ def check_content(content: Any, name: object) -> None:
         for key, check in _CHECKS.items():
             if isinstance(content, Mapping) and content.get(key) is not None:
                 check(content[key], key)
-    except Damage as error:
+    except UserError as error:
         raise UserError(f'{name}: {error}; {_WAY_OUT}') from None
 
 
@@ -123,8 +123,21 @@ def _check_meta(meta: Any, place: str) -> None:
         for each in classes:
             named = each.strip() if isinstance(each, str) else each  # a list of a person's may end lines in names
             text(named, f'{place}.dataset_meta.classes')
+    checked_new_classes(meta.get('new_classes'), f'{place}.new_classes')
     anchors = (found.get('keras_import') or {}).get('anchors')
     need(anchors is None or _are_sizes(anchors), f'{place}.keras_import.anchors', anchors, 'sizes by scale')
+
+
+def checked_new_classes(found: Any, origin: str) -> tuple[str | int, ...]:
+    """Classes that weights have rows for and have not learnt, by name or by place.
+
+    Raises:
+        UserError: It is no list of either.
+    """
+    if found is None or (isinstance(found, list) and not found):
+        return ()
+    places = isinstance(found, list) and all(type(each) is int and 0 <= each < MAX_CLASSES for each in found)
+    return tuple(found) if places else checked_names(found, origin)
 
 
 def _are_sizes(anchors: Any) -> bool:
@@ -158,7 +171,7 @@ def check_history(history: Sequence[Any], place: str = 'a log history') -> None:
     """Refuse what is no log history: values, how many each stands for, how many are kept.
 
     Raises:
-        Damage: It is none.
+        UserError: It is none.
     """
     values, counts, most = history
     for what in (values, counts):

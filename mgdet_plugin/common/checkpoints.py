@@ -23,10 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgdet_plugin.common.checkpoint_content import HISTORY_FIELDS, check_content
+from mgdet_plugin.common.checkpoint_content import HISTORY_FIELDS, check_content, checked_new_classes
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.files import WRITTEN_BY, write_together
-from mgdet_plugin.common.name_lists import MAX_CLASSES, checked_names
 
 _PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, bytearray, torch.Size, torch.dtype, torch.device)
 _NOT_PLAIN = object()
@@ -109,12 +108,8 @@ def new_classes_of(content: Mapping[str, Any], name: str = 'the checkpoint') -> 
         UserError: The entry is no such list.
     """
     meta = content.get('meta')
-    found = meta.get('new_classes') if isinstance(meta, Mapping) else None
-    origin = f'{name}: meta.new_classes'
-    if found in (None, []):
-        return ()
-    places = isinstance(found, list) and all(type(each) is int and 0 <= each < MAX_CLASSES for each in found)
-    return tuple(found) if places else checked_names(found, origin)
+    return checked_new_classes(meta.get('new_classes') if isinstance(meta, Mapping) else None,
+                               f'{name}: meta.new_classes')
 
 
 def check_checksums(path: str | Path) -> None:

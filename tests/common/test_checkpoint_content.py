@@ -65,6 +65,8 @@ def state(**parts):
     (dict(meta=dict(dataset_meta=dict(classes=[1]))), 'a name in meta.dataset_meta.classes is 1'),
     (dict(meta=dict(dataset_meta=dict(classes=['\x1b[2J']))), 'expected a text'),
     (dict(meta=dict(keras_import=dict(anchors=[[1]]))), 'meta.keras_import.anchors'),
+    (dict(meta=dict(new_classes=[[1]])), 'meta.new_classes: class names must be a list of texts'),
+    (dict(meta=dict(new_classes=torch.ones(2))), 'meta.new_classes: class names'),
     (dict(meta=dict(deep=nested(300))), 'at most 40 deep'),
     (dict(meta=dict(wide=doubled(60))), r'entries|deep'),
     (dict(meta=dict(wide=doubled(30))), 'at most 5,000,000 entries'),

@@ -10,11 +10,11 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mgdet_plugin.common.checkpoint_content import checks
+from mgdet_plugin.common.checkpoint_content import checked_new_classes, checks
 from mgdet_plugin.common.checkpoints import new_classes_of
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.guard_record import AGREEMENT, LABELS
-from mgdet_plugin.common.records import Damage, need
+from mgdet_plugin.common.records import need
 from mgdet_plugin.compat.console import SAID
 from mgdet_plugin.datasets.staged.sample_index import kept_randomness
 from mgdet_plugin.engine.old_pictures import OldPictures
@@ -125,10 +125,7 @@ class KeepHook(Hook):
 @checks(KEY)
 def _check_keep(kept: Any, place: str) -> None:
     need(isinstance(kept, Mapping), place, kept, 'an object')
-    try:
-        new_classes_of(dict(meta=kept), place)
-    except UserError as error:
-        raise Damage(str(error)) from None
+    checked_new_classes(kept.get('new_classes'), f'{place}.new_classes')
 
 
 def _in_words(summary: Mapping[str, Any]) -> str:
