@@ -346,7 +346,13 @@ FAULTS: tuple[DataFault, ...] = (
         ('image id a list', boxed(image_id=[2]), r'annotation 4 names image_id \[2\]'),
         ('class out of range', boxed(category_id=7), 'annotation 4 names category_id 7'),
         ('image that is not there', boxed(image_id=70), 'annotation 4 names image_id 70'),
-        ('the id of an image a list', recorded(id=[2]), 'train.json: .*ids? must be numbers or texts'),
+        ('the id of an image a list', recorded(id=[2]), r'images\[2\] has id \[2\]; a number or a text'),
+        ('the id of an image null', recorded(id=None), r'images\[2\] has id None; a number or a text'),
+        ('the id of an image a text among numbers', recorded(id='2'), "some ids in 'images' are texts and some are"),
+        *((f'iscrowd {shown}', boxed(iscrowd=value), f'annotation 4 has iscrowd {pattern}; 0 or 1')
+          for shown, value, pattern in (('a text', '0', "'0'"), ('null', None, 'None'), ('a list', [1], r'\[1\]'))),
+        ('area infinite', boxed(area=math.inf), 'annotation 4 has area inf; a number of pixels'),
+        ('a box of true', boxed(bbox=[True, 5, 20, 30]), 'annotation 4 has bbox .*four numbers'),
         *((f'width {shown}', recorded(width=value), rf'images\[2\] has width {pattern}')
           for shown, value, pattern in (('a string', '64', "'64'"), ('null', None, 'None'), ('0', 0, '0 '),
                                         ('negative', -64, '-64'), ('NaN', math.nan, 'nan'), ('true', True, 'True'))),
@@ -401,6 +407,8 @@ FAULTS: tuple[DataFault, ...] = (
         ('a class that is not listed', in_xml('>cat<', '>cow<'), 'said',
          'train: 1 boxes left out, their classes are not in metainfo: cow'),
         ('a width of 0', in_xml('<width>64<', '<width>0<'), 'refused', r"train2\.xml: size .*'0' x '48'"),
+        ('a coordinate twice', in_xml('<xmin>5<', '<xmin>5</xmin><xmin>7<'), 'refused',
+         r'train2\.xml: object 0 has bndbox/xmin twice'),
         ('a coordinate that is no number', in_xml('<xmin>5<', '<xmin>five<'), 'refused',
          r"train2\.xml: object 0 has xmin 'five'"),
         ('a coordinate of 400 digits', in_xml('<xmax>25<', f'<xmax>{"9" * 400}<'), 'refused',

@@ -6,6 +6,7 @@ CocoDataset drops classes, categories and boxes without a word, or ends in a tra
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,8 @@ def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
     If it is evaluated on (``test_mode``), ``iscrowd`` is needed and ``annotations`` may be missing.
 
     Raises:
-        UserError: not JSON, not COCO, too large, or an entry without a field it needs or with one twice.
+        UserError: not JSON, not COCO, too large, or an entry without a field it needs, with one twice or with an id
+            that is none.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -67,6 +69,7 @@ def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
             missing = [key for key in needed if not isinstance(entry, Mapping) or key not in entry]
             if missing:
                 raise UserError(f'{path}: {part}[{index}] has no {some(missing)}; mmdet needs {some(needed)} in each')
+        _check_ids(path, part, entries)
     for index, image in enumerate(content['images']):
         if not _is_path(image['file_name']):
             raise UserError(f'{path}: images[{index}] has file_name {image["file_name"]!a}; the path of a picture '
@@ -75,6 +78,16 @@ def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
             raise UserError(f'{path}: images[{index}] has width {image["width"]!r:.40} and height '
                             f'{image["height"]!r:.40}; pixels above zero are needed')
     return content
+
+
+def _check_ids(path: Path, part: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Ids must be finite numbers, or all texts: what reads the file sorts them."""
+    for index, entry in enumerate(entries):
+        value = entry['id']
+        if not isinstance(value, str) and not (is_number(value) and -math.inf < value < math.inf):
+            raise UserError(f'{path}: {part}[{index}] has id {value!r:.40}; a number or a text is needed')
+    if len({isinstance(entry['id'], str) for entry in entries}) > 1:
+        raise UserError(f'{path}: some ids in {part!r} are texts and some are numbers; make them one or the other')
 
 
 def _shown(entry: Mapping[str, Any]) -> str:
@@ -92,17 +105,14 @@ def summarize_coco(path: Path, classes: Sequence[str], content: dict[str, Any]) 
 
     Raises:
         UserError: classes that are not in the file or in another order, repeated ids, or an annotation of an
-            unknown image or category or with a box that is not four numbers.
+            unknown image or category, with a box that is not four numbers, or an area or a flag that is none.
     """
     _check_coco_classes(path, classes, content)
     report = DatasetReport(source=path, classes=classes, records=[
         ImageRecord(image['id'], image['file_name'], (image['width'], image['height'])) for image in content['images']])
-    try:
-        images = {record.image_id: record for record in report.records}
-        names = {category['id']: category['name'] for category in content['categories']}
-        repeated = len(content['annotations']) - len({annotation['id'] for annotation in content['annotations']})
-    except TypeError as error:
-        raise UserError(f'{path}: ids must be numbers or texts ({error})') from error
+    images = {record.image_id: record for record in report.records}
+    names = {category['id']: category['name'] for category in content['categories']}
+    repeated = len(content['annotations']) - len({annotation['id'] for annotation in content['annotations']})
     if repeated or len(images) < len(content['images']):
         part = 'annotations' if repeated else 'images'
         raise UserError(f'{path}: ids in {part!r} are not unique; give each entry its own id')
@@ -141,11 +151,14 @@ def _check_coco_annotation(path: Path, annotation: Mapping[str, Any], images: Ma
         if isinstance(annotation[key], (list, dict)) or annotation[key] not in known:
             raise UserError(f'{label} names {key} {annotation[key]!r}, which the file does not define')
     values = annotation['bbox']
-    if not isinstance(values, list) or len(values) != 4 or not all(isinstance(v, float) or (
-            isinstance(v, int) and abs(v) < _INT_END) for v in values):
+    if not isinstance(values, list) or len(values) != 4 or not all(
+            is_number(v) and (isinstance(v, float) or abs(v) < _INT_END) for v in values):
         raise UserError(f'{label} has bbox {str(values)[:80]}; four numbers [x, y, width, height] are needed')
-    if not isinstance(annotation['area'], (int, float)):
-        raise UserError(f'{label} has area {annotation["area"]!r}; a number is needed')
+    if not is_number(annotation['area']) or annotation['area'] >= _INT_END:
+        raise UserError(f'{label} has area {annotation["area"]!r:.40}; a number of pixels is needed')
+    for key, meant in (('iscrowd', (0, 1)), ('ignore', (0, 1, None))):
+        if annotation.get(key, 0) not in meant:  # mmdet ignores the object for any text, '0' included
+            raise UserError(f'{label} has {key} {annotation[key]!r:.40}; 0 or 1 is needed')
 
 
 def _count_coco_box(report: DatasetReport, annotation: Mapping[str, Any], name: str, record: ImageRecord) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.common.errors import UserError, require
 from mgdet_plugin.common.resources import command
 from mgdet_plugin.compat.dataset_patches import require_below
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport
@@ -21,7 +21,9 @@ def annotation_bytes(path: Path, most: int) -> bytes:
     Raises:
         UserError: it is larger than what is read: parsed, it takes several times its size of memory.
     """
-    size, limit = path.stat().st_size, int(os.environ.get(BYTES, most))
+    given = os.environ.get(BYTES, str(most))
+    require(given.isdecimal(), f'{BYTES} in the environment must be a number of bytes', given)
+    size, limit = path.stat().st_size, int(given)
     if size > limit:
         raise UserError(f'{path} has {size:,} bytes, an annotation file may have {limit:,}; point to the right file, '
                         f'or raise the limit by {BYTES} in the environment')

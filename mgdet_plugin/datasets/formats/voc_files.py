@@ -18,6 +18,8 @@ from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import degenerate_re
 _WHOLE_LINE = (", and mmdet takes a whole line as an image's name; awk 'NF && $2 != -1 {print $1}' OLD > NEW makes a "
                'list of names alone of one with flags, spaces or blank lines')
 _FAR = 2.0 ** 31  # pixels; XMLDataset makes whole numbers of them, which a tensor must hold
+_SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
+_OF_AN_OBJECT = ('name', 'difficult', *(f'bndbox/{side}' for side in _SIDES))
 _MOST = 2 ** 26  # bytes of the annotations of one picture
 
 
@@ -57,9 +59,11 @@ def summarize_voc(list_file: Path, xml_folder: Path, classes: Sequence[str]) -> 
             raise UserError(f'VOC annotation {path} is missing or no file; line {number} of {list_file} is '
                             f'{image_id!r}' + (_WHOLE_LINE if image_id.split() != [image_id] else ''))
         root = voc_root(path)
+        _check_once(path, 'it', root, ('size/width', 'size/height'))
         record = ImageRecord(image_id, f'{image_id}.jpg', voc_image_size(path, root))
         report.records.append(record)
         for index, element in enumerate(root.findall('object')):
+            _check_once(path, f'object {index}', element, _OF_AN_OBJECT)
             name = element.findtext('name')
             if name is None:
                 raise UserError(f'{path}: object {index} has no name')
@@ -76,6 +80,13 @@ def summarize_voc(list_file: Path, xml_folder: Path, classes: Sequence[str]) -> 
         raise UserError(f'{xml_folder}: no object is one of the classes {some(classes)} (the files name: '
                         f'{some(report.other_names())}); set metainfo=dict(classes=(...)) to those names')
     return report
+
+
+def _check_once(path: Path, owner: str, element: ET.Element, tags: Sequence[str]) -> None:
+    """An element that is read must be there once at most: XMLDataset takes the first."""
+    for tag in tags:
+        if len(element.findall(tag)) > 1:
+            raise UserError(f'{path}: {owner} has {tag} twice; leave one of them')
 
 
 def voc_root(path: Path) -> ET.Element:
@@ -113,7 +124,7 @@ def voc_box(path: Path, index: int, element: ET.Element) -> list[float]:
     difficult = element.findtext('difficult', '0')
     if not difficult.strip().isdecimal():
         raise UserError(f'{path}: object {index} has difficult {difficult!r}; 0 or 1 is needed')
-    for side in ('xmin', 'ymin', 'xmax', 'ymax'):
+    for side in _SIDES:
         text = element.findtext(f'bndbox/{side}')
         try:
             value = float(text or '')
