@@ -1,6 +1,7 @@
 """The one exception for bad input from a person, what raises it, and how a tool reports it."""
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -10,6 +11,8 @@ from dataclasses import fields
 from typing import Any
 
 SHOW_ALL = 'MGDET_TRACEBACK'  # of the environment
+_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE,
+                   errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR)
 _BASE = ('mmdet', 'mmengine', 'mmcv')
 _INSTALL_BASE = ('install one base, all three of its parts: pip install mmengine==0.10.7 mmdet==3.3.0 mmcv-lite==2.1.0,'
                  ' or pip install onedl-mmengine onedl-mmdetection onedl-mmcv (docs/install.md)')
@@ -59,13 +62,14 @@ def is_whole(value: Any, least: int) -> bool:
 def user_errors_to_exit() -> Iterator[None]:
     """Turn a :class:`UserError` raised in the block into one line on standard error and exit code 2.
 
-    So is a base that is not installed, or whose parts do not go together. With ``MGDET_TRACEBACK`` set in the
-    environment, what led to it comes first.
+    So is a base that is not installed, or whose parts do not go together, and a file that the machine does not give.
+    With ``MGDET_TRACEBACK`` set in the environment, what led to it comes first.
     """
     try:
         yield
-    except (UserError, ImportError, AssertionError) as error:
-        line = _said(error) if isinstance(error, UserError) else _base_fault(error)
+    except (UserError, ImportError, AssertionError, OSError) as error:
+        line = (_said(error) if isinstance(error, UserError) else
+                _machine_fault(error) if isinstance(error, OSError) else _base_fault(error))
         if line is None:
             raise
         if os.environ.get(SHOW_ALL):
@@ -77,6 +81,13 @@ def user_errors_to_exit() -> Iterator[None]:
 def printable(text: str) -> str:
     """A text for a terminal: what would steer it, as a name in a file may, is written out."""
     return ''.join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def _machine_fault(error: OSError) -> str | None:
+    """Which file cannot be used and why, where that is no matter of the code: no permission, a disk's fault."""
+    if error.errno not in _OF_THE_MACHINE or error.filename is None:
+        return None
+    return f'cannot use {os.fsdecode(error.filename)}: {error.strerror}; correct that, or give another'
 
 
 def _base_fault(error: ImportError | AssertionError) -> str | None:

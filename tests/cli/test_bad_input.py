@@ -120,3 +120,19 @@ def test_one_line_and_exit_2(capsys):
         raise UserError("two\n  lines, and a name as it is: 'a  b '\n")
     assert stopped.value.code == 2
     assert capsys.readouterr().err == "error: two lines, and a name as it is: 'a  b '\n"
+
+
+@pytest.mark.parametrize(('error', 'line'), [
+    (PermissionError(13, 'Permission denied', 'set/train.json'), 'cannot use set/train.json: Permission denied; '),
+    (OSError(5, 'Input/output error', b'a.jpg'), 'cannot use a.jpg: Input/output error; ')])
+def test_a_file_the_machine_does_not_give_is_one_line(error, line, capsys):
+    with pytest.raises(SystemExit) as stopped, user_errors_to_exit():
+        raise error
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f'error: {line}correct that, or give another\n'
+
+
+@pytest.mark.parametrize('error', [FileNotFoundError(2, 'No such file or directory', 'a'), PermissionError('by us')])
+def test_a_mistake_of_the_code_keeps_its_traceback(error):
+    with pytest.raises(type(error)), user_errors_to_exit():
+        raise error
