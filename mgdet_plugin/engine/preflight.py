@@ -55,7 +55,7 @@ def prepare_train(arguments: Sequence[str], more_epochs: int | None = None,
     folder = Path(cfg.work_dir)
     allow_open_files()
     if is_first_rank(args.launcher):
-        check_run_folder(folder)
+        check_run_folder(folder, Path(cfg.filename).name)
     unwatched = [key for key in _VALIDATION if cfg.get(key) is None]
     if unwatched:
         arguments = [*arguments, '--cfg-options', *(f'{key}=None' for key in _VALIDATION)]

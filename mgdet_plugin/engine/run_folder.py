@@ -16,11 +16,14 @@ from mmengine.runner import Runner
 
 from mgdet_plugin.common.errors import UserError, require
 from mgdet_plugin.common.files import remove_left_overs, write_together
-from mgdet_plugin.common.folder_lock import check_free, hold
-from mgdet_plugin.engine.transitions import LAST
+from mgdet_plugin.common.folder_lock import NAME, check_free, hold
+from mgdet_plugin.common.guard_record import FILE
+from mgdet_plugin.engine.transitions import INTERRUPTED, LAST
+from mgdet_plugin.keep.start_weights import START
 
 _FILES, _FEWEST = 4096, 128  # open at once
 _OTHER = 'give another --work-dir'
+_OF_A_RUN = (LAST, NAME, FILE, START, INTERRUPTED, 'best.pth', 'last_good.pth', 'results.csv', 'bad_batches.jsonl')
 
 
 def allow_open_files() -> None:
@@ -39,16 +42,25 @@ def allow_open_files() -> None:
             '-n)', most)
 
 
-def check_run_folder(folder: Path) -> None:
+def check_run_folder(folder: Path, config: str) -> None:
     """Refuse a work folder that can be written to, but not be trained in, before anything is made.
 
+    Args:
+        folder: It; it need not be there.
+        config: The name of the config, which a run writes there.
+
     Raises:
-        UserError: Its ``last_checkpoint`` cannot be read, or another training is at work in it.
+        UserError: It cannot be looked into, one of a run's files in it cannot be read or is none, or another training
+            is at work in it.
     """
     try:
-        last = folder / LAST
-        if os.path.lexists(last):
-            last.read_bytes()
+        if folder.is_dir():
+            os.scandir(folder).close()  # checkpoints that are not seen would be written over
+        for path in (folder / name for name in (*_OF_A_RUN, config)):
+            if path.exists() and not path.is_file():  # a named pipe is waited for until somebody writes to it
+                raise UserError(f'cannot train in {folder}: {path} is no file; remove it, or {_OTHER}')
+        if os.path.lexists(folder / LAST):
+            (folder / LAST).read_bytes()
         check_free(folder)
     except OSError as error:
         raise UserError(f'cannot train in {folder}: {error.filename or folder} cannot be read ({error.strerror}); mend '

@@ -95,6 +95,12 @@ def closed_folder(place: Place) -> str:
     return f'no permission to write in {RUN}'
 
 
+def blind_folder(place: Place) -> str:
+    place.run.mkdir()
+    place.run.chmod(0o333)
+    return f'{RUN} cannot be read (Permission denied)'
+
+
 def closed_parent(place: Place) -> str:
     place.folder.chmod(0o555)
     return f'no permission to write in {place.folder}'
@@ -122,11 +128,37 @@ def closed_pointer(place: Place) -> str:
 def folder_as_pointer(place: Place) -> str:
     (place.run / 'last_checkpoint').mkdir(parents=True)
     place.run.chmod(0o777)
-    return f'{RUN}/last_checkpoint cannot be read (Is a directory)'
+    return f'{RUN}/last_checkpoint is no file'
 
 
-@pytest.mark.parametrize('spoil', [closed_folder, closed_parent, file_in_its_place, file_above, closed_pointer,
-                                   folder_as_pointer])
+def folder_as_figures(place: Place) -> str:
+    (place.run / 'results.csv').mkdir(parents=True)
+    place.run.chmod(0o777)
+    return f'{RUN}/results.csv is no file'
+
+
+def pipe_as_pointer(place: Place) -> str:
+    return pipe(place, 'last_checkpoint')
+
+
+def pipe_as_lock(place: Place) -> str:
+    return pipe(place, 'training.lock')
+
+
+def pipe_as_config(place: Place) -> str:
+    return pipe(place, place.config.name)
+
+
+def pipe(place: Place, name: str) -> str:
+    place.run.mkdir()
+    place.run.chmod(0o777)
+    os.mkfifo(place.run / name, 0o666)
+    return f'{RUN}/{name} is no file'
+
+
+@pytest.mark.parametrize('spoil', [closed_folder, blind_folder, closed_parent, file_in_its_place, file_above,
+                                   closed_pointer, folder_as_pointer, folder_as_figures,
+                                   pipe_as_pointer, pipe_as_lock, pipe_as_config])
 def test_a_folder_that_cannot_be_used(spoil: Callable[[Place], str], whole: SimpleNamespace) -> None:
     """Said before anything is built, and nothing is made."""
     place = Place(whole.server, whole.folder / spoil.__name__, whole.config)
