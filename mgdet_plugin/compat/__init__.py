@@ -43,6 +43,7 @@ PATCHES = {
     'mmengine.logging.logger': 'compat.console.patch_logger',
     'mmengine.optim.optimizer.amp_optimizer_wrapper': 'compat.launch.patch_mixed_precision',
     'mmengine.dataset.base_dataset': 'compat.patch_data',
+    'mmengine.fileio.backends.local_backend': 'compat.dataset_patches.patch_local_files',
     'mmengine.evaluator.evaluator': 'compat.building.patch_evaluator',
     'mmengine.registry.registry': 'compat.building.patch_registry',
     'mmengine.runner.runner': 'compat.patch_runner',

@@ -1,4 +1,4 @@
-"""What annotations name stays below the folders of their dataset: mmdet opens whatever path they give."""
+"""What annotations name stays below the folders of their dataset and is a file: mmdet opens whatever path they give."""
 from __future__ import annotations
 
 import os
@@ -64,3 +64,20 @@ def patch_base_dataset(module: ModuleType) -> None:
 
     module.BaseDataset.load_data_list, module.BaseDataset.get_data_info = load_data_list, get_data_info
     module.BaseDataset._copy_without_annotation = copy_without_annotation
+
+
+def patch_local_files(module: ModuleType) -> None:
+    """Let what is read from the disk be a file: a named pipe would be waited for until somebody writes to it."""
+
+    def of_files(read: Any) -> Any:
+
+        @wraps(read)
+        def read_file(self: Any, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+            if not os.path.isfile(filepath) and os.path.exists(filepath):
+                raise UserError(f'{filepath} is no file; take it away, or take out what names it')
+            return read(self, filepath, *args, **kwargs)
+
+        return read_file
+
+    for name in ('get', 'get_text'):
+        setattr(module.LocalBackend, name, of_files(getattr(module.LocalBackend, name)))

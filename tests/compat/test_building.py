@@ -1,7 +1,11 @@
 """What fails amid a run for a mistake in its config is one line, too."""
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
+from mmcv.transforms import LoadImageFromFile
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from mmengine.dataset import Compose
@@ -17,6 +21,21 @@ def test_a_pipeline_names_the_step_that_fails():
     with pytest.raises(UserError, match=r"step 0 of a pipeline, Letterbox, cannot take a\.jpg: KeyError: 'img'"):
         Compose([Letterbox((64, 64))])(dict(img_path='a.jpg'))
     assert Compose([lambda data: None, Letterbox((64, 64))])({}) is None  # as a filter does
+
+
+def test_a_named_pipe_in_a_picture_s_place_is_not_waited_for(tmp_path):
+    def over(*_: object) -> None:
+        raise TimeoutError
+
+    os.mkfifo(tmp_path / 'a.jpg')
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(20)
+    try:
+        with pytest.raises(UserError, match=r'a\.jpg is no file'):
+            Compose([LoadImageFromFile()])(dict(img_path=str(tmp_path / 'a.jpg')))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_metrics_that_cannot_measure():
