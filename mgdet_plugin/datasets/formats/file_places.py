@@ -19,8 +19,10 @@ def annotation_bytes(path: Path, most: int) -> bytes:
     """What an annotation file holds.
 
     Raises:
-        UserError: it is larger than what is read: parsed, it takes several times its size of memory.
+        UserError: it is no file, or larger than what is read: parsed, it takes several times its size of memory.
     """
+    if not os.path.isfile(path) and os.path.exists(path):  # a pipe: opening it would wait for ever
+        raise UserError(f'{path} is no file; correct the path, or take it away')
     given = os.environ.get(BYTES, str(most))
     require(given.isdecimal(), f'{BYTES} in the environment must be a number of bytes', given)
     size, limit = path.stat().st_size, int(given)

@@ -27,7 +27,7 @@ from mgdet_plugin.engine.config_check import check_parts
 from mgdet_plugin.prepare.faults.picture_records import TRAIN, PictureBox, PictureRecord, PictureSet
 from mgdet_plugin.prepare.sound_set import sound_set
 
-_UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError)  # of mmdet's own readers
+_UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError)  # of mmdet's own readers
 _LOADER = '_dataloader'
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.name_lists import text_names
+from mgdet_plugin.datasets.formats.coco_files import load_coco
 from mgdet_plugin.datasets.sources.annotated import Box, Hints, Picture
 from mgdet_plugin.datasets.sources.find import read_annotated
 from mgdet_plugin.prepare.coco_writing import coco_content
@@ -189,6 +191,28 @@ def test_a_set_with_other_classes_is_told(clean: FaultySet) -> None:
     data = gather(of_config(clean))
     assert list(data.refused) == ['val'] and data.classes == ('disc', 'square', 'ghost')
     assert json.dumps(data.refused)
+
+
+def test_a_number_too_large_for_a_float_is_a_line(clean: FaultySet) -> None:
+    clean.splits['train']['annotations'][0]['bbox'][2] = 10**399
+    with pytest.raises(UserError, match=r'train\.json: annotation 0 has bbox .*four numbers'):
+        gather(of_config(clean))
+
+
+def test_a_named_pipe_in_the_place_of_annotations_is_not_waited_for(clean: FaultySet,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = of_config(clean)
+    (clean.folder / 'train.json').unlink()
+    os.mkfifo(clean.folder / 'train.json')
+
+    def waits(path: Path) -> bytes:
+        raise AssertionError(f'{path} is opened')
+
+    monkeypatch.setattr(Path, 'read_bytes', waits)
+    with pytest.raises(UserError, match=r'train: ann_file .*train\.json is not there'):
+        gather(cfg)
+    with pytest.raises(UserError, match=r'train\.json is no file'):
+        load_coco(clean.folder / 'train.json')
 
 
 def test_an_object_that_pycocotools_never_counts_is_told(clean: FaultySet) -> None:
