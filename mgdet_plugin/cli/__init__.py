@@ -60,11 +60,12 @@ def _quiet_ends(say_again: Callable[[], str]) -> Iterator[None]:
         yield
     except BaseException as error:
         ASKED.ignore()
-        if ASKED.number is not None and not isinstance(error, SystemExit):
+        ended = isinstance(error, Interrupted)  # of several processes all are, by the one that was asked
+        if ended or (ASKED.number is not None and not isinstance(error, SystemExit)):
             if os.environ.get('RANK', '0') == '0':
-                saved = f' {error}' if isinstance(error, Interrupted) else ''
+                saved = f' {error}' if ended else ''
                 print(f'\ninterrupted{saved}; to go on: {say_again()}', file=sys.stderr)
-            _end(128 + ASKED.number)
+            _end(128 + (ASKED.number or signal.SIGTERM))
         if _is_unread(error):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _end(128 + signal.SIGPIPE)

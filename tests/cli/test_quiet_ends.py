@@ -15,6 +15,9 @@ def command(arguments):
     if arguments == ['pipe']:
         for _ in range(100_000):
             print('a line')
+    if arguments == ['launched']:
+        from mgdet_plugin.common.interruption import Interrupted
+        raise Interrupted('after iteration 5 of 8')
     try:
         os.kill(os.getpid(), signal.SIGINT)
         signal.pause()
@@ -36,6 +39,15 @@ def test_an_interruption_is_one_line_whatever_it_became() -> None:
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
     assert said.splitlines() == ['', 'interrupted; to go on: python tools/draw.py a.py']
+
+
+def test_the_process_that_was_not_asked_ends_as_the_one_that_was() -> None:
+    """Of several processes one gets the signal, and all end after the same step."""
+    process = call('launched')
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.splitlines() == [
+        '', 'interrupted after iteration 5 of 8; to go on: python tools/draw.py launched']
 
 
 def test_a_reader_that_has_gone() -> None:
