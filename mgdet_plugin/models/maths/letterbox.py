@@ -120,7 +120,7 @@ def letterbox_image(image: np.ndarray, scale: tuple[int, int], pad_val: int = 12
         resized = np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((new_w, new_h),
                                                                                  Image.Resampling.BICUBIC))
     else:
-        pixels = torch.from_numpy(np.require(image, requirements=['C', 'W'])[None]).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.require(image, requirements=['C', 'W']))[None].permute(0, 3, 1, 2)
         resized = interpolate(pixels, (new_h, new_w), mode='bicubic', antialias=True).permute(0, 2, 3, 1)[0].numpy()
     canvas[top:top + new_h, left:left + new_w] = resized
     return canvas
