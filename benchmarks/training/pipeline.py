@@ -35,7 +35,7 @@ def pipeline_rows(samples: int = 16, repeats: int = 5) -> list[dict[str, Any]]:
 
     Returns:
         A row against mmdet's pipeline with mosaic and mixup; one of ours without any, and one of five decoded files,
-        each against the same peer.
+        each against the same peer; and one of ours against the steps of mmdet that make the same pixels.
     """
     init_default_scope('mmdet')
     threads = cv2.getNumThreads()  # torch's own are told by OMP_NUM_THREADS
@@ -44,14 +44,17 @@ def pipeline_rows(samples: int = 16, repeats: int = 5) -> list[dict[str, Any]]:
         with TemporaryDirectory() as folder:
             files = write_pictures(Path(folder))
             sides = dict(ours=our_dataset(Path(folder), MIXED), peer=stock_dataset(Path(folder)),
-                         plain=our_dataset(Path(folder), dict.fromkeys(MIXED, 0.0)), decoding=Decoded(files))
+                         plain=our_dataset(Path(folder), dict.fromkeys(MIXED, 0.0)), decoding=Decoded(files),
+                         same=StagedDataset(leaf(Path(folder), stock_steps(our_pipeline())), stage_probs=[MIXED]))
             seconds = processor_in_turns(sides, samples, repeats)
     finally:
         cv2.setNumThreads(threads)
     peer = f"mmdet's pipeline of YOLOX, mosaic and mixup always, an image of {our_side()} pixels"
-    return [row(f'pipeline_{name}', f'{peer}; {what}', 's', seconds[side], seconds['peer'])
+    rows = [row(f'pipeline_{name}', f'{peer}; {what}', 's', seconds[side], seconds['peer'])
             for name, side, what in (('mixed', 'ours', 'ours with both'), ('plain', 'plain', 'ours with neither'),
                                      ('decoding', 'decoding', 'five files decoded and no more'))]
+    return [*rows, row('pipeline_same_pixels', "mmdet's own steps for the same samples, pixels within rounding", 's',
+                       seconds['ours'], seconds['same'])]
 
 
 def processor_in_turns(sides: Mapping[str, Any], samples: int, repeats: int) -> dict[str, float]:
@@ -111,8 +114,31 @@ def leaf(folder: Path, pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def our_dataset(folder: Path, probs: Mapping[str, float]) -> StagedDataset:
     """The written pictures through the default config's training pipeline."""
-    pipeline = load_config(None).train_dataloader.dataset.pipeline
-    return StagedDataset(leaf(folder, pipeline), stage_probs=[probs])
+    return StagedDataset(leaf(folder, our_pipeline()), stage_probs=[probs])
+
+
+def our_pipeline() -> list[dict[str, Any]]:
+    """The default config's steps."""
+    return [dict(step) for step in load_config(None).train_dataloader.dataset.pipeline]
+
+
+def stock_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A pipeline with mmdet's own steps in place of ours for bytes and cut mosaics, and Pillow's exact letterbox."""
+    steps = []
+    for step in map(dict, pipeline):
+        if step['type'] == 'StagedMix':
+            step['transforms'] = stock_steps(step['transforms'])
+        elif step['type'] == 'ByteMixUp':
+            step['type'] = 'MixUp'
+        elif step['type'] == 'Letterbox':
+            step['exact'] = True
+        steps.append(step)
+        if step['type'] == 'CutMosaic':
+            step['type'], (width, height) = 'Mosaic', step['img_scale']
+            steps.append(dict(type='RandomAffine', max_rotate_degree=0.0, max_translate_ratio=0.0,
+                              scaling_ratio_range=(1.0, 1.0), max_shear_degree=0.0,
+                              border=(-width // 2, -height // 2), border_val=(step['pad_val'], ) * 3))
+    return steps
 
 
 def stock_dataset(folder: Path) -> Any:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,11 @@ from mmdet.structures import DetDataSample
 
 from benchmarks.speed import detectors, in_turns
 from benchmarks.training.steps import IMAGES, batch_of, row
+from mgdet_plugin.models.maths.grid import CellGrid
 from mgdet_plugin.models.multigrid_assigner import CELLS_GUARANTEED, gather_instances
 
 SIDE, BOXES = 608, 100
+PLANNED = 48  # images of a step in the default config
 COUNTS = (1, 10, 50, 100, 200)
 Cell = tuple[int, int, int, int]
 Target = tuple[int, int, int, float, float, float, float]
@@ -24,7 +26,7 @@ def target_rows(repeats: int = 5) -> list[dict[str, Any]]:
 
     Returns:
         A row against the network's forward and backward pass, one of the exponent from 50 to 200 boxes an image against
-        1, and one of the assigner's reference rule against a loop over boxes, anchors and cells.
+        1, and two of the assigner's reference rule against a loop over boxes, anchors and cells.
     """
     detector: Any = detectors(torch.device('cpu'))[0].train()
     head, sizes = detector.bbox_head, [(SIDE // stride, SIDE // stride) for stride in (32, 16, 8)]
@@ -40,18 +42,27 @@ def target_rows(repeats: int = 5) -> list[dict[str, Any]]:
         sum(terms.values()).backward()
 
     given = {count: batch_of(IMAGES, SIDE, count)['data_samples'] for count in COUNTS}
-    objects = [each.gt_instances for each in given[BOXES]]
     seconds = in_turns({count: partial(loss, samples) for count, samples in given.items()}, repeats)
-    rules = in_turns(dict(ours=lambda: head.assigner.assign(objects, sizes),
-                          loop=lambda: torch.tensor([(*cell, *target) for cell, target in assign_by_loop(
-                              objects, head.assigner.anchors.tolist(), (32, 16, 8), sizes).items()])), 3 * repeats)
     whole = IMAGES * in_turns(dict(network=network), min(repeats, 2))['network']
     exponent = math.log(seconds[200] / seconds[50]) / math.log(4)
     return [row('targets_and_loss', f"the network's forward and backward of {IMAGES} images of {SIDE} pixels, {BOXES} "
                 'boxes each', 's', seconds[BOXES], whole),
             row('loss_growth', f'linear growth, 50 to 200 boxes an image; {_listed(seconds)}', 'exponent', exponent,
-                1),
-            row('reference_rule', f'a loop over {IMAGES * BOXES} boxes', 's', rules['ours'], rules['loop'])]
+                1), *rule_rows(head, sizes, 3 * repeats)]
+
+
+def rule_rows(head: Any, sizes: Sequence[tuple[int, int]], repeats: int) -> list[dict[str, Any]]:
+    """The assigner as the head calls it beside the plain loop, for the images of one step here and of the plan's."""
+    assigner, rows = head.assigner, []
+    grid = CellGrid.build(sizes, assigner.strides, torch.device('cpu'))
+    for images in (IMAGES, PLANNED):
+        objects = [each.gt_instances for each in batch_of(images, SIDE, BOXES)['data_samples']]
+        loop = partial(assign_by_loop, objects, assigner.anchors.tolist(), assigner.strides, sizes)
+        rule = in_turns(dict(ours=partial(assigner.assign, objects, sizes, grid), loop=partial(_as_tensor, loop)),
+                        repeats)
+        rows.append(row(f'reference_rule_{images}', f'a loop over {images * BOXES} boxes', 's', rule['ours'],
+                        rule['loop']))
+    return rows
 
 
 def assign_by_loop(objects: Sequence[Any], anchors: Sequence[Sequence[Sequence[float]]], strides: Sequence[int],
@@ -85,6 +96,10 @@ def assign_by_loop(objects: Sequence[Any], anchors: Sequence[Sequence[Sequence[f
                                    math.log(height / high))
                     held += 1
     return found
+
+
+def _as_tensor(loop: Callable[[], dict[Cell, Target]]) -> torch.Tensor:
+    return torch.tensor([(*cell, *target) for cell, target in loop().items()])
 
 
 def _listed(seconds: Mapping[int, float]) -> str:

@@ -24,7 +24,8 @@ _configs: list[Mapping[str, Any]] = []  # those in use, the newest last
 _SET_BY = dict(set_randomness='randomness', setup_env='env_cfg', build_logger='log_level',
                register_hook='priority of a hook')
 """Method of mmengine's runner that raises -> the key of the config it reads."""
-_MEANT = {"assert 'mix_results' in results": 'it mixes pictures and belongs into the transforms of a StagedMix step',
+_ALONE = 'it mixes pictures and belongs into the transforms of a StagedMix step'
+_MEANT = {"assert 'mix_results' in results": _ALONE, "'mix_results'": _ALONE,
           'need at least one array to concatenate': 'no image is left in the dataset, by its files and filter_cfg'}
 """What libraries say -> what it means to a person."""
 

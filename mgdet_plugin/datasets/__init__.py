@@ -10,6 +10,7 @@ from mgdet_plugin.datasets.staged.staged_dataset import StagedDataset
 from mgdet_plugin.datasets.staged.staged_mix import StagedMix
 from mgdet_plugin.datasets.transforms.byte_mixup import ByteMixUp
 from mgdet_plugin.datasets.transforms.clip_boxes import ClipBoxes
+from mgdet_plugin.datasets.transforms.cut_mosaic import CutMosaic
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import DropDegenerateBoxes
 from mgdet_plugin.datasets.transforms.grid_mask import GridMask
 from mgdet_plugin.datasets.transforms.letterbox import Letterbox
@@ -17,8 +18,8 @@ from mgdet_plugin.datasets.transforms.load_readable_image import LoadReadableIma
 from mgdet_plugin.datasets.transforms.recolour import Recolour
 
 __all__ = [
-    'DIGITS_ROOT', 'DIGIT_CLASSES', 'ByteMixUp', 'ClipBoxes', 'DatasetReport', 'DropDegenerateBoxes', 'GridMask',
-    'Inspector', 'Letterbox', 'LinesDataset', 'LoadReadableImage', 'OldImages', 'Recolour', 'SampleIndex',
+    'DIGITS_ROOT', 'DIGIT_CLASSES', 'ByteMixUp', 'ClipBoxes', 'CutMosaic', 'DatasetReport', 'DropDegenerateBoxes',
+    'GridMask', 'Inspector', 'Letterbox', 'LinesDataset', 'LoadReadableImage', 'OldImages', 'Recolour', 'SampleIndex',
     'StagedBatchSampler', 'StagedDataset', 'StagedMix', 'check_datasets', 'ensure_digits', 'ensure_embedded_data',
     'iter_dataset_cfgs', 'make_digits', 'sample_randomness', 'sample_seed',
 ]

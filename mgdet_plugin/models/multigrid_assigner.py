@@ -5,6 +5,7 @@ K = 9 G claims, P positive cells.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,8 +22,7 @@ from mgdet_plugin.models.maths.overlaps import centred_overlap
 
 MIN_SIZE_RATIO = 1e-3
 CELLS_GUARANTEED = 3
-# The block in the reference's order: column by column.
-_BLOCK = [(dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
+BLOCK = 9  # cells around an object's centre, column by column as in the reference
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ class MultiGridTargets:
 
 
 class _Claims(NamedTuple):
-    """Each box's claim on each cell of its block: image, cell, gt (K,); distance to the cell's centre (K,)."""
-    image: Tensor
-    cell: Tensor
-    gt: Tensor
-    distance: Tensor
+    """Each box's claim on each cell of its block, nine a box.
 
-    def take(self, index: Tensor) -> _Claims:
-        return _Claims(*(field[index] for field in self))
+    Attributes:
+        cell: (K,) index among the B N cells of the batch; B N where there is none to claim.
+        number: (K,) how many cells the box has claimed up to here, this one counted.
+    """
+    cell: Tensor
+    number: Tensor
 
 
 @TASK_UTILS.register_module()
@@ -114,93 +114,97 @@ class MultiGridAssigner:
         self.strides = tuple(strides)
         self.conflict = conflict
 
-    def assign(self, batch_gt_instances: Sequence[InstanceData],
-               map_sizes: Sequence[tuple[int, int]]) -> MultiGridTargets:
+    def assign(self, batch_gt_instances: Sequence[InstanceData], map_sizes: Sequence[tuple[int, int]],
+               grid: CellGrid | None = None) -> MultiGridTargets:
         """Assign the objects of a batch; the sparse targets are ordered by image and cell.
 
         Args:
             batch_gt_instances: Per image ``bboxes`` (G_i, 4) in input pixels (x1, y1, x2, y2) and ``labels`` (G_i,).
             map_sizes: (H, W) of each level in cells.
+            grid: The places of their cells, where the caller has them.
         """
         boxes, labels, image = gather_instances(batch_gt_instances)
-        grid = CellGrid.build(map_sizes, self.strides, boxes.device)
-        usable = torch.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-        boxes = torch.where(usable[:, None], boxes, boxes.new_zeros(4))
+        grid = grid or CellGrid.build(map_sizes, self.strides, boxes.device)
+        low, high = boxes[:, :2], boxes[:, 2:]
+        usable = ((high > low) & (low > -math.inf) & (high < math.inf)).all(1)
+        boxes = boxes.where(usable[:, None], boxes.new_zeros(()))
         level, anchor = self.match_anchors(boxes)
-        claims = self._claims(boxes, level, image, usable.nonzero().squeeze(1), grid)
-        claims = claims.take(self._nearest(claims, boxes, grid) if self.conflict == 'nearest' else
-                             self._reference(claims, grid))
-        return self._targets(claims, boxes, labels, anchor, len(batch_gt_instances), grid)
+        stride = torch.tensor(self.strides, device=boxes.device).index_select(0, level)
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / stride[:, None]
+        num_cells = len(batch_gt_instances) * grid.num_cells
+        claims = self._claims(centre, level, image, usable, num_cells, grid)
+        winners = (self._nearest(claims, boxes, centre, num_cells, grid) if self.conflict == 'nearest' else
+                   self._reference(claims, num_cells))
+        gt = winners.div(BLOCK, rounding_mode='floor')
+        image = image.index_select(0, gt)
+        cell = claims.cell.index_select(0, winners) - image * grid.num_cells
+        xy, wh, box = self._compared(boxes, centre, level, anchor, gt, cell, grid)
+        return MultiGridTargets(image, cell, anchor.index_select(0, gt), xy, wh, labels.index_select(0, gt), box, gt,
+                                len(batch_gt_instances), self.anchors.shape[1], grid)
 
     def match_anchors(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Level (G,) and anchor (G,) of highest IoL for boxes (G, 4); the first on ties, never rounded."""
         sizes = boxes[:, 2:] - boxes[:, :2]
-        overlaps = centred_overlap(sizes[:, None], self.anchors.to(boxes).flatten(0, 1)[None])  # (G, L * A)
-        best = overlaps.argmax(1)
-        return best.div(self.anchors.shape[1], rounding_mode='floor'), best % self.anchors.shape[1]
-
-    def _claims(self, boxes: Tensor, level: Tensor, image: Tensor, usable: Tensor, grid: CellGrid) -> _Claims:
-        """Claims of the usable boxes in order, nine a box less those outside the map; U usable boxes."""
-        level, image, boxes = level[usable], image[usable], boxes[usable]
-        stride = torch.tensor(self.strides, device=boxes.device)[level]
-        height, width = torch.tensor(grid.map_sizes, device=boxes.device)[level].unbind(1)
-        col, row = ((boxes[:, axis] + boxes[:, axis + 2]) / 2 / stride for axis in (0, 1))  # (U,), in cells
-        dx, dy = torch.tensor(_BLOCK, device=boxes.device).unbind(1)
-        cols, rows = col.floor().long()[:, None] + dx, row.floor().long()[:, None] + dy  # (U, 9)
-        inside = (cols >= 0) & (cols < width[:, None]) & (rows >= 0) & (rows < height[:, None])
-        box = inside.nonzero()[:, 0]  # (K,)
-        cell = (grid.level_starts[level][:, None] + rows * width[:, None] + cols)[inside]
-        distance = (col[:, None] - cols - 0.5).square() + (row[:, None] - rows - 0.5).square()
-        return _Claims(image[box], cell, usable[box], distance[inside])
+        best = centred_overlap(sizes[:, None], self.anchors.to(boxes).flatten(0, 1)[None]).argmax(1)  # of (G, L A)
+        level = best.div(self.anchors.shape[1], rounding_mode='floor')
+        return level, best - level * self.anchors.shape[1]
 
     @staticmethod
-    def _nearest(claims: _Claims, boxes: Tensor, grid: CellGrid) -> Tensor:
+    def _claims(centre: Tensor, level: Tensor, image: Tensor, usable: Tensor, num_cells: int,
+                grid: CellGrid) -> _Claims:
+        """Claims of all boxes in order, by their centres (G, 2) in cells of their level."""
+        levels = torch.tensor([(width, height, start) for (height, width), start in
+                               zip(grid.map_sizes, grid.level_starts)], device=level.device).index_select(0, level)
+        near = centre.floor().long()[:, None] + torch.arange(-1, 2, device=level.device)[:, None]  # (G, 3, 2)
+        fits = (near >= 0) & (near < levels[:, None, :2]) & usable[:, None, None]
+        inside = (fits[:, :, None, 0] & fits[:, None, :, 1]).flatten(1)  # (G, 9), column by column
+        rows = (image * grid.num_cells + levels[:, 2])[:, None] + near[:, :, 1] * levels[:, :1]  # (G, 3)
+        cell = (near[:, :, None, 0] + rows[:, None]).flatten(1)
+        return _Claims(cell.where(inside, cell.new_tensor(num_cells)).flatten(), inside.cumsum(1).flatten())
+
+    @staticmethod
+    def _nearest(claims: _Claims, boxes: Tensor, centre: Tensor, num_cells: int, grid: CellGrid) -> Tensor:
         """Indices of the claims that win: per cell the nearest, then the smallest, then the earliest object."""
+        claim = (claims.cell < num_cells).nonzero().squeeze(1)
+        cell, gt = claims.cell[claim], claim.div(BLOCK, rounding_mode='floor')
+        place = cell % grid.num_cells
+        distance = (centre[gt] - torch.stack((grid.col[place], grid.row[place]), 1) - 0.5).square().sum(1)
         size = boxes[:, 2:] - boxes[:, :2]
-        area = (size[:, 0] * size[:, 1])[claims.gt]
-        order = area.argsort(stable=True)
-        order = order[claims.distance[order].argsort(stable=True)]
-        key = claims.image * grid.num_cells + claims.cell
-        order = order[key[order].argsort(stable=True)]
-        return order[_changes(key[order])]
+        order = (size[:, 0] * size[:, 1])[gt].argsort(stable=True)
+        for key in (distance, cell):
+            order = order[key[order].argsort(stable=True)]
+        first = torch.ones_like(order, dtype=torch.bool)
+        first[1:] = cell[order].diff() != 0
+        return claim[order[first]]
 
     @staticmethod
-    def _reference(claims: _Claims, grid: CellGrid) -> Tensor:
+    def _reference(claims: _Claims, num_cells: int) -> Tensor:
         """Indices of the claims that win by the reference's rule.
 
         A claim succeeds on a free cell, or while its object has succeeded fewer than three times: so the first on each
         cell and the first three of each object, however the others end, and a cell's last success keeps it.
         """
-        key = claims.image * grid.num_cells + claims.cell
-        order = key.argsort(stable=True)
-        key, place = key[order], torch.arange(len(key), device=key.device)
-        earlier = place - torch.where(_changes(claims.gt), place, 0).cummax(0).values  # claims of the same object
-        succeeds = _changes(key) | (earlier[order] < CELLS_GUARANTEED)
-        order, key = order[succeeds], key[succeeds]
-        return order[_changes(key.flip(0)).flip(0)]
+        place = torch.arange(len(claims.cell), device=claims.cell.device)
+        first = place.new_full((num_cells + 1, ), len(place)).scatter_reduce_(0, claims.cell, place, 'amin')
+        succeeds = (first.index_select(0, claims.cell) == place) | (claims.number <= CELLS_GUARANTEED)
+        taken = claims.cell.where(succeeds, place.new_tensor(num_cells))
+        last = place.new_full((num_cells + 1, ), -1).scatter_reduce_(0, taken, place, 'amax')[:num_cells]
+        return last.masked_select(last >= 0)
 
-    def _targets(self, claims: _Claims, boxes: Tensor, labels: Tensor, anchor: Tensor, num_images: int,
-                 grid: CellGrid) -> MultiGridTargets:
-        box = boxes[claims.gt]
-        corner = torch.stack((grid.col[claims.cell], grid.row[claims.cell]), 1)
-        centre = (box[:, :2] + box[:, 2:]) / 2 / grid.stride[claims.cell][:, None]
-        sizes = self.anchors.to(boxes)[grid.level[claims.cell], anchor[claims.gt]]
-        wh = ((box[:, 2:] - box[:, :2]) / sizes).clamp(min=MIN_SIZE_RATIO).log()
-        return MultiGridTargets(claims.image, claims.cell, anchor[claims.gt], centre - corner, wh, labels[claims.gt],
-                                box, claims.gt, num_images, self.anchors.shape[1], grid)
-
-
-def _changes(values: Tensor) -> Tensor:
-    """(K,) whether a value differs from the one before it."""
-    first = torch.ones_like(values, dtype=torch.bool)
-    first[1:] = values[1:] != values[:-1]
-    return first
+    def _compared(self, boxes: Tensor, centre: Tensor, level: Tensor, anchor: Tensor, gt: Tensor, cell: Tensor,
+                  grid: CellGrid) -> tuple[Tensor, Tensor, Tensor]:
+        """xy (P, 2), wh (P, 2) and box (P, 4) of the positive cells."""
+        sizes = self.anchors.to(boxes).flatten(0, 1).index_select(0, level * self.anchors.shape[1] + anchor)
+        wh = ((boxes[:, 2:] - boxes[:, :2]) / sizes).clamp_(min=MIN_SIZE_RATIO).log_()
+        box, centre, wh = torch.cat((boxes, centre, wh), 1).index_select(0, gt).split((4, 2, 2), 1)
+        corner = torch.stack((grid.col.index_select(0, cell), grid.row.index_select(0, cell)), 1)
+        return centre - corner, wh, box
 
 
 def gather_instances(batch_gt_instances: Sequence[InstanceData]) -> tuple[Tensor, Tensor, Tensor]:
     """Objects of a batch in one row: boxes (G, 4) float32, labels (G,), image (G,)."""
     boxes = torch.cat([get_box_tensor(instances.bboxes).float().reshape(-1, 4) for instances in batch_gt_instances])
     labels = torch.cat([instances.labels.reshape(-1).long() for instances in batch_gt_instances])
-    counts = torch.tensor([len(instances.bboxes) for instances in batch_gt_instances], device=boxes.device)
-    image = torch.arange(len(batch_gt_instances), device=boxes.device).repeat_interleave(counts)
+    image = torch.cat([labels.new_full((len(instances.bboxes), ), index)
+                       for index, instances in enumerate(batch_gt_instances)])
     return boxes, labels, image

@@ -189,7 +189,7 @@ class MultiGridHead(BaseDenseHead):
             total.
         """
         cells, grid = flatten_maps(maps), self.bbox_coder.grid(maps)
-        targets = self.assigner.assign(batch_gt_instances, grid.map_sizes)
+        targets = self.assigner.assign(batch_gt_instances, grid.map_sizes, grid)
         with torch.no_grad():
             boxes = self.bbox_coder.decode_cells(cells, grid)
         positive = cells[targets.image, targets.cell]  # (P, D)

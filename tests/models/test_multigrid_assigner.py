@@ -21,6 +21,13 @@ def test_golden_targets(golden, golden_objects):
         torch.testing.assert_close(level, expected, rtol=0, atol=1e-5)
 
 
+def test_a_grid_that_the_caller_has_is_taken(golden_objects):
+    assigner = make_assigner()
+    built = assigner.assign(golden_objects, SIZES_320)
+    given = assigner.assign(golden_objects, SIZES_320, built.grid)
+    assert given.grid is built.grid and torch.equal(given.cell, built.cell) and torch.equal(given.xy, built.xy)
+
+
 def test_half_pixel_centre():
     # 56 x 112 at stride 16, centre (100.5, 60.5): 6.28125 and 3.78125 cells.
     box = [100.5 - 28, 60.5 - 56, 100.5 + 28, 60.5 + 56]

@@ -56,12 +56,14 @@ def load_steps() -> list[dict[str, Any]]:
     return [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
 
 
-def mosaic(side: int = 32, **fields: Any) -> dict[str, Any]:
-    """The mosaic step of the configs."""
-    return dict(type='StagedMix', name='mosaic', **fields, transforms=[
-        dict(type='Mosaic', img_scale=(side, side), center_ratio_range=(0.2, 0.8), pad_val=float(GREY)),
+def mosaic(side: int = 32, cut: bool = True, **fields: Any) -> dict[str, Any]:
+    """The mosaic step of the configs; not cut: that of configs before there was CutMosaic."""
+    kind = dict(img_scale=(side, side), center_ratio_range=(0.2, 0.8), pad_val=float(GREY))
+    steps = [dict(type='CutMosaic', **kind)] if cut else [
+        dict(type='Mosaic', **kind),
         dict(type='RandomAffine', max_rotate_degree=0.0, max_translate_ratio=0.0, scaling_ratio_range=(1.0, 1.0),
-             max_shear_degree=0.0, border=(-side // 2, -side // 2), border_val=(GREY, GREY, GREY))])
+             max_shear_degree=0.0, border=(-side // 2, -side // 2), border_val=(GREY, GREY, GREY))]
+    return dict(type='StagedMix', name='mosaic', **fields, transforms=steps)
 
 
 def mixup(side: int = 32, ratio_range: tuple[float, float] = (0.8, 1.25), **fields: Any) -> dict[str, Any]:

@@ -13,17 +13,9 @@ train_pipeline = [
     dict(type='DropDegenerateBoxes'),
     dict(
         type='StagedMix',
-        name='mosaic',  # four images around a point of this canvas, each as large as its letterbox
+        name='mosaic',  # four images around a point, each as large as its letterbox
         transforms=[
-            dict(type='Mosaic', img_scale=img_scale, center_ratio_range=(0.2, 0.8), pad_val=128.0),
-            dict(  # Mosaic's canvas has twice the sides; this is its top left quarter
-                type='RandomAffine',
-                max_rotate_degree=0.0,
-                max_translate_ratio=0.0,
-                scaling_ratio_range=(1.0, 1.0),
-                max_shear_degree=0.0,
-                border=(-img_scale[0] // 2, -img_scale[1] // 2),
-                border_val=(128, 128, 128)),
+            dict(type='CutMosaic', img_scale=img_scale, center_ratio_range=(0.2, 0.8), pad_val=128.0),
         ],
         prob=0.0),
     dict(type='Letterbox', scale=img_scale),

@@ -12,7 +12,9 @@ from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import BaseBoxes
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets.transforms.byte_mixup import ByteMixUp
 from mgdet_plugin.datasets.transforms.clip_boxes import clip_boxes
+from mgdet_plugin.datasets.transforms.cut_mosaic import CutMosaic
 
 Sample = dict[str, Any]
 
@@ -66,7 +68,7 @@ class _Partners:
     def __getitem__(self, index: int) -> Sample:
         return self.load(index) or dict(gt_bboxes=())
 
-    def draw(self, get_indexes: Callable[[Any], int | Sequence[int]], max_draws: int) -> list[Sample]:
+    def draw(self, get_indexes: Callable[[Any], int | Sequence[int]], max_draws: int, copied: bool) -> list[Sample]:
         """Partners of one mix, distinct where there are enough images; none where no image could be loaded."""
         chosen: list[int] = []
         for _ in range(max_draws):
@@ -77,7 +79,8 @@ class _Partners:
                     chosen.append(index)
             if len(chosen) >= min(len(drawn), len(self)):
                 break
-        return [copy.deepcopy(self[chosen[i % len(chosen)]]) for i in range(len(drawn))] if chosen else []
+        partners = [self[chosen[i % len(chosen)]] for i in range(len(drawn))] if chosen else []
+        return [copy.deepcopy(each) for each in partners] if copied else partners
 
 
 @TRANSFORMS.register_module()
@@ -161,7 +164,8 @@ class StagedMix(BaseTransform):
         own = clip_to_image(results)
         own.pop('mix_source')  # Mosaic copies all of a sample, and a source holds the dataset
         for _ in range(self.max_rounds if len(partners) else 0):
-            chosen = partners.draw(self.transforms[0].get_indexes, self.max_draws)
+            chosen = partners.draw(self.transforms[0].get_indexes, self.max_draws, not isinstance(
+                self.transforms[0], (ByteMixUp, CutMosaic)))  # which change nothing that a second mix would see
             if not chosen:
                 continue
             mixed = self.transforms[0]({**own, 'mix_results': chosen})

@@ -18,10 +18,14 @@ def clip_boxes(results: dict[str, Any], size: tuple[int, int], min_visibility: f
     box's area inside the image with which it stays; boxes without area inside never do.
     """
     whole: BaseBoxes = results['gt_bboxes']
-    boxes = whole.clone()
-    boxes.clip_(size)
-    results['gt_bboxes'] = boxes
-    keep_boxes(results, (boxes.widths > 0) & (boxes.heights > 0) & (boxes.areas / whole.areas >= min_visibility))
+    height, width = size
+    corners = whole.tensor.clamp(min=0).minimum(whole.tensor.new_tensor((width, height, width, height)))
+    results['gt_bboxes'] = type(whole)(corners, clone=False)
+    sides = corners[..., 2:] - corners[..., :2]
+    keep = (sides > 0).all(-1)
+    if min_visibility:
+        keep &= sides.prod(-1) / whole.areas >= min_visibility
+    keep_boxes(results, keep)
 
 
 @TRANSFORMS.register_module()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -74,7 +75,6 @@ class CellGrid:
         return self.level.numel()
 
     @property
-    def level_starts(self) -> Tensor:
-        """(L,) index of each level's first cell."""
-        sizes = torch.tensor([0] + [height * width for height, width in self.map_sizes[:-1]], device=self.level.device)
-        return sizes.cumsum(0)
+    def level_starts(self) -> list[int]:
+        """Index of each level's first cell."""
+        return [0, *accumulate(height * width for height, width in self.map_sizes[:-1])]

@@ -77,4 +77,10 @@ def _area(left: Tensor, top: Tensor, right: Tensor, bottom: Tensor) -> Tensor:
 
 def centred_overlap(sizes1: Tensor, sizes2: Tensor, kind: str = 'iol') -> Tensor:
     """Overlap (...) in [0, 1] of boxes on the same centre, of which only widths and heights (..., 2) are known."""
-    return overlap(torch.cat((-sizes1 / 2, sizes1 / 2), -1), torch.cat((-sizes2 / 2, sizes2 / 2), -1), kind)
+    check_overlap_kind(kind)
+    width, height = sizes1.clamp(min=0).unbind(-1)
+    width2, height2 = sizes2.clamp(min=0).unbind(-1)
+    inter = torch.minimum(width, width2).mul_(torch.minimum(height, height2))
+    area, area2 = width * height, width2 * height2
+    whole = (area + area2).sub_(inter) if kind == 'iou' else torch.maximum(area, area2)
+    return inter.div_(whole.clamp_(min=_TINY))

@@ -51,10 +51,11 @@ def loaded(dataset: StagedDataset, indexes: Sequence[SampleIndex], passes: int =
         yield [facts(packed) for batch in loader for packed in batch]
 
 
-def test_a_step_that_cannot_take_a_picture_is_named(tmp_path: Path) -> None:
-    steps = [*load_steps(), *mosaic()['transforms'], pack_step()]
+@pytest.mark.parametrize('kind', ['Mosaic', 'CutMosaic', 'MixUp', 'ByteMixUp'])
+def test_a_step_that_cannot_take_a_picture_is_named(kind: str, tmp_path: Path) -> None:
+    steps = [*load_steps(), dict(type=kind, img_scale=(32, 32)), pack_step()]
     dataset = StagedDataset(dict(draw_set(tmp_path / 'set', 2), pipeline=steps), ({}, ))
-    with pytest.raises(UserError, match=r'step 2 of a pipeline, Mosaic, .*into the transforms of a StagedMix step'):
+    with pytest.raises(UserError, match=rf'step 2 of a pipeline, {kind}, .*into the transforms of a StagedMix step'):
         dataset[at(0)]
 
 

@@ -49,10 +49,11 @@ def area(boxes: torch.Tensor, shape: tuple[int, int], margin: float) -> np.ndarr
 
 @pytest.mark.parametrize('overhang', [0, 9])
 @pytest.mark.parametrize('size', [(32, 32), (96, 48), (20, 40)])
-def test_mosaic_boxes_are_the_coloured_regions(size: tuple[int, int], overhang: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize('cut', [True, False])
+def test_mosaic_boxes_are_the_coloured_regions(cut: bool, size: tuple[int, int], overhang: int, tmp_path: Path) -> None:
     cfg = draw_set(tmp_path / 'set', 24, size, overhang=overhang)
     counts = []
-    for results in samples(dict(cfg, pipeline=[*load_steps(), mosaic(64)]), mosaic=1.0):
+    for results in samples(dict(cfg, pipeline=[*load_steps(), mosaic(64, cut)]), mosaic=1.0):
         image, boxes = results['img'], results['gt_bboxes'].tensor
         assert results['augmented'] == ('mosaic', ) and image.shape == (64, 64, 3) == (*results['img_shape'], 3)
         assert len(boxes) == len(results['gt_bboxes_labels']) == len(results['gt_ignore_flags'])
@@ -82,7 +83,7 @@ def test_mixup_boxes_are_the_coloured_regions_of_both(ratio_range: tuple[float, 
         assert not (~drawn(image) & area(boxes, (64, 64), -margin)).any()
 
 
-@pytest.mark.parametrize(('step', 'others'), [(mosaic(), 3), (mixup(), 1)])
+@pytest.mark.parametrize(('step', 'others'), [(mosaic(), 3), (mosaic(cut=False), 3), (mixup(), 1)])
 @pytest.mark.parametrize('count', [2, 4, 12])
 def test_partners_are_others_distinct_and_loaded_once(step: dict, others: int, count: int, tmp_path: Path) -> None:
     cfg = draw_set(tmp_path / 'set', count, empty=range(count // 2, count - 1))
@@ -99,6 +100,16 @@ def test_partners_are_others_distinct_and_loaded_once(step: dict, others: int, c
             assert len(rest) == min(others, count - 1)
         partners.update(rest)
     assert set(partners) == set(range(count))
+
+
+def test_a_partner_taken_more_than_once_is_whole_each_time(tmp_path: Path) -> None:
+    """With two images the other one is all three partners of a mosaic: the boxes of one must not move another's."""
+    cfg = draw_set(tmp_path / 'set', 2, (64, 64))
+    one, other = (samples(dict(cfg, pipeline=[*load_steps(), mosaic(64, cut)]), 20, mosaic=1.0)
+                  for cut in (True, False))
+    for ours, theirs in zip(one, other):
+        assert torch.equal(ours['gt_bboxes'].tensor, theirs['gt_bboxes'].tensor)
+        assert np.array_equal(ours['img'], theirs['img'])
 
 
 def test_mixup_without_boxes_to_mix_with_is_not_reported(tmp_path: Path) -> None:
@@ -158,9 +169,10 @@ def test_refuses(fields: dict[str, Any], match: str) -> None:
         StagedMix(**{**dict(name='mosaic', transforms=[dict(type='Mosaic')]), **fields})
 
 
-def test_mixes_follow_the_letterbox(tmp_path: Path) -> None:
+@pytest.mark.parametrize('cut', [True, False])
+def test_mixes_follow_the_letterbox(cut: bool, tmp_path: Path) -> None:
     """A user changes the input size in the Letterbox alone; mosaic, its cut and mixup must come along."""
-    steps = [*load_steps(), mosaic(side=64), dict(type='Letterbox', scale=(32, 96)), mixup(side=64)]
+    steps = [*load_steps(), mosaic(64, cut), dict(type='Letterbox', scale=(32, 96)), mixup(side=64)]
     dataset = StagedDataset(dict(draw_set(tmp_path, 6), pipeline=steps), [dict(mosaic=1.0, mixup=1.0)])
     results = dataset[0]
     assert results['augmented'] == ('mosaic', 'mixup')

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,15 @@ def test_mixes_as_mmdet_does_within_a_level(size, clip):
         for key in ('gt_bboxes_labels', 'gt_ignore_flags'):
             assert ours[key].tolist() == theirs[key].tolist()
     assert max(worst) == 1
+
+
+def test_pictures_that_are_mirrored_or_swapped_views():
+    own, partner, mix = sample((96, 128), 2, 0), sample((90, 140), 2, 1), partial(both, seed=5, img_scale=(128, 96))
+    for view in (lambda image: image[:, ::-1], lambda image: image[::-1, ::-1], lambda image: image[..., [2, 0, 1]]):
+        views = [dict(each, img=view(each['img'])) for each in (own, partner)]
+        copies = [dict(each, img=np.ascontiguousarray(each['img'])) for each in views]
+        (_, seen), (_, whole) = (mix(*each) for each in (views, copies))
+        assert np.array_equal(seen['img'], whole['img'])
 
 
 def test_a_partner_without_boxes_changes_nothing():

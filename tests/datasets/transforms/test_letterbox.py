@@ -135,3 +135,25 @@ def test_the_scale_knows_all_that_undoing_takes(flip: str | None) -> None:
 def test_refuses_images_it_cannot_resize(image: np.ndarray) -> None:
     with pytest.raises(UserError, match=r"needs an? .*color_type='color'"):
         Letterbox(scale=(32, 32))({'img': image})
+
+
+@pytest.mark.parametrize('size', [(48, 64), (64, 48), (200, 131), (333, 640), (17, 9)])
+def test_a_letterbox_that_is_not_exact_is_within_two_levels(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    exact, fast = (Letterbox(scale=(96, 96), exact=each)(dict(img=image)) for each in (True, False))
+    apart = np.abs(exact['img'].astype(int) - fast['img'])
+    assert 0 < apart.max() <= 2 and (apart > 0).mean() < 0.02
+    assert fast['img'].dtype == np.uint8 and fast['scale_factor'] == exact['scale_factor']
+
+
+@pytest.mark.parametrize('exact', [True, False])
+def test_a_picture_of_the_right_size_stays_as_it_is(exact: bool) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    for given in (image, image[:, ::-1], image[..., [2, 0, 1]], image[..., ::-1].astype(np.float32)):
+        made = Letterbox(scale=(96, 64), exact=exact)(dict(img=given))['img']
+        assert np.array_equal(made, given) and not np.shares_memory(made, given)
+
+
+def test_refuses_an_exactness_that_is_no_answer() -> None:
+    with pytest.raises(UserError, match="exact must be True or False, got 'no'"):
+        Letterbox(scale=(32, 32), exact='no')  # type: ignore[arg-type]

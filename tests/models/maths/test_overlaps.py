@@ -49,3 +49,11 @@ def test_sizes_on_one_centre():
 def test_unknown_measure():
     with pytest.raises(UserError, match="'giou'"):
         overlap(A, A, 'giou')
+
+
+@pytest.mark.parametrize('kind', ['iou', 'iol'])
+def test_centred_overlap_is_that_of_boxes_on_one_centre_to_the_bit(kind):
+    draw = torch.Generator().manual_seed(0)
+    sizes, others = (torch.rand(count, 2, generator=draw).pow(4) * 600 - 1 for count in (300, 9))
+    boxes, other_boxes = (torch.cat((-each / 2, each / 2), 1) for each in (sizes, others))
+    assert torch.equal(centred_overlap(sizes[:, None], others[None], kind), overlap(boxes[:, None], other_boxes, kind))
