@@ -58,6 +58,7 @@ def test_killed_at_steps(whole: SimpleNamespace) -> None:
             check_equal(place, whole)
         except AssertionError as error:
             failed.append(f'killed before step {index}, {whole.steps[index]}: {error}')
+        print(f'killed before step {index}, {whole.steps[index]}; wrong so far: {len(failed)}', flush=True)
         shutil.rmtree(place.folder)
     print(f'{len(shared(whole.steps)) if KILLS else len(SHORT)} kills at steps, {len(failed)} wrong')
     assert not failed, '\n'.join(failed)
@@ -92,6 +93,7 @@ def test_killed_at_random(whole: SimpleNamespace) -> None:
             check_equal(place, whole)
         except AssertionError as error:
             failed.append(f'run {runs}: {error}')
+        print(f'{kills} random kills in {runs} trainings; wrong so far: {len(failed)}', flush=True)
         shutil.rmtree(place.folder)
     print(f'{kills} random kills in {runs} trainings, {len(failed)} wrong')
     assert not failed, '\n'.join(failed)
