@@ -15,7 +15,7 @@ from tests.chaos.trainings import EPOCHS, STEPS, Place, make
 from tests.support.fork_server import ForkServer, shared_server
 
 SHORT = re.compile(r'test_killed_at_random|test_a_careless_writer_is_caught.*epoch_2|test_a_disk_that_fails.*fsync|'
-                   r'test_a_full_disk|test_a_folder_that_cannot|test_a_signal_ends_after_the_step.*3-15|test_soak')
+                   r'test_a_full_disk|test_a_folder_that_cannot|test_a_signal_ends_after_the_step.*[34]-15|test_soak')
 """Tests that are run without ``make chaos``, one of a kind: each training takes seconds."""
 
 
@@ -46,7 +46,7 @@ def server() -> ForkServer:
 def whole(memory: Path, server: ForkServer) -> SimpleNamespace:
     """Config, folder and steps of the training that nothing happens to."""
     (memory / 'whole').mkdir()
-    config = make(memory / 'whole', evaluate=False)
+    config = make(memory / 'whole')
     place, trace = Place(server, memory / 'whole' / 'place', config), memory / 'trace'
     assert place.end(trace=str(trace)) == 0, place.said()
     assert place.far() == (EPOCHS * STEPS, 0)

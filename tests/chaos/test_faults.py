@@ -332,7 +332,7 @@ def test_little_memory(whole: SimpleNamespace) -> None:
 
 def test_tiny_shared_memory(tmp_path: Path, server: ForkServer) -> None:
     """Two processes that load images, and 64 kB to give them over in."""
-    place = Place(server, tmp_path / 'place', make(tmp_path, evaluate=False), *WORKERS[:1], *WORKERS[1:])
+    place = Place(server, tmp_path / 'place', make(tmp_path), *WORKERS)
     process = place.start(calls=['tiny_shared_memory'])
     code = server.wait(process, LONG)
     if any('Operation not permitted' in line for line in place.said()):
@@ -345,7 +345,7 @@ def test_tiny_shared_memory(tmp_path: Path, server: ForkServer) -> None:
 def test_a_finished_run_completes_its_page(whole: SimpleNamespace, memory: Path) -> None:
     """Killed between the end of the training and the page about it: --resume writes the page."""
     (memory / 'page').mkdir()
-    place = Place(whole.server, memory / 'page' / 'place', make(memory / 'page'))
+    place = Place(whole.server, memory / 'page' / 'place', make(memory / 'page', evaluate=True))
     assert place.end() == 0
     page = place.run / 'evaluation'
     there = sorted(each.name for each in page.iterdir())

@@ -56,7 +56,7 @@ class Launch:
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[tuple[Path, Path, list[Launch]]]:
-    config = make(tmp_path, evaluate=False, **{'train_cfg.val_interval': 1000})
+    config = make(tmp_path, **{'train_cfg.val_interval': 1000})
     text = config.read_text().replace('find_unused_parameters=False', 'find_unused_parameters=True')
     config.write_text(text + "\nfor each in stages:\n    each['epochs'] = 300\ndel each\n")
     begun: list[Launch] = []

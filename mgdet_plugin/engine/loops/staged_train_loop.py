@@ -109,9 +109,11 @@ class StagedTrainLoop(EpochBasedTrainLoop):
         return self.runner.model
 
     def _run_epochs(self) -> None:
+        hub = self.runner.message_hub
+        if self._iter:  # until the next step the hub tells the last one, as when nothing was interrupted
+            hub.update_info('iter', self._iter - 1)
         if self.staged.is_validation_missing() and self._is_validated_epoch():
-            for name, done in (('epoch', self._epoch), ('iter', self._iter)):  # as when nothing was interrupted
-                self.runner.message_hub.update_info(name, done - 1)
+            hub.update_info('epoch', self._epoch - 1)
             self._validate()
         if self.end_epoch is not None:
             self.staged.extend(self.end_epoch)
