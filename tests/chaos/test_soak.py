@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.chaos.soak import Sample, grown, measure, slope
-from tests.support.small_run import ROOT, environment
+from tests.support.fork_server import ROOT, environment
 
 STEADY = [Sample(each, 10**8 + each % 3 * 10**5, 10**8, 40, 6, 2, 5, 3) for each in range(25, 1025, 25)]
 
