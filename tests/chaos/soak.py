@@ -1,8 +1,8 @@
 """A long run watched from outside and inside: memory, open files, threads and the work folder must not grow.
 
-``python -m tests.chaos.soak [--iters N] [--work-dir D] [--json F]`` trains the small model on the embedded digits, held
-to old pictures, with guard, a worker, validation and checkpoints, at the smallest input, and prints what each resource
-did. Exit code 1 where one grew.
+``python -m tests.chaos.soak [--iters N] [--epoch M] [--work-dir D] [--json F]`` trains the small model on the embedded
+digits, held to old pictures, with guard, a worker, validation and checkpoints, at the smallest input, and prints what
+each resource did. Exit code 1 where one grew.
 """
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mgdet_plugin.weights.importer import import_keras
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/mgdet_nano_keep.py'
-SIDE, BATCH, EPOCH = 64, 2, 100  # pixels, new images a step, steps an epoch: those of the 200 images
+SIDE, BATCH, EPOCH = 64, 2, 100  # pixels, new images a step, steps an epoch: those of all 200 images
 WARM = 0.25  # share of the run after which resources are held still: caches, allocator and workers are settled
 FLAT = 0.02  # of the memory: what it may grow by over the rest of the run
 LOGS = ('.log', '.json', '.csv', '.jsonl')  # files that hold a line an interval
@@ -123,17 +123,19 @@ def grown(samples: list[Sample]) -> list[str]:
     return lines
 
 
-def soak_config(iterations: int, work_dir: Path) -> Config:
-    """The small model held to old pictures, at the smallest input."""
+def soak_config(iterations: int, work_dir: Path, epoch: int = EPOCH) -> Config:
+    """The small model held to old pictures, at the smallest input; in short epochs it looks at few images."""
     cfg = Config.fromfile(CONFIG)
     cfg.load_from = str(work_dir / 'start_weights.pth')
     if not Path(cfg.load_from).is_file():
         import_keras(ROOT / 'weights/digits_source.h5', cfg.load_from, config=CONFIG, classes=CONFIG,
                      source_classes=ROOT / 'configs/mgdet_nano_source.py')
-    cfg.stages = [dict(stage, epochs=iterations // EPOCH) for stage in cfg.stages]
+    cfg.stages = [dict(stage, epochs=iterations // epoch) for stage in cfg.stages]
     sets = [cfg.train_dataloader, cfg.val_dataloader, *(each.dataloader for each in cfg.val_cfg.others.values())]
     for loader in sets:
         loader.update(batch_size=BATCH if loader is cfg.train_dataloader else 16, num_workers=1)
+        if epoch < EPOCH:
+            loader.dataset.indices = epoch * BATCH
         for step in loader.dataset.pipeline:
             if step.type == 'Letterbox':
                 step.scale = (SIDE, SIDE)
@@ -144,11 +146,11 @@ def soak_config(iterations: int, work_dir: Path) -> Config:
     return cfg
 
 
-def soak(iterations: int, work_dir: Path) -> list[Sample]:
+def soak(iterations: int, work_dir: Path, epoch: int = EPOCH) -> list[Sample]:
     """Train and watch."""
     work_dir.mkdir(parents=True, exist_ok=True)
-    watch = WatchHook(max(1, EPOCH // 4))
-    runner = Runner.from_cfg(soak_config(iterations, work_dir))
+    watch = WatchHook(max(1, epoch // 4))
+    runner = Runner.from_cfg(soak_config(iterations, work_dir, epoch))
     runner.register_hook(watch)
     runner.train()
     return watch.samples
@@ -171,11 +173,12 @@ def report(samples: list[Sample]) -> str:
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--iters', type=int, default=2000, help='a multiple of 100 (default 2,000)')
+    parser.add_argument('--iters', type=int, default=2000, help='a multiple of an epoch (default 2,000)')
+    parser.add_argument('--epoch', type=int, default=EPOCH, help='iterations of one, at most 100 (default)')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/soak'))
     parser.add_argument('--json', type=Path, help='all samples')
     args = parser.parse_args()
-    samples = soak(args.iters, args.work_dir)
+    samples = soak(args.iters, args.work_dir, args.epoch)
     if args.json:
         args.json.write_text(json.dumps([asdict(each) for each in samples]))
     print(report(samples))
