@@ -51,7 +51,7 @@ def without(tmp_path_factory, data):
 
 @pytest.mark.parametrize('options', [{}, dict(where='file')])
 def test_the_same_weights_and_each_image_once(data, tmp_path, without, options):
-    """Eight images to train on, two of them to validate on, too; a random start is measured by its own network."""
+    """Eight images to train on, two to validate on, scaled in another way; a random start has its own network."""
     counter, state = counted(cached(data, tmp_path, trunk_cache=options), tmp_path / 'run')
     assert apart(state, without[1]) < 1e-5
     first = counter.at_moment['epoch', 1]
@@ -66,14 +66,14 @@ def test_half_precision_is_near(data, tmp_path, without):
 
 
 def test_a_bound_changes_the_time_and_not_a_bit(data, tmp_path):
-    """Room for five images of eight."""
+    """Room for six images of ten: the two validated on, which come first, and four of eight to train on."""
     whole, state = counted(cached(data, tmp_path), tmp_path / 'whole')
     size = max(filter(None, whole.kept))
     counter, bounded = counted(cached(data, tmp_path, trunk_cache=dict(at_most=f'{0.65 * size / 2 ** 20:.6f}MB')),
                                tmp_path / 'bounded')
     assert differences(bounded, state) == []
     assert max(filter(None, counter.kept)) <= 0.65 * size
-    assert counter.seen - counter.at_moment['epoch', 1] == 2 * 3  # the images of validation came first
+    assert counter.seen - counter.at_moment['epoch', 1] == 2 * 4
 
 
 @pytest.fixture(scope='module', params=['memory', 'file'])
