@@ -9,7 +9,8 @@ def test_detections_as_annotations():
     """Sure ones are objects, unsure ones crowds; what is less sure or thinner than a pixel is left out."""
     boxes = [[1, 2, 11, 22], [0, 0, 5, 4], [3, 3, 4, 4], [0, 0, 9, 9], [0, 0, 0.5, 9], [0, 0, 9, 0.5], [0, 0, 2, 3]]
     scores = [0.5, 0.25, 0.75, 0.125, 0.75, 0.75, 1.0]
-    found = InstanceData(bboxes=torch.tensor(boxes), scores=torch.tensor(scores), labels=torch.tensor([0, 1, 1] + [0] * 4))
+    found = InstanceData(bboxes=torch.tensor(boxes), scores=torch.tensor(scores),
+                         labels=torch.tensor([0, 1, 1, 0, 0, 0, 0]))
     nothing = InstanceData(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
     pictures = [dict(img_path='a.png', height=40.0, width=60), dict(img_path='b.png', height=10, width=20, more=1)]
     first = [dict(id=1, image_id=1, category_id=1, bbox=[1, 2, 10, 20], area=200, iscrowd=0, score=0.5),

@@ -83,5 +83,5 @@ def test_classes_by_name_and_index():
     for wrong in ('Cat', 3, -1, True):
         with pytest.raises(UserError) as caught:
             class_indices([wrong], ['dog', 'cat', 'cow'])
-        assert str(caught.value) == (f'keep.new_classes has {wrong!r}, which is no class of the model; it has dog, cat, '
-                                     'cow')
+        assert str(caught.value) == (f'keep.new_classes has {wrong!r}, which is no class of the model; it has dog, '
+                                     'cat, cow')

@@ -7,8 +7,8 @@ from mgdet_plugin.plan.caching import TrunkCaching
 from mgdet_plugin.plan.keeping import Keeping, check_weight, form_of, is_followed
 
 IMAGES = dict(images='old/')
-OPTIONS = ('images, share, weight, images_used, held_out, at_least, temperature, sure, unsure, on_new, recolour, cache, '
-           'form, new_classes')
+OPTIONS = ('images, share, weight, images_used, held_out, at_least, temperature, sure, unsure, on_new, recolour, '
+           'cache, form, new_classes')
 
 
 @pytest.mark.parametrize(('given', 'line'), [
@@ -21,8 +21,8 @@ OPTIONS = ('images, share, weight, images_used, held_out, at_least, temperature,
      'them each time; take one of the two out'),
     (dict(on_new='recolour', cache='file'), "keep.cache remembers pictures as they are, and keep.on_new='recolour' "
      'changes them each time; take one of the two out'),
-    (dict(on_new='recolour', recolour=True), 'keep.recolour changes the pictures of keep.images, and none are given; for '
-     "copies of the new ones take keep=dict(on_new='recolour')"),
+    (dict(on_new='recolour', recolour=True), 'keep.recolour changes the pictures of keep.images, and none are given; '
+     "for copies of the new ones take keep=dict(on_new='recolour')"),
     (dict(images=3), 'keep.images must be a folder or the config of a dataset, got 3'),
     *[(dict(IMAGES, held_out=value), 'keep.held_out must be a share from 0 and below 1, a folder or the config of a '
        f'dataset, got {value!r}') for value in (1, -0.1, True, [1])],
@@ -35,7 +35,8 @@ OPTIONS = ('images, share, weight, images_used, held_out, at_least, temperature,
     (dict(IMAGES, weight=-1), 'keep.weight must be a number from 0, got -1'),
     (dict(IMAGES, weight=float('inf')), 'keep.weight must be a number from 0, got inf'),
     *[(dict(IMAGES, sure=sure, unsure=unsure), 'keep.unsure and keep.sure must be scores from 0 to 1, the first not '
-       f'above the second, got {(unsure, sure)!r}') for sure, unsure in ((0.2, 0.3), (1.1, 0.1), (0.4, -0.1), ('x', 0))],
+       f'above the second, got {(unsure, sure)!r}')
+      for sure, unsure in ((0.2, 0.3), (1.1, 0.1), (0.4, -0.1), ('x', 0))],
     (dict(IMAGES, images_used=0), 'keep.images_used must be a whole number of pictures from 1, got 0'),
     (dict(IMAGES, on_new='x'), "keep.on_new must be one of ('distil', 'spare', 'recolour') or None, got 'x'"),
     (dict(IMAGES, cache='x'), "keep.cache must be one of ('memory', 'file') or None, got 'x'"),
@@ -64,7 +65,8 @@ def test_new_classes_become_a_tuple():
 
 
 def test_where_old_images_come_from():
-    kinds = [Keeping(**IMAGES), Keeping(on_new='recolour'), Keeping(on_new='distil'), Keeping(**IMAGES, on_new='recolour')]
+    kinds = [Keeping(**IMAGES), Keeping(on_new='recolour'), Keeping(on_new='distil'),
+             Keeping(**IMAGES, on_new='recolour')]
     assert [(each.holds_images, each.holds_copies) for each in kinds] == [
         (True, False), (True, True), (False, False), (True, True)]
     assert [each.beside(6) for each in kinds] == [6, 6, 0, 6] and kinds[0].beside(0) == 0
@@ -84,7 +86,7 @@ def test_what_is_held_out():
 
 def test_a_factor_may_be_nothing():
     check_weight('w', 0)
-    with pytest.raises(UserError, match="^w must be a number from 0, got '1'$"):
+    with pytest.raises(UserError, match=r"^w must be a number from 0, got '1'$"):
         check_weight('w', '1')
 
 

@@ -3,10 +3,11 @@ import pytest
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from PIL import Image
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.plan.keeping import Keeping
-from mgdet_plugin.plan.plan import Stage
+from mgdet_plugin.plan.plan import Plan, Stage
 from mgdet_plugin.plan.report import (
     _kept,
     plan_report,
@@ -34,7 +35,8 @@ LINES = [
     '  trains 1,500 of 2,700 parameters',
     '  backbone     frozen              0 trained        1,200 frozen   normalisation: 2 held',
     '  neck         trains          1,000 trained            0 frozen   normalisation: none',
-    '  bbox_head    in part           500 trained          100 frozen   normalisation: 1 learn their statistics, 3 held',
+    '  bbox_head    in part           500 trained          100 frozen   normalisation: 1 learn their statistics, '
+    '3 held',
     '  rate: 0.0001',
     '    backbone                        1,200 parameters   frozen',
     '    neck                            1,500 parameters   1e-06 -> 0.000123 -> 1e-07',
@@ -55,7 +57,8 @@ def test_every_line_of_a_stage():
     both = text([STAGE, dict(STAGE, name='two', old_images=2, augmentation={}, trunk='neck', until='loss')])
     assert both[:11] == ['c.py: 3 epochs in 2 stages, start: backbone', '', *LINES]
     assert both[11:] == [
-        '', "stage 2 'two': epochs 1 to 3, freeze level 1, batch 4 a process and 2 old images, weight 0.5", *LINES[1:-1],
+        '', "stage 2 'two': epochs 1 to 3, freeze level 1, batch 4 a process and 2 old images, weight 0.5",
+        *LINES[1:-1],
         '  augmentation: as in the pipeline', '  trunk cache: each image once as far as neck, unless a step is random',
         '  ends earlier by: loss']
 
@@ -132,8 +135,8 @@ def test_rates_scaled_by_the_batch():
     assert report['stages'][0]['groups'][0]['peak'] == pytest.approx(1e-4 * 2 * 1.5)  # boost 2
     assert report['rate_limit'] is None and report['start'] == 'backbone'
     cfg.optim_wrapper.constructor = 'Another'
-    with pytest.raises(UserError, match="^optim_wrapper.constructor is 'Another'; a plan needs "
-                                        "'StagedOptimWrapperConstructor'$"):
+    with pytest.raises(UserError, match=r"^optim_wrapper.constructor is 'Another'; a plan needs "
+                                        r"'StagedOptimWrapperConstructor'$"):
         plan_report(cfg)
 
 
@@ -161,7 +164,6 @@ def test_old_images_beside_the_new_ones(tmp_path, monkeypatch):
 
 
 def test_pictures_are_counted(tmp_path):
-    from PIL import Image
     for index in range(3):
         Image.new('RGB', (8, 8)).save(tmp_path / f'{index}.png')
     init_default_scope('mmdet')
@@ -179,8 +181,8 @@ def test_pictures_are_counted(tmp_path):
 
 @pytest.mark.parametrize(('fields', 'words'), [
     ({}, '0.0001, 3 epochs of warmup from 0.01 of it, cosine to 0.001 of it'),
-    (dict(warmup_epochs=1, boost=2, boost_epochs=0.5), '0.0001, 1 epoch of warmup from 0.01 of it, 0.5 epochs at 2 times '
-     'it, cosine to 0.001 of it'),
+    (dict(warmup_epochs=1, boost=2, boost_epochs=0.5), '0.0001, 1 epoch of warmup from 0.01 of it, 0.5 epochs at 2 '
+     'times it, cosine to 0.001 of it'),
     (dict(warmup_epochs=0, schedule='constant'), '0.0001'),
     (dict(warmup_epochs=0, schedule='plateau'),
      '0.0001, times 0.1 wherever val/loss has not improved for 10 validations'),
@@ -201,7 +203,6 @@ def test_a_step_has_the_probability_of_the_plan_or_its_own():
              dict(type='RandomFlip', prob=0.5), dict(type='Recolour', prob=1)]
     cfg = Config(dict(stages=[dict(BODY, probs=dict(RandomFlip=0.1))], plan=dict(start='full'), model={},
                       train_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dict(pipeline=steps)]))))
-    from mgdet_plugin.plan.plan import Plan
     assert planned_augmentation(cfg, Plan.from_cfg(cfg)) == [
         dict(PhotoMetricDistortion=1.0, RandomAffine=0.25, RandomFlip=0.1, Recolour=1.0)]
     cfg.train_dataloader = None
@@ -226,7 +227,7 @@ def test_a_config_without_stages(monkeypatch):
     assert found['parameters'] == 3_426_777 > found['trained_parameters']
     cfg.train_cfg, cfg.param_scheduler = dict(max_iters=9), None
     found = report_without_stages(cfg)
-    assert (found['loop'], found['epochs'], found['iterations'], found['schedulers']) == ('IterBasedTrainLoop', None, 9, [])
+    assert [found[key] for key in ('loop', 'epochs', 'iterations', 'schedulers')] == ['IterBasedTrainLoop', None, 9, []]
     assert plan_text(found).endswith('for 9 iterations, start: nothing, None at None, no schedule')
     cfg.train_cfg = dict(type='StagedTrainLoop')
     with pytest.raises(UserError) as caught:

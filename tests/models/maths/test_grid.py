@@ -25,7 +25,8 @@ def test_maps_are_flattened_as_the_cells_lie():
 
 
 def test_anchors_are_as_given():
-    assert anchors_tensor([[(4, 5), (6, 7)], [(1, 2), (2, 3)]], (16, 8)).tolist() == [[[4, 5], [6, 7]], [[1, 2], [2, 3]]]
+    given = [[(4, 5), (6, 7)], [(1, 2), (2, 3)]]
+    assert anchors_tensor(given, (16, 8)).tolist() == [[[4, 5], [6, 7]], [[1, 2], [2, 3]]]
 
 
 @pytest.mark.parametrize(('anchors', 'line'), [
