@@ -7,7 +7,7 @@ from mgdet_plugin.keep.agreement import coco_of
 
 def test_detections_as_annotations():
     """Sure ones are objects, unsure ones crowds; what is less sure or thinner than a pixel is left out."""
-    boxes = [[1, 2, 11, 22], [0, 0, 5, 4], [3, 3, 4, 4], [0, 0, 9, 9], [0, 0, 0.5, 9], [0, 0, 9, 0.5], [0, 0, 2, 3]]
+    boxes = [[1, 2, 11, 22], [0, 0, 5, 4], [3, 3, 4, 4], [0, 0, 9, 9], [0, 0, 0.5, 9], [0, 5, 9, 5.5], [0, 0, 2, 3]]
     scores = [0.5, 0.25, 0.75, 0.125, 0.75, 0.75, 1.0]
     found = InstanceData(bboxes=torch.tensor(boxes), scores=torch.tensor(scores),
                          labels=torch.tensor([0, 1, 1, 0, 0, 0, 0]))

@@ -187,7 +187,8 @@ def test_sure_boxes_away_from_labels_are_spared(nano, teacher, inputs, monkeypat
     holder = Holder(nano, teacher, Keeping(**FOLDER, on_new='spare'), 'maps')
     seen = objects([[10.0, 10.0, 42.0, 42.0], [44.0, 44.0, 60.0, 60.0], [0.0, 48.0, 8.0, 60.0]], [0, 1, 2],
                    scores=torch.tensor([0.9, 0.4, 0.39]))
-    monkeypatch.setattr(teacher, 'detect', lambda given, samples: [seen] * len(samples))
+    looked = []
+    monkeypatch.setattr(teacher, 'detect', lambda given, samples: looked.append(given) or [seen] * len(samples))
     given = batch()
     given[1].ignored_instances = objects([[1.0, 1.0, 5.0, 5.0]], [0])
     given[1].gt_instances = objects([], [])
@@ -197,6 +198,7 @@ def test_sure_boxes_away_from_labels_are_spared(nano, teacher, inputs, monkeypat
     assert 'ignored_instances' not in given[0] and len(given[1].ignored_instances) == 1
     wanted = own_loss(nano, inputs[:2], given, [first.ignored_instances, second.ignored_instances])
     same(holder.loss(inputs[:2], given), wanted)
+    assert len(looked) == 2 and all(torch.equal(each, inputs[:2]) for each in looked)
 
 
 def test_labels_are_completed_where_the_model_does_so(nano, teacher, inputs):

@@ -78,6 +78,15 @@ def test_a_head_never_sees_a_silenced_class(make_head):
             assert float(conv.bias[channel].detach()) == (SILENT if silent else float(bias[channel]))
 
 
+def test_a_teacher_with_cells_never_sees_a_new_class(make_head):
+    model = torch.nn.Module()
+    model.bbox_head = make_head(num_classes=4)
+    for new, silent in (((), []), ([2], [5 + 3 + 2])):
+        head = Teacher(model, model.state_dict(), new).model.bbox_head
+        assert [index for index, bias in enumerate(head.predict_convs[0].bias) if float(bias) == SILENT] == silent
+    assert not (model.bbox_head.predict_convs[0].bias == SILENT).any()
+
+
 def test_classes_by_name_and_index():
     assert class_indices(['cat', 2, 0], ['dog', 'cat', 'cow']) == (1, 2, 0)
     for wrong in ('Cat', 3, -1, True):
