@@ -14,7 +14,7 @@ def test_cells_lie_coarse_to_fine_row_by_row():
     assert grid.row.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
     assert grid.col.tolist() == [0, 1, 0, 1, 2, 0, 1, 2]
     assert grid.stride.tolist() == [16, 16, 8, 8, 8, 8, 8, 8]
-    assert (grid.map_sizes, grid.num_cells, grid.level_starts.tolist()) == (((1, 2), (2, 3)), 8, [0, 2])
+    assert (grid.map_sizes, grid.num_cells, list(grid.level_starts)) == (((1, 2), (2, 3)), 8, [0, 2])
 
 
 def test_maps_are_flattened_as_the_cells_lie():
