@@ -6,6 +6,8 @@
 #   make fuzz MINUTES=10   checkpoints, guard.json and annotations of strangers, each so long
 #   make soak          2,000 iterations of the small model: memory, open files, threads and the work folder must not grow
 #   make chaos         trainings killed and broken in every way: KILLS=250 at random from SEED=0, and at every step
+#   make mutation      mutants of maths, plan and keep: the share the tests find, of SAMPLE=600 drawn by SEED=0
+#   make coverage      lines of the package that the whole suite runs, in all its processes
 #   make bench         speed against named peers
 #   make lint          ruff, mypy and import-linter through pre-commit
 PYTHON ?= python3.11
@@ -32,7 +34,7 @@ OPS ?= 0
 # Modules are compiled when first imported and kept: faster than compiling all of torch at install.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test fuzz soak chaos bench lint clean
+.PHONY: setup demo test fuzz soak chaos mutation coverage bench lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.dev $(if $(filter 1,$(OPS)),$(VENV)/.ops)
@@ -92,6 +94,20 @@ SHARE ?= 0/1
 chaos: $(VENV)/.dev
 	OMP_NUM_THREADS=1 CHAOS_KILLS=$(KILLS) CHAOS_SEED=$(SEED) CHAOS_SHARE=$(SHARE) $(BIN)/python -m pytest -s tests/chaos
 
+# Their tools are needed here alone.
+SAMPLE ?= 600
+mutation: $(VENV)/.dev
+	$(PIP) mutmut
+	OMP_NUM_THREADS=1 nice $(BIN)/python -W ignore -m tests.support.mutation --sample $(SAMPLE) --seed $(SEED)
+
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
+coverage: $(VENV)/.dev
+	$(PIP) coverage
+	rm -f .coverage .coverage.*
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --fail-under=95
+
 bench: $(VENV)/.dev
 	$(BIN)/python tools/benchmark.py
 
@@ -99,4 +115,4 @@ lint: $(VENV)/.dev
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build mutants .coverage* *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -4,7 +4,14 @@ import math
 import pytest
 import torch
 
-from mgdet_plugin.keep.holding import Scales, cell_terms, divergence, feature_term, softmax_divergence
+from mgdet_plugin.keep.holding import (
+    Scales,
+    cell_terms,
+    divergence,
+    feature_term,
+    sigmoid_divergence,
+    softmax_divergence,
+)
 from mgdet_plugin.keep.teacher import SILENT
 
 ANCHORS, CLASSES = 3, 4
@@ -79,3 +86,19 @@ def test_features_are_measured_by_the_teachers_own_size():
     maps = (torch.randn(1, 2, 3, 3), torch.randn(1, 4, 2, 2))
     assert float(feature_term(maps, maps)) == 0
     assert float(feature_term(tuple(map(torch.zeros_like, maps)), maps)) == pytest.approx(1.0)
+
+
+def test_events_that_do_not_exclude_one_another_by_hand():
+    """Sigmoids of the logits over T, the divergences summed and times T squared."""
+    model, teacher, heat = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, 3.0]]), 2.0
+    wanted = 0.0
+    for one, other in ((1.0, 0.5), (-2.0, 3.0)):
+        p, q = 1 / (1 + math.exp(-one / heat)), 1 / (1 + math.exp(-other / heat))
+        wanted += q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
+    assert sigmoid_divergence(model, teacher, heat).tolist() == pytest.approx([4 * wanted])
+    cells = torch.zeros(1, 1, 5 + 1 + 1)
+    terms = cell_terms(cells, torch.ones(1, 1, 7), 1, Scales(use_softmax=False, anchor=2.0, cls=3.0))
+    q = 1 / (1 + math.exp(-1))
+    assert float(terms['loss_keep_anchor']) == pytest.approx(
+        2 * q * (q * math.log(2 * q) + (1 - q) * math.log(2 * (1 - q))), rel=1e-5)
+    assert float(terms['loss_keep_cls']) == pytest.approx(float(terms['loss_keep_anchor']) * 1.5)

@@ -77,6 +77,13 @@ def test_refuses_what_is_not_the_resumed_runs(tmp_path):
         load_start(Run(tmp_path, Net(), iteration=1))
 
 
+def test_a_file_that_does_not_name_its_run_is_taken(tmp_path):
+    model = Net()
+    for meta in (None, {}):
+        torch.save(dict(meta=meta, state_dict=model.state_dict()), tmp_path / START)
+        assert differences(load_start(Run(tmp_path, Net(), iteration=1)), dict(model.state_dict())) == []
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='cannot write'):

@@ -50,7 +50,8 @@ def test_paddings_turn_with_a_picture_that_is_flipped_after_the_letterbox(before
 def test_where_the_picture_lies_without_a_mark() -> None:
     plain = dict(scale_factor=(0.5, 0.5), ori_shape=(480, 640))
     assert placement(dict(plain, img_shape=(320, 320), pad_param=np.float32([40, 40, 0, 0])))[1] == (40, 40, 0, 0)
-    for shape in ((240, 320), (256, 320), (271, 351)):  # mmdet's Pad(size_divisor=32) adds at the bottom and right
+    # mmdet's Pad(size_divisor=32) adds at the bottom and right
+    for shape in ((240, 320), (256, 320), (271, 351), (240, 320, 3)):
         assert placement(dict(plain, img_shape=shape)) == ((0.5, 0.5), (0, 0, 0, 0))
 
 

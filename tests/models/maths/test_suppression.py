@@ -304,3 +304,15 @@ def test_index_points_into_unsorted_input():
 def test_options_out_of_range(options):
     with pytest.raises(UserError, match='got'):
         options.checked()
+
+
+def test_a_limit_is_of_plain_suppression_alone():
+    assert cluster_nms(BoxPairs(CHAIN), SCORES, 0.4, limit=1).indices.tolist() == [0]
+    assert cluster_nms(BoxPairs(CHAIN), SCORES, 0.4, 'weighted', limit=1).indices.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize('options', [NMSOptions('cluster', class_agnostic=False, mode='weighted', votes=3),
+                                     NMSOptions('wbf', class_agnostic=False, votes=3), NMSOptions(iou_threshold=1),
+                                     NMSOptions(iou_threshold=0), NMSOptions('soft', decay='gaussian', sigma=0.1)])
+def test_options_within_range(options):
+    assert options.checked() is options
