@@ -15,7 +15,7 @@ from tests.chaos.trainings import EPOCHS, STEPS, Place, make
 from tests.support.fork_server import ForkServer, shared_server
 
 SHORT = re.compile(r'test_killed_at_random|test_a_careless_writer_is_caught.*epoch_2|test_a_disk_that_fails.*fsync|'
-                   r'test_a_full_disk|test_a_folder_that_cannot|test_a_signal_ends_after_the_step.*[34]-15|test_soak')
+                   r'test_a_full_disk|test_a_folder_that_cannot|test_a_signal_ends_after_the_step.*[34]-15|test_soak.*(?<!short_soak)$')
 """Tests that are run without ``make chaos``, one of a kind: each training takes seconds."""
 
 
