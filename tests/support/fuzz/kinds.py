@@ -1,6 +1,7 @@
 """What is fuzzed: a checkpoint, a ``guard.json``, annotations. A case is a file, written and read as users read it."""
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sys
@@ -45,7 +46,13 @@ class CheckpointKind:
 
     def __init__(self, folder: Path, secret: Path) -> None:
         self.folder, self.secret = folder, str(secret / 'a.png')
-        self.cfg = staged_config(folder, make_dataset(folder / 'data'), [dict(HEAD, epochs=1), dict(NECK, epochs=1)])
+        self.cfg = staged_config(folder, make_dataset(folder / 'data'), [dict(HEAD, epochs=1), dict(NECK, epochs=1)],
+                                 **{'model.neck.type': 'MultiGridNeck', 'model.backbone.type': 'ScaledDarknet'})
+        self.config = folder / 'command.py'  # without what tests alone have registered
+        command = copy.deepcopy(self.cfg)
+        command.val_evaluator = Config.fromfile(self.cfg.filename).val_evaluator
+        command.default_hooks.checkpoint.update(save_best='auto')
+        command.dump(self.config)
         self.runner = train(self.cfg, folder / 'first')
         self.source = folder / 'first' / 'epoch_1.pth'
         self.content = torch.load(self.source, weights_only=True)
@@ -93,7 +100,7 @@ class CheckpointKind:
 
     def command(self, path: Path, target: Path) -> list[str]:
         """A real command."""
-        return ['train', str(self.cfg.filename), '--work-dir', str(target / 'work'), '--resume', str(path)]
+        return ['train', str(self.config), '--work-dir', str(target / 'work'), '--resume', str(path)]
 
 
 class GuardKind:
