@@ -67,7 +67,7 @@ def test_a_bad_step_leaves_no_trace(data, tmp_path, update_buffers, optimizer):
     before, after = recorder.states[9:11]
     moved = differences(before['buffers'], after['buffers'])
     tracked = [key for key in before['buffers'] if key.endswith(('running_mean', 'running_var', 'num_batches_tracked'))]
-    assert len(tracked) > 100 and {f'/{key}' for key in tracked} == set(moved)
+    assert len(tracked) > 50 and {f'/{key}' for key in tracked} == set(moved)
     assert int(after['average'][0]['steps']) == 10 - len(FAULTS)
     assert all(bool(value.isfinite().all()) for each in recorder.states for part in (
         each['weights'], each['buffers'], *each['average']) for value in part.values())
