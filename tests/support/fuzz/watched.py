@@ -13,7 +13,7 @@ from typing import Any
 
 from mgdet_plugin.common.errors import UserError
 
-SECONDS = 10  # of wall time a case may take; a usual one takes a hundredth
+SECONDS, WALL_SECONDS = 10, 60  # of processor and by the clock that a case may take; a usual one takes a hundredth
 _CHANGES = {'os.remove': 1, 'os.rename': 2, 'os.rmdir': 1, 'os.mkdir': 1, 'os.link': 2, 'os.symlink': 2,
             'os.truncate': 1, 'os.chmod': 1, 'os.chown': 1, 'os.utime': 1, 'shutil.rmtree': 1, 'shutil.move': 2,
             'shutil.copyfile': 2, 'shutil.copytree': 2}
@@ -92,8 +92,10 @@ def _late(*_: object) -> None:
 
 def outcome_of(use: Callable[[], object], folder: Path, secret: Path) -> str:
     """What becomes of a case: ``accepted``, ``refused``, or ``WRONG: ...``."""
-    before = signal.signal(signal.SIGALRM, _late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    bounds = {signal.SIGPROF: (signal.ITIMER_PROF, SECONDS), signal.SIGALRM: (signal.ITIMER_REAL, WALL_SECONDS)}
+    before = {number: signal.signal(number, _late) for number in bounds}
+    for timer, seconds in bounds.values():
+        signal.setitimer(timer, seconds)
     result = 'accepted'
     try:
         with watched(folder, secret) as watch:
@@ -102,15 +104,16 @@ def outcome_of(use: Callable[[], object], folder: Path, secret: Path) -> str:
         line = str(error)
         result = 'refused' if line and len(line) < 8000 else f'WRONG: no line: {line[:200]!r}'
     except TooSlow:
-        result = f'WRONG: more than {SECONDS} seconds'
+        result = f'WRONG: more than {SECONDS} seconds of processor, or {WALL_SECONDS}'
     except BaseException as error:
         place = traceback.extract_tb(error.__traceback__)
         ours = [frame for frame in place if 'mgdet_plugin' in frame.filename] or place
         result = (f'WRONG: {type(error).__name__}: {str(error)[:150]!r} at {Path(ours[-1].filename).name}:'
                   f'{ours[-1].lineno}, {Path(place[-1].filename).name}:{place[-1].lineno}')
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for number, (timer, _) in bounds.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
     return f'WRONG: {watch.found[0]}' if watch.found else result
 
 
