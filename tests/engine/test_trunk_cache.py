@@ -224,7 +224,6 @@ def test_old_images_and_their_teacher_are_looked_at_once_too(data, tmp_path):
     last bit, as they do without a cache, and its own network is never asked beyond that."""
     old = make_dataset(tmp_path / 'old', count=5, seed=1) / 'images'
     cfg = cached(data, tmp_path, keep=dict(images=str(old)))
-    cfg.model.backbone.type = 'ScaledDarknet'  # whole: an untrained shallow one sees nothing in the picture held out
     counter, losses, plain = Counter(), Witness(), Witness()
     teacher = Counter(lambda runner: hook_of(runner)._holder.teacher.model)
     run(cfg, tmp_path / 'run', hooks=[counter, losses, teacher])

@@ -150,7 +150,6 @@ class Pair:
         self.run('two-disks', self.config(best), f'two-disks{self.rank}')
         held = self.config([dict(HEAD, epochs=1), dict(FULL, epochs=1)], custom_hooks=[EMA], keep=dict(
             images=str(self.data.parent / 'old' / 'images')), **{'plan.allow': ['skipped-level']})
-        held.model.backbone.type = 'ScaledDarknet'  # an untrained shallow one sees nothing in the picture held out
         self.run('held', held)
         self.run('held-stopped', held, kill=('epoch', 1))
         self.run('held-resumed', held, 'held-stopped', resume=True)

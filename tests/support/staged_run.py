@@ -148,8 +148,10 @@ def staged_config(folder: Path, data: Path, stages: Sequence[dict], **options: A
         stages: The plan.
         **options: Dotted config keys.
     """
+    # an untrained shallow one sees nothing in pictures that a run is held to
+    backbone = 'ScaledDarknet' if options.get('keep') else 'ShallowDarknet'
     path = write_config(folder / f'config{next(_NUMBERS)}.py', data, base='mgdet_model5_staged.py', load_from=None,
-                        **{'model.backbone.type': 'ShallowDarknet', 'model.neck.type': 'DroppingNeck', **options})
+                        **{'model.backbone.type': backbone, 'model.neck.type': 'DroppingNeck', **options})
     cfg = Config.fromfile(path)
     cfg.train_cfg.pop('max_epochs', None)
     cfg.stages = [dict(stage) for stage in stages]
