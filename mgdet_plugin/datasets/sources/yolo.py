@@ -203,7 +203,7 @@ def _listed(path: Path, files: Files, hints: Hints) -> Iterator[Path]:
 def _content(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding='utf-8', errors='replace'), yaml.BaseLoader)  # 'no' stays a text
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, 'problem_mark', None)
         line = f', line {mark.line + 1}' if mark else ''
         said = getattr(error, 'problem', None) or str(error).splitlines()[0]

@@ -227,6 +227,7 @@ def test_a_faulty_label_is_named_with_its_line(place, first, with_set):
 
 @pytest.mark.parametrize(('text', 'line'), [
     ('names: [ant\ntrain: images\n', r'data\.yaml, line 2: this is no valid YAML \('),
+    (f'names: {"[" * 10_000}', r'data\.yaml: this is no valid YAML \(maximum recursion'),
     ('train: images\n', r'data\.yaml has no names; names lists the classes'),
     ('nc: 2\n', r'data\.yaml has no names and no train; ')])
 def test_a_faulty_data_yaml_is_named(place, text, line):
