@@ -97,7 +97,7 @@ class Interruption:
                 return
         elif number != signal.SIGALRM and self._waits and now - self._time < _SAME:
             return
-        if self._busy:  # what is raised in what Python calls around a fork is lost
+        if self._busy:  # what is raised around a fork is lost, and a block held back has yet to note what it made
             signal.setitimer(signal.ITIMER_REAL, _SOON)
             return
         raise KeyboardInterrupt

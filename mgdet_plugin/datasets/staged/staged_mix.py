@@ -12,9 +12,7 @@ from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import BaseBoxes
 
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.datasets.transforms.byte_mixup import ByteMixUp
 from mgdet_plugin.datasets.transforms.clip_boxes import clip_boxes
-from mgdet_plugin.datasets.transforms.cut_mosaic import CutMosaic
 
 Sample = dict[str, Any]
 
@@ -164,8 +162,8 @@ class StagedMix(BaseTransform):
         own = clip_to_image(results)
         own.pop('mix_source')  # Mosaic copies all of a sample, and a source holds the dataset
         for _ in range(self.max_rounds if len(partners) else 0):
-            chosen = partners.draw(self.transforms[0].get_indexes, self.max_draws, not isinstance(
-                self.transforms[0], (ByteMixUp, CutMosaic)))  # which change nothing that a second mix would see
+            chosen = partners.draw(self.transforms[0].get_indexes, self.max_draws,
+                                   not getattr(self.transforms[0], 'leaves_partners', False))
             if not chosen:
                 continue
             mixed = self.transforms[0]({**own, 'mix_results': chosen})

@@ -1,6 +1,7 @@
 """Mixup of 8-bit pictures in whole numbers."""
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +21,14 @@ class ByteMixUp(MixUp):
     is scaled in 8 bit, rounded. Other pictures (grey, float) go mmdet's way. Keys and arguments are mmdet's.
     """
 
+    leaves_partners = True  # see CutMosaic
+
     @autocast_box_type()
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Mix one sample with ``mix_results[0]``; unchanged where that has no boxes."""
         own, partner = results['img'], results['mix_results'][0]
         if any(each.dtype != np.uint8 or each.ndim != 3 for each in (own, partner['img'])):
+            results['mix_results'] = copy.deepcopy(results['mix_results'])  # mmdet scales its boxes in place
             made: dict[str, Any] = super().transform(results)
             return made
         if not len(partner['gt_bboxes']):

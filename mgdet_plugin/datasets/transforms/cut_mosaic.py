@@ -22,6 +22,8 @@ class CutMosaic(Mosaic):
     ``mix_results`` stay as they are.
     """
 
+    leaves_partners = True  # StagedMix copies them for a step that does not say so: a second mix may see them again
+
     @autocast_box_type()
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Join one sample and three ``mix_results``."""

@@ -71,3 +71,6 @@ def test_float_pictures_go_the_way_of_mmdet(kind):
     own['img'] = own['img'].astype(kind)
     theirs, ours = both(own, partner, 3, img_scale=(64, 64))
     assert np.array_equal(ours['img'], theirs['img'])
+    before = partner['gt_bboxes'].tensor.clone()
+    ByteMixUp(img_scale=(64, 64))({**own, 'mix_results': [partner]})
+    assert torch.equal(partner['gt_bboxes'].tensor, before)  # a second mix may see it again
