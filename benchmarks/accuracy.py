@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,9 @@ def accuracy(options: LearningOptions, cases: Sequence[Case] = CASES) -> str:
     folder = options.folder.resolve() / NAME
     with contextlib.chdir(ROOT):  # where the paths of configs begin
         check_data(chosen)
-        run_trials(ordered_trials(chosen, options.seeds), folder, options.jobs)
+        planned = [replace(each, options={**each.options, **options.precision})
+                   for each in ordered_trials(chosen, options.seeds)]
+        run_trials(planned, folder, options.jobs)
         result = measure_runs(finished_runs(cases, folder))
         paths = write_report(folder, NAME, accuracy_json(result), accuracy_text(result), accuracy_figure(result))
     return accuracy_text(result) + '\nwritten: ' + ', '.join(map(str, paths))

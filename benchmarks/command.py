@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                        ('raccoon', 'new_classes: folder of the raccoons, with annotations/ in VOC form and images/')):
         parser.add_argument(f'--{name}', type=Path, metavar='DIR', help=what)
     parser.add_argument('--amp', action='store_true',
-                        help='untraining, new_classes: train in mixed precision, faster where there are units for it')
+                        help='learning: train in mixed precision, faster where there are units for it')
     parser.add_argument('--out', default='work_dirs/benchmarks', metavar='DIR',
                         help='learning: folder in which each suite has its own (default: %(default)s)')
     args: argparse.Namespace = parser.parse_args(arguments)

@@ -183,9 +183,24 @@ def _position(cfg: Config) -> tuple[int, int, bool]:
     content = load_checkpoint(Path(cfg.load_from), mmap=True)[1]
     plan, record, epoch = Plan.from_cfg(cfg), content.get(RECORD), content['meta']['epoch']
     progress = Progress.from_plain(record, plan) if isinstance(record, Mapping) else Progress.at(plan, epoch, 0)
-    planned = progress.last_epoch(plan, epoch)
+    planned = progress.last_epoch(plan, min(epoch, progress.end(plan)))
     length = min(planned, (cfg.get('train_cfg') or {}).get('max_epochs') or planned)
     return epoch, length, progress.stage + 1 == len(plan.stages)
+
+
+def check_not_beyond(cfg: Config) -> None:
+    """Refuse to go on from ``cfg.load_from`` where that lies behind the end of the run: nothing would be trained.
+
+    Raises:
+        UserError: It does.
+    """
+    if not cfg.get('stages') or (cfg.get('train_cfg') or {}).get('end_epoch'):
+        return
+    epoch, length, _ = _position(cfg)
+    if epoch > length:
+        raise UserError(f'cannot resume: {cfg.load_from} says that {epoch:,} epochs lie behind it, and the run ends '
+                        f'after {length:,}; give an earlier checkpoint or raise train_cfg.max_epochs, or start from '
+                        'its weights (load_from) in another --work-dir, without --resume')
 
 
 def extended_end(cfg: Config, more: int) -> int:

@@ -56,7 +56,7 @@ def check_run_folder(folder: Path, config: str) -> None:
     try:
         if folder.is_dir():
             os.scandir(folder).close()  # checkpoints that are not seen would be written over
-        for path in (folder / name for name in (*_OF_A_RUN, config)):
+        for path in (*(folder / name for name in (*_OF_A_RUN, config)), *folder.glob('*.pth')):
             if path.exists() and not path.is_file():  # a named pipe is waited for until somebody writes to it
                 raise UserError(f'cannot train in {folder}: {path} is no file; remove it, or {_OTHER}')
         if os.path.lexists(folder / LAST):

@@ -137,6 +137,12 @@ def folder_as_figures(place: Place) -> str:
     return f'{RUN}/results.csv is no file'
 
 
+def folder_as_checkpoint(place: Place) -> str:
+    (place.run / 'epoch_9.pth').mkdir(parents=True)
+    place.run.chmod(0o777)
+    return f'{RUN}/epoch_9.pth is no file'
+
+
 def pipe_as_pointer(place: Place) -> str:
     return pipe(place, 'last_checkpoint')
 
@@ -157,7 +163,7 @@ def pipe(place: Place, name: str) -> str:
 
 
 @pytest.mark.parametrize('spoil', [closed_folder, blind_folder, closed_parent, file_in_its_place, file_above,
-                                   closed_pointer, folder_as_pointer, folder_as_figures,
+                                   closed_pointer, folder_as_pointer, folder_as_figures, folder_as_checkpoint,
                                    pipe_as_pointer, pipe_as_lock, pipe_as_config])
 def test_a_folder_that_cannot_be_used(spoil: Callable[[Place], str], whole: SimpleNamespace) -> None:
     """Said before anything is built, and nothing is made."""

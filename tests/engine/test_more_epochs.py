@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
@@ -102,6 +103,17 @@ def test_the_command_counts_from_the_end(ended: tuple[Path, Path], capsys: pytes
                                                     'train_cfg.end_epoch=5']
     assert prepare_train([str(ended[0]), '--work-dir', str(ended[1]), '--resume']) is None
     assert 'To train on give --more-epochs N' in capsys.readouterr().err
+
+
+def test_a_checkpoint_behind_the_end_trains_nothing(ended: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of a longer run, or of one whose epoch is forged; in another folder, where nothing says that it had ended."""
+    content = torch.load(ended[1] / 'epoch_2.pth', weights_only=False)
+    for epoch, cap, told in ((2, 1, 'after 1;'), (10**9, 9, 'after 2;')):
+        content['meta']['epoch'] = epoch
+        torch.save(content, tmp_path / 'other.pth')
+        with pytest.raises(UserError, match=rf'other\.pth says that {epoch:,} epochs lie behind it, .* {told}'):
+            prepare_train([str(ended[0]), '--work-dir', str(tmp_path / 'run'), '--resume', str(tmp_path / 'other.pth'),
+                           '--cfg-options', f'train_cfg.max_epochs={cap}'])
 
 
 @pytest.mark.parametrize('guarded', [True, False])

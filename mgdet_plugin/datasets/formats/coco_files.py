@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mgdet_plugin.common.errors import UserError, is_number
+from mgdet_plugin.common.records import shown
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport, ImageRecord, some
 from mgdet_plugin.datasets.formats.file_places import annotation_bytes
 from mgdet_plugin.datasets.transforms.drop_degenerate_boxes import degenerate_reason
@@ -26,6 +27,7 @@ _COCO_KEYS = {
 _INT_END = 2 ** 63  # of what a tensor can hold
 _READ = {*_COCO_KEYS, *(key for keys in _COCO_KEYS.values() for key in keys), 'iscrowd', 'ignore'}
 _MOST = 2 ** 32  # bytes of a file
+_LONGEST = 4096  # of a path
 
 
 def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
@@ -72,8 +74,8 @@ def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
         _check_ids(path, part, entries)
     for index, image in enumerate(content['images']):
         if not _is_path(image['file_name']):
-            raise UserError(f'{path}: images[{index}] has file_name {image["file_name"]!a}; the path of a picture '
-                            'below the image folder is needed')
+            raise UserError(f'{path}: images[{index}] has file_name {shown(image["file_name"])}; the path of a '
+                            'picture below the image folder is needed')
         if not all(is_number(image[side]) and 0 < image[side] < _INT_END for side in ('width', 'height')):
             raise UserError(f'{path}: images[{index}] has width {image["width"]!r:.40} and height '
                             f'{image["height"]!r:.40}; pixels above zero are needed')
@@ -96,8 +98,9 @@ def _shown(entry: Mapping[str, Any]) -> str:
 
 
 def _is_path(value: Any) -> bool:
-    """Whether it is a text that can name a file: not empty, no NUL, no half of a surrogate pair."""
-    return isinstance(value, str) and bool(value) and '\0' not in value and not re.search('[\ud800-\udfff]', value)
+    """Whether it is a text that can name a file: of a length that systems take, no NUL, no half of a surrogate pair."""
+    return (isinstance(value, str) and 0 < len(value) < _LONGEST and '\0' not in value
+            and not re.search('[\ud800-\udfff]', value))
 
 
 def summarize_coco(path: Path, classes: Sequence[str], content: dict[str, Any]) -> DatasetReport:
@@ -148,8 +151,8 @@ def _check_coco_annotation(path: Path, annotation: Mapping[str, Any], images: Ma
     """One annotation must point at an image and a category of the file and carry a box of four numbers."""
     label = f'{path}: annotation {annotation["id"]}'
     for key, known in (('image_id', images), ('category_id', names)):
-        if isinstance(annotation[key], (list, dict)) or annotation[key] not in known:
-            raise UserError(f'{label} names {key} {annotation[key]!r}, which the file does not define')
+        if isinstance(annotation[key], (bool, list, dict)) or annotation[key] not in known:  # true is 1 to Python
+            raise UserError(f'{label} names {key} {shown(annotation[key])}, which the file does not define')
     values = annotation['bbox']
     if not isinstance(values, list) or len(values) != 4 or not all(
             is_number(v) and (isinstance(v, float) or abs(v) < _INT_END) for v in values):
