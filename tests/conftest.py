@@ -1,20 +1,27 @@
-"""What several test modules share."""
+"""What several test modules share.
+
+Nothing heavy is imported here but by who asks for it: pytest's first process, which hands out the tests, has no use for it
+and would keep the others waiting.
+"""
 from __future__ import annotations
 
 import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-import torch
-from mmengine.structures import InstanceData
 
 import mgdet_plugin  # noqa: F401  before mmdet
 from mgdet_plugin.common.interruption import SIGNALS
-from mgdet_plugin.models import MultiGridHead
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mmengine.structures import InstanceData
+    from torch import Tensor
+
+    from mgdet_plugin.models import MultiGridHead
 
 DATA = Path(__file__).parent / 'data'
 ROOT = Path(__file__).parents[1]
@@ -35,6 +42,7 @@ def signals_as_they_were() -> Iterator[None]:
 @pytest.fixture
 def make_head() -> Callable[..., MultiGridHead]:
     """A head with model5's anchors; keywords set its fields, ``loss`` those of its loss."""
+    from mgdet_plugin.models import MultiGridHead
 
     def make(num_classes: int = 20, loss: dict[str, Any] | None = None, **fields: Any) -> MultiGridHead:
         return MultiGridHead(
@@ -47,6 +55,7 @@ def make_head() -> Callable[..., MultiGridHead]:
 @pytest.fixture(scope='session')
 def golden() -> dict[str, np.ndarray]:
     """Numbers the reference computed at 320 pixels, see ``reduce_golden_320.py``."""
+    import numpy as np
     with np.load(DATA / 'golden_320.npz') as file:
         return dict(file)
 
@@ -58,8 +67,9 @@ def golden_losses() -> dict[str, Any]:
 
 
 @pytest.fixture(scope='session')
-def golden_maps(golden: dict[str, np.ndarray]) -> list[torch.Tensor]:
+def golden_maps(golden: dict[str, np.ndarray]) -> list[Tensor]:
     """The reference's raw maps (5, 28, H, W), coarse to fine."""
+    import torch
     return [torch.from_numpy(golden[f'pred_{stride}']).permute(0, 3, 1, 2).contiguous() for stride in STRIDES]
 
 
@@ -72,5 +82,7 @@ def golden_objects(golden: dict[str, np.ndarray]) -> list[InstanceData]:
 
 def objects(boxes: list, labels: list) -> InstanceData:
     """Ground truth of one image from lists."""
+    import torch
+    from mmengine.structures import InstanceData
     return InstanceData(bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
                         labels=torch.tensor(labels).reshape(-1).long())

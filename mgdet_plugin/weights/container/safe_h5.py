@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Self, cast
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5l, h5o, h5s, h5t
+from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.weights.container.stored_array import ArrayReader, Piece, Storage, StoredArray, damage_refused, quoted
@@ -227,6 +227,8 @@ class SafeH5(ArrayReader):
             return None
         with damage_refused(self.name):
             owner = h5g.open(self._file.id, group.encode())
+            if not h5a.get_num_attrs(owner):
+                return None
             whole = self._texts(owner, attribute)
             if whole is not None:
                 return whole
