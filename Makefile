@@ -100,10 +100,12 @@ mutation: $(VENV)/.dev
 	$(PIP) mutmut
 	OMP_NUM_THREADS=1 nice $(BIN)/python -W ignore -m tests.support.mutation --sample $(SAMPLE) --seed $(SEED)
 
-coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
+# Tests become other users, who write what they ran, too.
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage/lines
 coverage: $(VENV)/.dev
 	$(PIP) coverage
-	rm -f .coverage .coverage.*
+	rm -rf .coverage
+	mkdir -m 1777 .coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -n 2 --dist worksteal
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=95

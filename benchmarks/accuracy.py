@@ -162,13 +162,12 @@ def accuracy(options: LearningOptions, cases: Sequence[Case] = CASES) -> str:
     Raises:
         UserError: A name stands for no case, a data set is missing, a run failed or a file cannot be written.
     """
+    cases = [replace(case, options={**case.options, **options.precision}) for case in cases]
     chosen = choose(cases, options.only)
     folder = options.folder.resolve() / NAME
     with contextlib.chdir(ROOT):  # where the paths of configs begin
         check_data(chosen)
-        planned = [replace(each, options={**each.options, **options.precision})
-                   for each in ordered_trials(chosen, options.seeds)]
-        run_trials(planned, folder, options.jobs)
+        run_trials(ordered_trials(chosen, options.seeds), folder, options.jobs)
         result = measure_runs(finished_runs(cases, folder))
         paths = write_report(folder, NAME, accuracy_json(result), accuracy_text(result), accuracy_figure(result))
     return accuracy_text(result) + '\nwritten: ' + ', '.join(map(str, paths))

@@ -1,7 +1,7 @@
 """What several test modules share.
 
-Nothing heavy is imported here but by who asks for it: pytest's first process, which hands out the tests, has no use for it
-and would keep the others waiting.
+Nothing heavy is imported here but by who asks for it: pytest's first process, which hands out the tests, has no use for
+it and would keep the others waiting.
 """
 from __future__ import annotations
 

@@ -274,7 +274,7 @@ def resolve_resume(arguments: list[str], asked: str | None, cfg: Config) -> tupl
     Args:
         arguments: The command line without the program's name.
         asked: The value of ``--resume``, ``'auto'`` where it has none, ``None`` where it is absent.
-        cfg: The config with its options merged and its ``work_dir``; ``load_from`` is set to the choice.
+        cfg: The config with its options merged and its ``work_dir``; the choice sets ``load_from`` and ``resume``.
 
     Returns:
         The command line to hand on, and what to tell the person.
@@ -299,6 +299,7 @@ def resolve_resume(arguments: list[str], asked: str | None, cfg: Config) -> tupl
         choice, said = Path(asked), []
     if choice is None:
         said = [f'no checkpoint in {cfg.work_dir} to resume from: starting from {start or "nothing"}']
+        cfg.resume = False
         return [*without_resume(arguments), '--cfg-options', 'resume=False'], said
     if not resumer.read(choice).has_optimizer:
         said.append(f"{choice} holds no optimizer state: the optimizer's momentum starts from nothing")

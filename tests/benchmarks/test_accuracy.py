@@ -137,6 +137,16 @@ def test_whole_comparisons_come_first():
                      'variants_bccd_likely_anchor_seed2']
 
 
+def test_mixed_precision_is_of_what_is_trained_and_of_what_is_found(tmp_path, monkeypatch):
+    trained, found = [], []
+    monkeypatch.setattr(suite, 'check_data', lambda _: None)
+    monkeypatch.setattr(suite, 'run_trials', lambda trials, *_: trained.extend(trials))
+    monkeypatch.setattr(suite, 'finished_runs', lambda cases, _: found.append(cases[0].trial(3)) or [])
+    (tmp_path / 'accuracy').mkdir()
+    accuracy(LearningOptions(tmp_path, 1, (3, ), amp=True), CASES[:1])
+    assert trained == found and trained[0].options['optim_wrapper.type'] == 'AmpOptimWrapper'
+
+
 def test_missing_data_is_one_line_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(suite, 'run_trials', lambda *_: pytest.fail('trained'))
     cfg = Config.fromfile(ROOT / CASES[0].config)

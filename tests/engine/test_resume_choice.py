@@ -22,7 +22,8 @@ def job(tmp_path_factory) -> tuple[Path, dict]:
     """Return a config that starts from weights, and the model's state."""
     folder = tmp_path_factory.mktemp('resume')
     data = make_dataset(folder / 'data')
-    config = write_config(folder / 'small.py', data, load_from=str(folder / 'weights.pth'))
+    config = write_config(folder / 'small.py', data, load_from=str(folder / 'weights.pth'),
+                          **{'train_cfg.max_epochs': 5})
     cfg = Config.fromfile(config)
     init_default_scope('mmdet')
     state = MODELS.build(cfg.model).state_dict()
