@@ -62,8 +62,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def matches(name: str, pattern: str) -> bool:
     """Whether a dotted name lies under a name, or matches a shell pattern as a whole or in its first parts."""
-    return name == pattern or name.startswith(f'{pattern}.') or fnmatchcase(name, pattern) or fnmatchcase(
-        name, f'{pattern}.*')
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f'{pattern}.*')
 
 
 def is_frozen(name: str, patterns: Iterable[str]) -> bool:

@@ -181,7 +181,7 @@ class Progress:
         kind = waiting.metric.rpartition('/')[0]
         if waiting.metric not in metrics and any(name.rpartition('/')[0] == kind for name in metrics):
             raise UserError(f"stage '{self.current(plan).name}' goes by {waiting.metric}, which the validation does "
-                            f'not give; it gives {", ".join(sorted(metrics)) or "nothing"}')
+                            f'not give; it gives {", ".join(sorted(metrics))}')
         return math.nan if void else float(metrics.get(waiting.metric, math.nan))
 
     def _fall(self, plan: Plan, epoch: int, metrics: Mapping[str, float], void: bool) -> None:

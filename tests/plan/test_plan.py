@@ -77,6 +77,21 @@ def test_start_follows_from_what_is_loaded():
             Plan.from_cfg(Config(dict(stages=[HEAD], plan=options)))
 
 
+def test_another_config_is_another_plan_and_the_same_one_is_parsed_once():
+    """Each entry that a plan follows from, changed after it was asked for."""
+    cfg = Config(dict(stages=[HEAD], load_from='a.pth', model=dict(backbone=dict(type='Darknet'))))
+    plan = Plan.from_cfg(cfg)
+    assert Plan.from_cfg(Config(cfg.to_dict())) is plan
+    assert (plan.keep, plan.trunk_cache, plan.early_stopping) == (None, None, None)
+    for change, of in ((dict(keep=dict(images='old')), 'keep'), (dict(trunk_cache=dict(where='file')), 'trunk_cache'),
+                       (dict(val_cfg=dict(type='LossValLoop')), 'early_stopping'), (dict(stages=[NECK]), 'stages'),
+                       (dict(resume=True), 'start'), (dict(load_from=None), 'start'),
+                       (dict(plan=dict(allow='unknown')), 'allow')):
+        other = Plan.from_cfg(Config({**cfg.to_dict(), **change}))
+        assert getattr(other, of) != getattr(plan, of), change
+    assert Plan.from_cfg(Config({**cfg.to_dict(), 'trunk_cache': dict(where='file')})).trunk_cache.where == 'file'
+
+
 def test_factor_of_the_recipe():
     """5 epochs: 3 of warmup from a hundredth, then a cosine to 1e-7 / 1e-4."""
     stage = Stage.build(HEAD)

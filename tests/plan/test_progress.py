@@ -5,7 +5,7 @@ import pytest
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.plan.plan import Plan, build_plan
-from mgdet_plugin.plan.progress import Progress
+from mgdet_plugin.plan.progress import Progress, stages_before
 
 UNTIL = dict(metric='coco/bbox_mAP', patience=2, min_epochs=3, min_delta=0.01)
 PLAN = Plan(build_plan([dict(name='a', epochs=6, freeze_level=2, lr=1e-4, until=UNTIL),
@@ -73,7 +73,19 @@ def test_there_and_back():
 
 def test_without_a_record():
     assert [Progress.at(PLAN, epoch, 5).stage for epoch in (0, 1, 6, 7, 8, 9, 12)] == [0, 0, 0, 1, 1, 2, 2]
-    assert Progress.at(PLAN, 9, 5).first_iter == 40
+    late = Progress.at(PLAN, 9, 5)
+    assert (late.first_epoch, late.first_iter, late.validated) == (8, 40, 9)
+
+
+def test_the_stages_that_weights_went_through():
+    """Those of the run that saved a checkpoint count for who loads it, not for who resumes it."""
+    before, first, second = (dict(name=name, trained_parts=['neck']) for name in 'xab')
+    found = dict(mgdet=dict(stage=1, history=[before, first], entry=second))
+    assert stages_before(found) == [before, first, second]
+    assert stages_before(found, own=False) == [before]
+    assert stages_before(dict(mgdet=dict(history=[before], entry=second)), own=False) == [before]
+    assert stages_before(dict(mgdet=dict(entry=dict(name='a')))) == []  # of before parts were noted
+    assert stages_before({}) == stages_before(dict(mgdet='a')) == []
 
 
 def test_refuses():
@@ -84,6 +96,9 @@ def test_refuses():
         Progress.from_plain(dict(stage=1, entry=dict(name='neck')), PLAN)
     with pytest.raises(UserError, match='made in stage 4 and the plan has 3'):
         Progress.from_plain(dict(stage=3), PLAN)
+    with pytest.raises(UserError, match=r'^mgdet\.held is -1, expected a whole number from 0'):
+        Progress.from_plain(dict(held=-1), PLAN)
+    assert Progress.from_plain(dict(stage=0, entry=dict(name='a')), PLAN) == Progress()
 
 
 def test_the_last_stage_made_longer():
