@@ -31,6 +31,13 @@ def has_accelerator() -> bool:
     return get_device() != 'cpu'
 
 
+def has_bfloat16(device: str | torch.device) -> bool:
+    """Whether a device has units for bfloat16: AVX-512 BF16 or AMX of a processor."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def patch_dist_utils(module: ModuleType) -> None:
     """Let processes find each other without choosing a GPU, by gloo where the config says nccl."""
     for name in LAUNCHERS:

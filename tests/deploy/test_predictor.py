@@ -10,7 +10,7 @@ from PIL import Image
 
 from mgdet_plugin import UserError, detect
 from mgdet_plugin.common.checkpoints import stored_config
-from mgdet_plugin.deploy.backends.fast import has_bfloat16
+from mgdet_plugin.compat.launch import has_bfloat16
 from mgdet_plugin.deploy.backends.graph_backend import GraphBackend
 from mgdet_plugin.deploy.description import Description
 from mgdet_plugin.deploy.extra import needed

@@ -17,13 +17,6 @@ def folded(model: nn.Module) -> nn.Module:
     return fused
 
 
-def has_bfloat16(device: str | torch.device) -> bool:
-    """Whether a device has units for bfloat16: AVX-512 BF16 or AMX of a processor."""
-    if torch.device(device).type == 'cuda':
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def hasten(model: BaseDetector, precision: str = 'fp32') -> None:
     """Give a detector without batch normalisation the layout and precision it is fastest in, in place.
 

@@ -21,8 +21,9 @@ from mgdet_plugin.common.checkpoints import load_checkpoint, stored_config
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.common.resources import CONFIGS, config_path
 from mgdet_plugin.common.weights_path import KERAS_SUFFIXES, check_weights_path
+from mgdet_plugin.compat.launch import has_bfloat16
 from mgdet_plugin.datasets.formats.annotation_check import config_name, dataset_names, iter_dataset_cfgs
-from mgdet_plugin.deploy.backends.fast import folded, has_bfloat16, hasten
+from mgdet_plugin.deploy.backends.fast import folded, hasten
 from mgdet_plugin.deploy.description import KEY, Description
 from mgdet_plugin.deploy.preparation import Preparation
 from mgdet_plugin.deploy.sheet import class_colours

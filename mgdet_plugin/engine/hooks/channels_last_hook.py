@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import Runner
 
-from mgdet_plugin.compat.launch import has_accelerator
+from mgdet_plugin.compat.launch import has_accelerator, has_bfloat16
 
 
 @HOOKS.register_module()
@@ -31,9 +31,16 @@ class ChannelsLastHook(Hook):
 
 
 def lay_out_mixed_precision(runner: Runner) -> None:
-    """Register the hook where a run on a CPU is in mixed precision and has none: bfloat16 is made for that layout."""
+    """Register the hook where a run on a CPU is in mixed precision and has none: bfloat16 is made for that layout.
+
+    A person is told where the processor has no units for it.
+    """
     wrapper = runner.optim_wrapper
     kind = wrapper.get('type') if isinstance(wrapper, Mapping) else type(wrapper)
-    if (kind in ('AmpOptimWrapper', AmpOptimWrapper) and not has_accelerator()
-            and not any(isinstance(hook, ChannelsLastHook) for hook in runner.hooks)):
+    if kind not in ('AmpOptimWrapper', AmpOptimWrapper) or has_accelerator():
+        return
+    if not has_bfloat16('cpu'):
+        runner.logger.warning('mixed precision on a processor without units for bfloat16 (AVX-512 BF16, AMX): a step '
+                              'takes several times as long as in single precision; leave --amp out')
+    if not any(isinstance(hook, ChannelsLastHook) for hook in runner.hooks):
         runner.register_hook(ChannelsLastHook())
