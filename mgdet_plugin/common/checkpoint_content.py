@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgdet_plugin.common.errors import UserError, is_number
+from mgdet_plugin.common.errors import UserError, is_number, is_whole
 from mgdet_plugin.common.name_lists import MAX_CLASSES, checked_names
 from mgdet_plugin.common.records import need, shown, text, typed
 
@@ -194,6 +194,8 @@ def _check_optimizer(optimizer: Any, place: str) -> None:
         where = f'{place}.param_groups[{index}]'
         need(isinstance(group, Mapping) and isinstance(group.get('params'), (list, tuple)), where, group,
              'an object with params')
+        need(all(is_whole(each, 0) for each in group['params']), f'{where}.params', group['params'],
+             'whole numbers, each that of a parameter')
         for name, value in group.items():
             if name != 'params':
                 _check_setting(text(name, where), value, f'{where}.{name}')

@@ -77,6 +77,7 @@ def state(**parts):
                                                  max_length=9)})), 'values and as many counts'),
     (dict(message_hub=hub(resumed_keys={'a': 'yes'})), 'message_hub.resumed_keys.a'),
     (dict(optimizer=dict(state=[], param_groups=[])), 'optimizer.state'),
+    (dict(optimizer=dict(state={}, param_groups=[dict(params=[0, [1]])])), r'param_groups\[0\].params is \[0, \[1\]\]'),
     (dict(optimizer=dict(state={}, param_groups=[dict(params=[0], weight_decay=math.nan)])), 'weight_decay is nan'),
     (dict(optimizer=dict(state={}, param_groups=[dict(params=[0], weight_decay=-1)])), 'weight_decay is -1'),
     (dict(param_schedulers=[dict(last_step='x')]), 'param_schedulers.last_step'),

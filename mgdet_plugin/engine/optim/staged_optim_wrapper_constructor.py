@@ -9,11 +9,14 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.optim import Adam
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.plan.freezing import unwrap
 from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.rates import RateRules, base_rate, parameter_groups
+
+_ADAM = {'step', 'exp_avg', 'exp_avg_sq'}  # what it keeps of a parameter that it has moved
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -54,11 +57,12 @@ def fit_groups(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     a checkpoint's in silence, whatever was changed in the config since or was never in it.
 
     Raises:
-        UserError: Its groups are others, or hold numbers of another shape than their parameters.
+        UserError: Its groups are others, lack numbers of their parameters or hold them in another shape.
     """
     optimizer = checkpoint.get('optimizer') or {}
     saved = optimizer.get('param_groups')
-    groups = getattr(getattr(runner.optim_wrapper, 'optimizer', None), 'param_groups', None)
+    own = getattr(runner.optim_wrapper, 'optimizer', None)
+    groups, needed = getattr(own, 'param_groups', None), _ADAM if isinstance(own, Adam) else set()
     if saved is None or groups is None:
         return
     if [len(group['params']) for group in saved] != [len(group['params']) for group in groups]:
@@ -70,7 +74,12 @@ def fit_groups(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     changed: dict[str, str] = {}
     for theirs, ours in zip(saved, groups):
         for index, parameter in zip(theirs['params'], ours['params']):
-            for name, value in (optimizer.get('state', {}).get(index) or {}).items():
+            state = optimizer.get('state', {}).get(index) or {}
+            lacking = sorted(needed - {name for name, value in state.items() if value is not None}) if state else []
+            if lacking:
+                raise UserError(f"the checkpoint's optimizer has no {', '.join(lacking)} for one of its parameters: it "
+                                'is damaged; give another checkpoint')
+            for name, value in state.items():
                 if isinstance(value, Tensor) and value.numel() > 1 and value.shape != parameter.shape:
                     raise UserError(f"the checkpoint's optimizer has {name} of the shape {tuple(value.shape)} for a "
                                     f'parameter of {tuple(parameter.shape)}: it is damaged; give another checkpoint')
@@ -78,6 +87,7 @@ def fit_groups(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
             if _listed(theirs[name]) != _listed(ours[name]):
                 changed[name] = f'{name} {theirs[name]} in the checkpoint, {ours[name]} in the config'
                 theirs[name] = ours[name]
+        theirs.update({name: value for name, value in ours.items() if name not in theirs})
     if changed:
         runner.logger.warning(f"the config's settings of the optimizer are taken: {'; '.join(changed.values())}")
 

@@ -11,6 +11,8 @@ from mmengine.optim import MultiStepLR, OptimWrapper
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.engine.optim.staged_optim_wrapper_constructor import fit_groups
 
+MOMENTS = dict(step=torch.tensor(3.), exp_avg=torch.ones(2, 3), exp_avg_sq=torch.ones(2, 3))
+
 
 @pytest.fixture
 def runner():
@@ -25,7 +27,7 @@ def saved(runner, state=None, **settings):
 
 
 def test_what_was_saved_passes_without_a_word(runner, caplog):
-    fit_groups(runner, saved(runner, {0: dict(exp_avg=torch.ones(2, 3), step=torch.tensor(3.))}, lr=5.0))
+    fit_groups(runner, saved(runner, {0: MOMENTS}, lr=5.0))
     assert not caplog.records
 
 
@@ -40,7 +42,23 @@ def test_the_settings_of_the_config_hold_and_that_is_said(runner, caplog):
 
 def test_moments_of_another_shape_are_refused(runner):
     with pytest.raises(UserError, match=r'exp_avg of the shape \(3, 2\) for a parameter of \(2, 3\)'):
-        fit_groups(runner, saved(runner, {0: dict(exp_avg=torch.ones(3, 2))}))
+        fit_groups(runner, saved(runner, {0: dict(MOMENTS, exp_avg=torch.ones(3, 2))}))
+
+
+@pytest.mark.parametrize('gone', MOMENTS)
+def test_moments_that_are_not_there_are_refused(runner, gone):
+    """torch asks for them by name, at once or in the first step."""
+    for state in ({name: value for name, value in MOMENTS.items() if name != gone}, {**MOMENTS, gone: None}):
+        with pytest.raises(UserError, match=f"the checkpoint's optimizer has no {gone} for one of its parameters"):
+            fit_groups(runner, saved(runner, {0: state}))
+
+
+def test_settings_that_are_not_there_are_the_configs(runner):
+    checkpoint = saved(runner)
+    checkpoint['optimizer']['param_groups'] = [dict(params=[0], lr=1e-3)]
+    fit_groups(runner, checkpoint)
+    runner.optim_wrapper.load_state_dict(checkpoint['optimizer'])
+    assert runner.optim_wrapper.optimizer.param_groups[0]['betas'] == (0.9, 0.999)
 
 
 def test_a_scheduler_takes_what_it_has_and_no_more():
