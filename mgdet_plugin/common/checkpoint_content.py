@@ -201,8 +201,8 @@ def _check_optimizer(optimizer: Any, place: str) -> None:
                 _check_setting(text(name, where), value, f'{where}.{name}')
     for key, each in state.items():
         for name, value in each.items():
-            need(value is None or isinstance(value, Tensor) or is_number(value), f'{place}.state.{key}.{name}', value,
-                 'numbers')
+            need(value is None or isinstance(value, (Tensor, float)) or (is_number(value) and abs(value) < 2**63),
+                 f'{place}.state.{key}.{name}', value, 'numbers')
 
 
 def _check_setting(name: str, value: Any, place: str) -> None:

@@ -255,7 +255,7 @@ def read_entry(kept: Any, place: str) -> tuple[GuardRecord, LossWatch, LossBlock
     """
     need(isinstance(kept, Mapping), place, kept, 'an object')
     return (GuardRecord.from_plain(kept.get('record')), LossWatch.from_plain(kept.get('watch')),
-            from_record(LossBlock, kept.get('block') or {}, f'{place}.block'))
+            from_record(LossBlock, {} if kept.get('block') is None else kept['block'], f'{place}.block'))
 
 
 def _best_by(runner: Runner) -> list[str]:

@@ -230,7 +230,8 @@ def check_progress(record: Any, place: str) -> None:
         Damage: It is none.
     """
     from_record(Progress, record, place)
-    typed(Entry, record.get('entry') or {}, f'{place}.entry')
+    if record.get('entry') is not None:
+        typed(Entry, record['entry'], f'{place}.entry')
 
 
 def stages_before(content: Mapping[str, Any], own: bool = True) -> list[Entry]:
