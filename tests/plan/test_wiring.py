@@ -1,10 +1,12 @@
 """Figures that a config goes by, held against those its evaluators give, before anything is trained."""
+from contextlib import nullcontext
+
 import pytest
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
 from mgdet_plugin.plan.plan import Plan
-from mgdet_plugin.plan.wiring import check_figures
+from mgdet_plugin.plan.wiring import check_figures, check_wiring
 
 VOC, COCO = dict(type='VOCMetric'), dict(type='CocoMetric', ann_file='not read')
 STAGE = dict(name='head', epochs=4, lr=1e-4, freeze_level=1)
@@ -44,3 +46,50 @@ def test_figures_that_come(given):
 def test_figures_that_never_come(given, line):
     with pytest.raises(UserError, match=line):
         check(**given)
+
+
+@pytest.mark.parametrize(('best', 'rule', 'line'), [
+    ('val/loss', 'greater', "keeps the checkpoint of the highest val/loss .rule='greater'.; set rule='less'"),
+    (['pascal_voc/mAP', 'val/loss'], 'greater', 'the highest val/loss'),
+    (['pascal_voc/mAP', 'val/loss'], ['greater', 'less'], None),
+    (['pascal_voc/mAP', 'val/loss'], ['less', 'less'], 'the lowest pascal_voc/mAP'),
+    (['pascal_voc/mAP', 'val/loss'], ['greater', 'greater'], 'the highest val/loss')])
+def test_the_worst_is_no_best(best, rule, line):
+    """One rule is for all figures, several are for one each."""
+    with pytest.raises(UserError, match=line) if line else nullcontext():
+        check(best, rule=rule)
+
+
+def wired(**change):
+    """Check a config whose training pipeline has three steps, two of them mixing, one by its default name."""
+    pipeline = [dict(type='RandomFlip'), dict(type='StagedMix', name='mosaic'), dict(type='StagedMix')]
+    cfg = Config(dict(dict(
+        stages=[dict(STAGE, freeze_level=0, mosaic_prob=0.3, probs=dict(StagedMix=0.1, RandomFlip=0.5))],
+        plan=dict(start='full', early_stopping=None), train_cfg=dict(type='StagedTrainLoop', val_interval=4),
+        param_scheduler=[dict(type='StagedLR')], val_cfg=dict(type='ValLoop'),
+        train_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=dict(type='CocoDataset', pipeline=pipeline))),
+        model={}), **change))
+    check_wiring(cfg, Plan.from_cfg(cfg))
+
+
+UNTIL = [dict(STAGE, until=dict(metric='mine/mAP', patience=2))]
+
+
+@pytest.mark.parametrize(('change', 'line'), [
+    ({}, None), (dict(param_scheduler=dict(type='StagedLR')), None), (dict(stages=UNTIL), None),
+    (dict(stages=UNTIL, train_cfg=dict(type='StagedTrainLoop')), None),
+    (dict(train_cfg=dict(type='Loop')), r"^train_cfg.type is 'Loop', .*; set train_cfg=dict\(type='StagedTrainLoop'\)"),
+    (dict(train_cfg=None), 'train_cfg.type is None'),
+    (dict(param_scheduler=[dict(type='StagedLR'), dict(type='LinearLR')]),
+     r"^param_scheduler is \['StagedLR', 'LinearLR'\]: .*; set param_scheduler=\[dict\(type='StagedLR'\)\]$"),
+    (dict(stages=UNTIL, train_cfg=dict(type='StagedTrainLoop', val_interval=5)),
+     r"^stage 'head' ends by mine/mAP, and its 4 epochs see no validation \(train_cfg.val_interval=5\); .* take until"),
+    (dict(stages=UNTIL, val_cfg=None), "stage 'head' ends by mine/mAP"),
+    (dict(stages=[dict(STAGE, schedule='plateau', plateau=dict(metric='mine/mAP'))], val_cfg=None),
+     "stage 'head' lowers its rate by mine/mAP, .* or take plateau out"),
+    (dict(stages=[dict(STAGE, probs=dict(Flip=0))]),
+     "stage 'head' gives a probability to Flip, and no .* there is RandomFlip, StagedMix, mosaic$"),
+    (dict(stages=[dict(STAGE, freeze_level=0, mixup_prob=0.1)]), 'gives a probability to mixup')])
+def test_what_a_plan_says_can_happen(change, line):
+    with pytest.raises(UserError, match=line) if line else nullcontext():
+        wired(**change)
