@@ -20,7 +20,7 @@ from mgdet_plugin.common.records import need, shown, text, typed
 
 _DEEPEST = 40  # of what is in each other
 _MOST = 5_000_000  # entries, each counted as often as it would be written out
-_SIZES = range(1, 10**9)  # of what a log history keeps
+_LONGEST = 10**9  # log history
 _TENSORS = (Tensor, torch.nn.Parameter)
 _LEAVES = (type(None), bool, int, float, complex, str, bytes, bytearray, torch.Size, torch.dtype, torch.device,
            np.generic, np.ndarray)
@@ -177,7 +177,7 @@ def check_history(history: Sequence[Any], place: str = 'a log history') -> None:
     for what in (values, counts):
         need(isinstance(what, (Tensor, np.ndarray)) and what.ndim == 1 and len(what) == len(values), place, what,
              'values and as many counts')
-    need(is_number(most) and most in _SIZES, f'{place}.max_length', most, 'a whole number above 0')
+    need(is_whole(most, 1) and most < _LONGEST, f'{place}.max_length', most, 'a whole number above 0')
 
 
 @checks('optimizer')
@@ -186,7 +186,7 @@ def _check_optimizer(optimizer: Any, place: str) -> None:
     need(isinstance(optimizer, Mapping), place, optimizer, 'an object')
     if 'param_groups' not in optimizer:
         return
-    state, groups = optimizer.get('state', {}), optimizer['param_groups']
+    state, groups = optimizer.get('state'), optimizer['param_groups']
     need(isinstance(state, Mapping) and all(isinstance(each, Mapping) for each in state.values()), f'{place}.state',
          state, 'an object of objects')
     need(isinstance(groups, (list, tuple)), f'{place}.param_groups', groups, 'a list of objects')

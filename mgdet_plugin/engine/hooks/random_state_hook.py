@@ -101,10 +101,9 @@ def check_random_states(states: Any, place: str) -> None:
     need(isinstance(states, (list, tuple)), place, states, 'a list of states')
     for index, state in enumerate(states):
         try:
-            version, keys, gauss = state['python']
-            random.Random().setstate((version, tuple(keys), gauss))
-            name, array, *rest = state['numpy']
-            np.random.RandomState().set_state((name, np.asarray(array.cpu()).astype(np.uint32), *rest))
+            python, numpy = _states(state)
+            random.Random().setstate(python)
+            np.random.RandomState().set_state(numpy)
             torch.Generator().set_state(state['torch'].cpu())
             fits = all(each.dtype == torch.uint8 for each in state['cuda'])
         except Exception:  # each generator has its own
@@ -114,10 +113,16 @@ def check_random_states(states: Any, place: str) -> None:
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Put the generators of this process into a state that :func:`random_state` gave."""
-    version, keys, gauss = state['python']
-    random.setstate((version, tuple(keys), gauss))
-    name, array, position, has_gauss, cached = state['numpy']
-    np.random.set_state((name, np.asarray(array.cpu()).astype(np.uint32), position, has_gauss, cached))
+    python, numpy = _states(state)
+    random.setstate(python)
+    np.random.set_state(numpy)
     torch.set_rng_state(state['torch'].cpu())
     if torch.cuda.is_available() and len(state['cuda']) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([each.cpu() for each in state['cuda']])
+
+
+def _states(state: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What Python's and numpy's generators take; numpy's takes a state without its last two parts, too."""
+    version, keys, gauss = state['python']
+    name, array, position, has_gauss, cached = state['numpy']
+    return (version, tuple(keys), gauss), (name, np.asarray(array.cpu()).astype(np.uint32), position, has_gauss, cached)
