@@ -5,7 +5,6 @@ With :mod:`.network` this is the part of an import that needs torch and mmdet.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from math import log, prod
 from pathlib import Path
@@ -146,17 +145,16 @@ def read_tensors(weights: WeightsFile, assignments: Sequence[Assignment],
         raise UserError(f'{weights.name}: {weights.size:,} bytes cannot hold the {total:,} bytes of weights declared')
     if len({item.source.path for item in assignments}) != len(assignments):
         raise UserError(f'{weights.name}: an array fills two tensors of the network')
-    turned: dict[str, Future[Tensor]] = {}
-    with ThreadPoolExecutor(1) as pool:  # turns one array while the next is read
-        for item in assignments:
-            values = weights.read(item.source.path, item.source.shape)
-            place = f'{weights.name}: {quoted(item.source.path)}'
-            refuse_unusable(values, item.key, place, 'file')
-            if item.key.endswith(('.bn.weight', '.running_var')) and not values.any():  # an address may point anywhere
-                raise UserError(f'{place} holds zeros alone, which no training leaves there; the file is damaged')
-            turned[item.key] = pool.submit(to_torch, values)
-            count(values.nbytes)
-    return {key: each.result() for key, each in turned.items()}
+    state: dict[str, Tensor] = {}
+    for item in assignments:
+        values = weights.read(item.source.path, item.source.shape)
+        place = f'{weights.name}: {quoted(item.source.path)}'
+        refuse_unusable(values, item.key, place, 'file')
+        if item.key.endswith(('.bn.weight', '.running_var')) and not values.any():  # an address may point anywhere
+            raise UserError(f'{place} holds zeros alone, which no training leaves there; the file is damaged')
+        state[item.key] = to_torch(values)
+        count(values.nbytes)
+    return state
 
 
 def replace_class_rows(weight: Tensor, bias: Tensor, kept: int, sources: Sequence[int | None],

@@ -2,10 +2,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from operator import methodcaller
 from pathlib import Path
@@ -35,8 +33,7 @@ def import_report(weights: WeightsFile, layout: FileLayout, assignments: Sequenc
                 state: Mapping[str, Tensor], not_used: Mapping[str, str]) -> Report:
     """The account of an import, plain types only; ``not_used`` says of every array left over what it is."""
     sources = {item.key: (item.source.path, item.layer.name, item.source.dtype) for item in assignments}
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        tensors = list(pool.map(lambda key: tensor_entry(key, state[key], *sources.get(key, ())), state))
+    tensors = [tensor_entry(key, tensor, *sources.get(key, ())) for key, tensor in state.items()]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for path, reason in not_used.items():
         by_reason[reason].append(path)
