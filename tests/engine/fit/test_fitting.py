@@ -13,6 +13,7 @@ import torch
 from mmengine.config import Config
 
 from mgdet_plugin.common.errors import UserError
+from mgdet_plugin.datasets.formats.dataset_report import number_of
 from mgdet_plugin.engine.fit import fitting, stage_lengths
 from mgdet_plugin.engine.fit.fitting import Batch, Wish, as_words, epoch_entries, fit_batch, parse_hours
 from mgdet_plugin.engine.fit.stage_lengths import Costs, fit_hours, fitted_epochs
@@ -139,7 +140,7 @@ def config(tmp_path_factory) -> Path:
 
 
 def test_a_run_ends_within_its_hours_and_goes_on_with_its_plan(config, tmp_path):
-    hours, begun, before = 50 / 3600, time.monotonic(), os.times()
+    hours, begun, before = 80 / 3600, time.monotonic(), os.times()
     # not forked by the tests' server: its imports count, and so does what a child of this process computes
     done = subprocess.run([sys.executable, str(ROOT / 'tools/train.py'), str(config), '--work-dir', 'run', '--hours',
                            f'{hours:.5f}'], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
@@ -148,7 +149,7 @@ def test_a_run_ends_within_its_hours_and_goes_on_with_its_plan(config, tmp_path)
     assert done.returncode == 0, done.stderr
     fitted = Config.fromfile(tmp_path / 'run' / 'config.py')
     assert fitted.fitted.epochs == [each.epochs for each in fitted.stages]
-    assert f'head {fitted.stages[0].epochs} epochs of 6 steps' in done.stderr
+    assert f'head {number_of(fitted.stages[0].epochs, "epoch")} of 6 steps' in done.stderr
     newest = torch.load((tmp_path / 'run' / 'last_checkpoint').read_text().strip(), weights_only=True)
     assert newest[RECORD]['fitted'] == dict(epochs=list(fitted.fitted.epochs), hours=pytest.approx(hours, abs=1e-5))
     again = run_tool('train', str(config), '--work-dir', 'run', '--resume', '--hours', '5', cwd=tmp_path)
@@ -156,7 +157,7 @@ def test_a_run_ends_within_its_hours_and_goes_on_with_its_plan(config, tmp_path)
     computed = after.children_user + after.children_system - before.children_user - before.children_system
     if computed < 0.6 * seconds:
         pytest.skip(f'other work left the run {computed:.0f} of {seconds:.0f} s of a processor: its time says nothing')
-    assert seconds == pytest.approx(50, rel=0.2)
+    assert seconds == pytest.approx(80, rel=0.2)
 
 
 def test_a_batch_that_was_found_is_the_one_given_by_hand(config, tmp_path):
