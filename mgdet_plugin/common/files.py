@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 from mgdet_plugin.common.errors import UserError
 
 DELAY = 1.0  # seconds before a progress bar appears
+LONGEST_PATH = 4096  # characters
 WRITTEN_BY = 'give a .pth file that tools/import_keras.py or a training run wrote'
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 """Those of mmdet's DetInferencer."""

@@ -23,7 +23,7 @@ from mgdet_plugin.engine.fit.fitting import Wish, as_words, given_entries, measu
 from mgdet_plugin.engine.keep_check import check_keep
 from mgdet_plugin.engine.loops.loss_val_loop import check_other
 from mgdet_plugin.engine.mmdet_scripts import is_first_rank, parse_like_mmdet
-from mgdet_plugin.engine.resume_choice import added_epochs, check_not_beyond, extended_end, is_finished, resolve_resume
+from mgdet_plugin.engine.resume_choice import added_epochs, extended_end, is_finished, resolve_resume
 from mgdet_plugin.engine.run_folder import allow_open_files, check_run_folder
 from mgdet_plugin.engine.truth_check import check_truth
 from mgdet_plugin.plan.keeping import Keeping, is_followed
@@ -106,7 +106,6 @@ def _end(args: SimpleNamespace, cfg: Config, more_epochs: int | None, settled: S
         said.append(f'{cfg.work_dir} is already finished, {cfg.load_from} is its end: nothing to do. To train on give '
                     '--more-epochs N, or start a run from its best.pth (load_from) in another --work-dir')
         return None
-    check_not_beyond(cfg)
     return []
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mgdet_plugin.common.checkpoint_content import check_finite
 from mgdet_plugin.common.checkpoints import WRITTEN_BY, check_checksums, load_checkpoint, run_of
 from mgdet_plugin.common.errors import UserError
-from mgdet_plugin.common.files import is_below
+from mgdet_plugin.common.files import LONGEST_PATH, is_below
 from mgdet_plugin.common.guard_record import FILE, GuardRecord
 from mgdet_plugin.common.resources import command
 from mgdet_plugin.engine.checkpoint_check import check_same_tensors
@@ -25,7 +25,6 @@ from mgdet_plugin.plan.plan import Plan
 from mgdet_plugin.plan.progress import RECORD, Progress
 
 PATTERNS = ('epoch_*.pth', 'iter_*.pth', INTERRUPTED)
-_LONGEST = 4096  # of a path
 
 
 class Saved(NamedTuple):
@@ -143,7 +142,7 @@ class Resumer:
         if not last.is_file():
             return None
         with last.open(errors='replace') as stream:
-            named = Path(stream.read(_LONGEST).strip())
+            named = Path(stream.read(LONGEST_PATH).strip())
         if not is_below(named, filter(None, [folder, self._checkpoint_hook.get('out_dir')])):
             named = folder / named.name
         return named if os.path.isfile(named) else None
@@ -167,13 +166,23 @@ def is_finished(cfg: Config) -> bool:
     """Whether the newest checkpoint of a run, which ``cfg.load_from`` names, is the end of its plan.
 
     The last epoch's checkpoint comes before its validation; that this was done, too, says the guard's record.
+
+    Raises:
+        UserError: The checkpoint lies behind the end of the run: nothing would be trained.
     """
-    folder, path = Path(cfg.work_dir), Path(cfg.load_from)
-    if not cfg.get('stages') or path.resolve().parent != folder.resolve() or not (folder / FILE).is_file():
+    if not cfg.get('stages'):
         return False
+    folder, path = Path(cfg.work_dir), Path(cfg.load_from)
     epoch, length, in_last = _position(cfg)
-    ended = GuardRecord.read(folder / FILE).ended
-    return (ended == 'early_stopping' and in_last) or (ended == 'plan' and epoch >= length)
+    if path.resolve().parent == folder.resolve() and (folder / FILE).is_file():
+        ended = GuardRecord.read(folder / FILE).ended
+        if (ended == 'early_stopping' and in_last) or (ended == 'plan' and epoch >= length):
+            return True
+    if epoch > length and not (cfg.get('train_cfg') or {}).get('end_epoch'):
+        raise UserError(f'cannot resume: {path} says that {epoch:,} epochs lie behind it, and the run ends after '
+                        f'{length:,}; give an earlier checkpoint or raise train_cfg.max_epochs, or start from its '
+                        'weights (load_from) in another --work-dir, without --resume')
+    return False
 
 
 def _position(cfg: Config) -> tuple[int, int, bool]:
@@ -183,24 +192,9 @@ def _position(cfg: Config) -> tuple[int, int, bool]:
     content = load_checkpoint(Path(cfg.load_from), mmap=True)[1]
     plan, record, epoch = Plan.from_cfg(cfg), content.get(RECORD), content['meta']['epoch']
     progress = Progress.from_plain(record, plan) if isinstance(record, Mapping) else Progress.at(plan, epoch, 0)
-    planned = progress.last_epoch(plan, min(epoch, progress.end(plan)))
+    planned = progress.last_epoch(plan, epoch)
     length = min(planned, (cfg.get('train_cfg') or {}).get('max_epochs') or planned)
     return epoch, length, progress.stage + 1 == len(plan.stages)
-
-
-def check_not_beyond(cfg: Config) -> None:
-    """Refuse to go on from ``cfg.load_from`` where that lies behind the end of the run: nothing would be trained.
-
-    Raises:
-        UserError: It does.
-    """
-    if not cfg.get('stages') or (cfg.get('train_cfg') or {}).get('end_epoch'):
-        return
-    epoch, length, _ = _position(cfg)
-    if epoch > length:
-        raise UserError(f'cannot resume: {cfg.load_from} says that {epoch:,} epochs lie behind it, and the run ends '
-                        f'after {length:,}; give an earlier checkpoint or raise train_cfg.max_epochs, or start from '
-                        'its weights (load_from) in another --work-dir, without --resume')
 
 
 def extended_end(cfg: Config, more: int) -> int:

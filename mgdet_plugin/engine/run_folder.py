@@ -18,12 +18,11 @@ from mgdet_plugin.common.errors import UserError, require
 from mgdet_plugin.common.files import remove_left_overs, write_together
 from mgdet_plugin.common.folder_lock import NAME, check_free, hold
 from mgdet_plugin.common.guard_record import FILE
-from mgdet_plugin.engine.transitions import INTERRUPTED, LAST
-from mgdet_plugin.keep.start_weights import START
+from mgdet_plugin.engine.transitions import LAST
 
 _FILES, _FEWEST = 4096, 128  # open at once
 _OTHER = 'give another --work-dir'
-_OF_A_RUN = (LAST, NAME, FILE, START, INTERRUPTED, 'best.pth', 'last_good.pth', 'results.csv', 'bad_batches.jsonl')
+_OF_A_RUN = (LAST, NAME, FILE, 'results.csv', 'bad_batches.jsonl')  # beside its checkpoints
 
 
 def allow_open_files() -> None:

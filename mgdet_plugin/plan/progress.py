@@ -148,7 +148,8 @@ class Progress:
 
     def last_epoch(self, plan: Plan, epoch: int) -> int:
         """Epochs of the whole run, as far as is known after ``epoch`` of them."""
-        return (epoch if self.ended else self.end(plan)) + sum(stage.epochs for stage in plan.stages[self.stage + 1:])
+        end = self.end(plan)
+        return (min(epoch, end) if self.ended else end) + sum(stage.epochs for stage in plan.stages[self.stage + 1:])
 
     def after_validation(self, plan: Plan, epoch: int, metrics: Mapping[str, float], void: bool = False) -> bool:
         """Take a validation after so many epochs of the run into account.

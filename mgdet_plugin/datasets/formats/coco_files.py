@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mgdet_plugin.common.errors import UserError, is_number
+from mgdet_plugin.common.files import LONGEST_PATH
 from mgdet_plugin.common.records import shown
 from mgdet_plugin.datasets.formats.dataset_report import DatasetReport, ImageRecord, some
 from mgdet_plugin.datasets.formats.file_places import annotation_bytes
@@ -27,7 +28,6 @@ _COCO_KEYS = {
 _INT_END = 2 ** 63  # of what a tensor can hold
 _READ = {*_COCO_KEYS, *(key for keys in _COCO_KEYS.values() for key in keys), 'iscrowd', 'ignore'}
 _MOST = 2 ** 32  # bytes of a file
-_LONGEST = 4096  # of a path
 
 
 def load_coco(path: Path, test_mode: bool = False) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _shown(entry: Mapping[str, Any]) -> str:
 
 def _is_path(value: Any) -> bool:
     """Whether it is a text that can name a file: of a length that systems take, no NUL, no half of a surrogate pair."""
-    return (isinstance(value, str) and 0 < len(value) < _LONGEST and '\0' not in value
+    return (isinstance(value, str) and 0 < len(value) < LONGEST_PATH and '\0' not in value
             and not re.search('[\ud800-\udfff]', value))
 
 
